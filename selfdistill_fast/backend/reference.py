@@ -1,0 +1,251 @@
+"""The reference backend: NumPy, one line per equation, every sum in double.
+
+It is the oracle that the fast backends are tested against, and the base class whose
+verbs they override one by one. Solver code uses these verbs and ``xp``, nothing else.
+
+A backend holds no data. Arrays that it takes are *native*: made by :meth:`asarray`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from selfdistill_fast.backend import host
+from selfdistill_fast.kernels import Kernel
+
+__all__ = ["Reference"]
+
+
+class Reference:
+    """Verbs of a backend, in NumPy.
+
+    Parameters
+    ----------
+    n_threads : int, optional
+        Threads for this library's own loops; None means as many as the process may
+        use. The reference backend has no loops of its own and ignores it.
+    """
+
+    name = "reference"
+    xp: Any = np
+
+    def __init__(self, n_threads: int | None = None) -> None:
+        self.n_threads = n_threads
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(n_threads={self.n_threads})"
+
+    # ---------------------------------------------------------------- arrays
+    def asarray(
+        self,
+        a: Any,
+        name: str = "array",
+        *,
+        ndim: int | Sequence[int] | None = None,
+        dtype: Any = None,
+        finite: bool = True,
+    ) -> Any:
+        """``a`` as a C-contiguous native-endian float32 or float64 array of this backend.
+
+        float16 becomes float32; integers, booleans and everything else real become
+        float64. The input is never modified, and copied only where it must be.
+
+        Parameters
+        ----------
+        a : array_like
+        name : str
+            What error messages call it.
+        ndim : int or sequence of int, optional
+            Allowed numbers of dimensions.
+        dtype : dtype, optional
+            Convert to this dtype instead of choosing one.
+        finite : bool
+            Refuse NaN and infinity.
+
+        Raises
+        ------
+        TypeError
+            Sparse, complex, string or object arrays.
+        ValueError
+            Wrong number of dimensions; NaN or infinity.
+        """
+        if hasattr(a, "toarray") and hasattr(a, "nnz"):
+            raise TypeError(
+                f"{name} is sparse; this library works on dense arrays: pass {name}.toarray()"
+            )
+        try:
+            array = np.asarray(a)
+        except ValueError as error:
+            raise ValueError(f"{name} is not a rectangular array: {error}") from None
+        if array.dtype.kind == "O":
+            try:
+                array = array.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise TypeError(f"{name} must hold real numbers: {error}") from None
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+        if dtype is None:
+            dtype = np.float32 if array.dtype.kind == "f" and array.itemsize <= 4 else np.float64
+        if ndim is not None:
+            allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
+            if array.ndim not in allowed:
+                raise ValueError(
+                    f"{name} must have {' or '.join(map(str, allowed))} dimension(s), "
+                    f"got shape {array.shape}"
+                    + ("; reshape a single feature to (n, 1)" if allowed == (2,) else "")
+                )
+        array = np.asarray(array, dtype=dtype, order="C")
+        if finite and not np.isfinite(array).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise ValueError(
+                f"{name} contains NaN or infinity (first at index {where}); "
+                "drop or impute such rows"
+            )
+        return array
+
+    def to_numpy(self, a: Any) -> np.ndarray:
+        """A native array as NumPy."""
+        return np.asarray(a)
+
+    def available_memory(self) -> int:
+        """Bytes that can still be allocated where this backend's arrays live."""
+        return host.available_memory()
+
+    # --------------------------------------------------------------- kernels
+    def gram(self, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
+        """K(X, Z), shape (n, m).
+
+        Parameters
+        ----------
+        X : (n, d)
+        Z : (m, d) of the same dtype, or None for K(X, X): exactly symmetric, with the
+            kernel's exact diagonal.
+        kernel : Kernel
+            One with a ``pair`` quantity.
+        out : (n, m) C-contiguous, optional
+        """
+        xp = self.xp
+        A = X.astype(np.float64)
+        B = A if Z is None else Z.astype(np.float64)
+        xx = (A * A).sum(1)[:, None]
+        zz = (B * B).sum(1)[None, :]
+        K = kernel.of_pair(xp, self._pair(A, B, kernel.pair), xx, zz)
+        if Z is None:
+            K = 0.5 * (K + K.T)
+            K[np.diag_indices_from(K)] = kernel.diagonal(xp, xx[:, 0])
+        if out is None:
+            return K.astype(X.dtype, copy=False)
+        out[...] = K
+        return out
+
+    @staticmethod
+    def _pair(A: np.ndarray, B: np.ndarray, pair: str) -> np.ndarray:
+        """The pair quantity of all rows of A and B, without cancellation."""
+        from scipy.spatial.distance import cdist
+
+        if pair == "inner":
+            return A @ B.T
+        if pair == "angle":
+            # θ = 2 atan2(‖u − v‖, ‖u + v‖) on unit rows keeps all digits at 0 and π
+            U, V = (M / np.maximum(np.linalg.norm(M, axis=1, keepdims=True), 1e-300) for M in (A, B))
+            return 2.0 * np.arctan2(cdist(U, V), cdist(U, -V))
+        if 0 in (A.shape[0], B.shape[0]):
+            return np.zeros((A.shape[0], B.shape[0]))
+        return cdist(A, B, pair)
+
+    def gram_matmul(self, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = None) -> Any:
+        """K(X, Z) @ W, shape (n, p), in row blocks: K is never formed.
+
+        Parameters
+        ----------
+        X : (n, d)
+        Z : (m, d) or None for X
+        W : (m, p) of the same dtype
+        out : (n, p) C-contiguous, optional; must not overlap W
+        """
+        other = X if Z is None else Z
+        if out is None:
+            out = self.xp.empty((X.shape[0], W.shape[1]), dtype=X.dtype)
+        block = max(1, (1 << 22) // max(other.shape[0], 1))
+        for start in range(0, X.shape[0], block):
+            rows = slice(start, start + block)
+            K = self.gram(X[rows].astype(np.float64), other.astype(np.float64), kernel)
+            out[rows] = K @ W.astype(np.float64)
+        return out
+
+    def gram_sweep(
+        self, X: Any, Z: Any, kernels: Sequence[Kernel], out: Any = None
+    ) -> Iterator[Any]:
+        """K(X, Z) of each kernel in turn, all written into the one buffer ``out``."""
+        for kernel in kernels:
+            out = self.gram(X, Z, kernel, out=out)
+            yield out
+
+    # -------------------------------------------------------- linear algebra
+    def eigh(self, K: Any) -> tuple[Any, Any]:
+        """Eigenvalues (n,), ascending, and eigenvectors (n, n) of symmetric K.
+
+        K may be destroyed.
+        """
+        return np.linalg.eigh(K)
+
+    def squares_matmul(self, V: Any, F: Any) -> Any:
+        """(V∘V) @ F in row blocks: V∘V is never a second n² array. V (n, k), F (k, q)."""
+        out = self.xp.empty((V.shape[0], F.shape[1]), dtype=F.dtype)
+        block = max(1, (1 << 20) // max(V.shape[1], 1))
+        for start in range(0, V.shape[0], block):
+            rows = slice(start, start + block)
+            out[rows] = self.xp.square(V[rows]) @ F
+        return out
+
+    # --------------------------------------------------------------- filters
+    def shrinkage_path(self, d: Any, lam: Any, alpha: Any) -> Any:
+        """diag B^(1..T) by the recursion (12): B^(τ) = A((1 − α_τ) B^(τ−1) + α_τ I).
+
+        Parameters
+        ----------
+        d : (k,) eigenvalues >= 0
+        lam : (L,) float64, > 0
+        alpha : (T,) float64; ``alpha[0]`` is not used since B^(0) = I
+
+        Returns
+        -------
+        B : (L, T, k) in the dtype of d
+        """
+        xp = self.xp
+        d64 = d.astype(np.float64)
+        A = d64 / (d64 + lam[:, None])
+        B = xp.empty((lam.shape[0], alpha.shape[0], d.shape[0]), dtype=d.dtype)
+        previous = xp.ones_like(A)
+        for t in range(alpha.shape[0]):
+            weight = 0.0 if t == 0 else float(alpha[t])
+            previous = A * ((1.0 - weight) * previous + weight)
+            B[:, t] = previous
+        return B
+
+    def pure_filters(self, d: Any, lam: Any, n_steps: int) -> Any:
+        """Pure-step filters a^(τ−1)/(d + λ), τ = 1..T, with a = d/(d + λ).
+
+        Parameters
+        ----------
+        d : (k,) eigenvalues >= 0
+        lam : (L,) float64, > 0
+        n_steps : int T
+
+        Returns
+        -------
+        C : (L, T, k) in the dtype of d; d·C are the diagonals of A^τ
+        """
+        xp = self.xp
+        d64 = d.astype(np.float64)
+        M = 1.0 / (d64 + lam[:, None])
+        C = xp.empty((lam.shape[0], n_steps, d.shape[0]), dtype=d.dtype)
+        for t in range(n_steps):
+            C[:, t] = M
+            M = M * d64 / (d64 + lam[:, None])
+        return C
+
+

@@ -1,0 +1,425 @@
+"""The kernels κ(x, z), one frozen dataclass each.
+
+Each class is a row of the one table of kernels: the quantity of a pair of rows
+that it needs (``pair``), its formula in terms of that quantity (``of_pair``), its
+diagonal κ(x, x), and whether it is positive semi-definite.
+
+====================  =============  =============================================
+class                 pair quantity  κ(x, z)
+====================  =============  =============================================
+``RBF``               ‖x − z‖²       exp(−γ s)
+``Laplacian``         ‖x − z‖₁       exp(−γ s)
+``Matern`` ν = 1/2    ‖x − z‖²       exp(−r),               r = √s / ℓ
+``Matern`` ν = 3/2    ‖x − z‖²       (1 + r) exp(−r),       r = √(3s) / ℓ
+``Matern`` ν = 5/2    ‖x − z‖²       (1 + r + r²/3) exp(−r), r = √(5s) / ℓ
+``Matern`` ν = ∞      ‖x − z‖²       exp(−s / (2ℓ²)), that is ``RBF(1 / (2ℓ²))``
+``Polynomial``        ⟨x, z⟩         (γ s + c₀)^degree
+``Linear``            ⟨x, z⟩         s
+``NTK``               angle(x, z)    see :class:`NTK`
+``Precomputed``       —              the caller hands over K itself
+``Custom``            —              the caller hands over a function of (X, Z)
+====================  =============  =============================================
+
+Every backend computes these and nothing else; ``c_spec`` is what the C and CUDA
+loops need to know of a kernel.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+__all__ = [
+    "KERNELS",
+    "NTK",
+    "RBF",
+    "Custom",
+    "Kernel",
+    "Laplacian",
+    "Linear",
+    "Matern",
+    "Polynomial",
+    "Precomputed",
+    "as_kernel",
+    "kernel_from_dict",
+    "kernel_from_name",
+]
+
+
+def _check_real(owner: object, name: str, *, minimum: float, open_: bool) -> None:
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{type(owner).__name__}: {name} must be a real number, got {value!r}"
+        )
+    value = float(value)
+    bad = value <= minimum if open_ else value < minimum
+    if bad or not math.isfinite(value):
+        sign = ">" if open_ else ">="
+        raise ValueError(
+            f"{type(owner).__name__}: {name} must be finite and {sign} {minimum:g}, "
+            f"got {value!r}"
+        )
+    object.__setattr__(owner, name, value)
+
+
+def _check_count(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != int(value):
+        raise TypeError(f"{type(owner).__name__}: {name} must be an integer, got {value!r}")
+    if not 1 <= value <= 1000:
+        raise ValueError(
+            f"{type(owner).__name__}: {name} must be between 1 and 1000, got {value!r}"
+        )
+    object.__setattr__(owner, name, int(value))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Base of all kernels: a symmetric function κ(x, z) of two rows."""
+
+    #: name in the table, in saved files and in ``csrc/sdf.h``
+    name: ClassVar[str] = ""
+    #: quantity of a pair of rows: "sqeuclidean", "cityblock", "inner", "angle" or ""
+    pair: ClassVar[str] = ""
+    #: κ(x, x) = 1 for every x
+    unit_diagonal: ClassVar[bool] = False
+
+    @property
+    def definite(self) -> bool:
+        """Whether every Gram matrix is positive semi-definite by construction."""
+        return True
+
+    @property
+    def c_spec(self) -> tuple[str, float, float, int]:
+        """(name in the C table, two real parameters, one integer parameter)."""
+        raise NotImplementedError
+
+    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+        """κ from the pair quantity ``s`` (n, m) and ‖x‖² (n, 1), ‖z‖² (1, m)."""
+        raise NotImplementedError
+
+    def diagonal(self, xp: Any, xx: Any) -> Any:
+        """κ(x, x) from ‖x‖², shape (n,)."""
+        return xp.ones_like(xx)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and parameters, enough for :func:`kernel_from_dict`."""
+        return {"name": self.name, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class RBF(Kernel):
+    """Radial basis function kernel κ(x, z) = exp(−γ‖x − z‖²).
+
+    Parameters
+    ----------
+    gamma : float > 0
+        Inverse squared width, as in scikit-learn (γ = 1/(2σ²)).
+    """
+
+    gamma: float = 1.0
+    name: ClassVar[str] = "rbf"
+    pair: ClassVar[str] = "sqeuclidean"
+    unit_diagonal: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_real(self, "gamma", minimum=0.0, open_=True)
+
+    @property
+    def c_spec(self) -> tuple[str, float, float, int]:
+        return ("rbf", self.gamma, 0.0, 0)
+
+    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+        return xp.exp(-self.gamma * s)
+
+
+@dataclass(frozen=True)
+class Laplacian(Kernel):
+    """Laplacian kernel κ(x, z) = exp(−γ‖x − z‖₁) (the L1 distance, as in scikit-learn).
+
+    Parameters
+    ----------
+    gamma : float > 0
+        Inverse width.
+    """
+
+    gamma: float = 1.0
+    name: ClassVar[str] = "laplacian"
+    pair: ClassVar[str] = "cityblock"
+    unit_diagonal: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_real(self, "gamma", minimum=0.0, open_=True)
+
+    @property
+    def c_spec(self) -> tuple[str, float, float, int]:
+        return ("laplacian", self.gamma, 0.0, 0)
+
+    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+        return xp.exp(-self.gamma * s)
+
+
+@dataclass(frozen=True)
+class Matern(Kernel):
+    """Matérn kernel of half-integer smoothness ν, as in scikit-learn's GP kernels.
+
+    Parameters
+    ----------
+    length_scale : float > 0
+        ℓ in the table at the head of this module.
+    nu : {0.5, 1.5, 2.5, inf}
+        Smoothness. ν = ∞ is the RBF kernel with γ = 1/(2ℓ²).
+    """
+
+    length_scale: float = 1.0
+    nu: float = 1.5
+    name: ClassVar[str] = "matern"
+    pair: ClassVar[str] = "sqeuclidean"
+    unit_diagonal: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_real(self, "length_scale", minimum=0.0, open_=True)
+        if self.nu not in (0.5, 1.5, 2.5, math.inf):
+            raise ValueError(
+                f"Matern: nu must be one of 0.5, 1.5, 2.5 or inf, got {self.nu!r}; "
+                "other values have no elementary formula"
+            )
+        object.__setattr__(self, "nu", float(self.nu))
+
+    @property
+    def c_spec(self) -> tuple[str, float, float, int]:
+        if self.nu == math.inf:
+            return ("rbf", 0.5 / self.length_scale**2, 0.0, 0)
+        return (f"matern{round(2 * self.nu)}2", 1.0 / self.length_scale, 0.0, 0)
+
+    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+        if self.nu == math.inf:
+            return xp.exp(s * (-0.5 / self.length_scale**2))
+        r = xp.sqrt(s) * (math.sqrt(2.0 * self.nu) / self.length_scale)
+        if self.nu == 0.5:
+            return xp.exp(-r)
+        if self.nu == 1.5:
+            return (1.0 + r) * xp.exp(-r)
+        return (1.0 + r + r * r / 3.0) * xp.exp(-r)
+
+
+@dataclass(frozen=True)
+class Polynomial(Kernel):
+    """Polynomial kernel κ(x, z) = (γ⟨x, z⟩ + c₀)^degree.
+
+    Parameters
+    ----------
+    degree : int >= 1
+    gamma : float > 0
+    coef0 : float
+        c₀. A negative value makes the kernel indefinite in general; a Gram matrix
+        that is not positive semi-definite is then an error when it is factorised.
+    """
+
+    degree: int = 3
+    gamma: float = 1.0
+    coef0: float = 1.0
+    name: ClassVar[str] = "polynomial"
+    pair: ClassVar[str] = "inner"
+
+    def __post_init__(self) -> None:
+        _check_count(self, "degree")
+        _check_real(self, "gamma", minimum=0.0, open_=True)
+        _check_real(self, "coef0", minimum=-math.inf, open_=True)
+
+    @property
+    def definite(self) -> bool:
+        return self.coef0 >= 0.0
+
+    @property
+    def c_spec(self) -> tuple[str, float, float, int]:
+        return ("polynomial", self.gamma, self.coef0, self.degree)
+
+    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+        return (self.gamma * s + self.coef0) ** self.degree
+
+    def diagonal(self, xp: Any, xx: Any) -> Any:
+        return (self.gamma * xx + self.coef0) ** self.degree
+
+
+@dataclass(frozen=True)
+class Linear(Kernel):
+    """Linear kernel κ(x, z) = ⟨x, z⟩."""
+
+    name: ClassVar[str] = "linear"
+    pair: ClassVar[str] = "inner"
+
+    @property
+    def c_spec(self) -> tuple[str, float, float, int]:
+        return ("linear", 0.0, 0.0, 0)
+
+    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+        return s
+
+    def diagonal(self, xp: Any, xx: Any) -> Any:
+        return xx
+
+
+@dataclass(frozen=True)
+class NTK(Kernel):
+    """Neural tangent kernel of an infinitely wide fully connected ReLU network.
+
+    With θ the angle between x and z, ρ₀ = cos θ, and the arc-cosine functions
+    κ₀(ρ) = (π − arccos ρ)/π and κ₁(ρ) = (ρ(π − arccos ρ) + √(1 − ρ²))/π, the recursion
+
+        t₀ = ρ₀,   t_h = t_{h−1} κ₀(ρ_{h−1}) + κ₁(ρ_{h−1}),   ρ_h = κ₁(ρ_{h−1})
+
+    gives κ(x, z) = ‖x‖ ‖z‖ t_depth.
+
+    *Scaling.* NTK parametrisation without biases, standard normal weights, layers
+    scaled by √(2/fan-in) (He), so that the covariance Σ⁽ʰ⁾(x, x) = ‖x‖² at every
+    layer; the first layer's covariance is ⟨x, z⟩ itself, not divided by the
+    number of features. Hence κ(x, x) = (depth + 1)‖x‖².
+
+    Parameters
+    ----------
+    depth : int >= 1
+        Number of hidden (ReLU) layers; the network has ``depth + 1`` weight matrices.
+    """
+
+    depth: int = 1
+    name: ClassVar[str] = "ntk"
+    pair: ClassVar[str] = "angle"
+
+    def __post_init__(self) -> None:
+        _check_count(self, "depth")
+
+    @property
+    def c_spec(self) -> tuple[str, float, float, int]:
+        return ("ntk", 0.0, 0.0, self.depth)
+
+    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+        angle = s
+        rho = t = xp.cos(angle)
+        for _ in range(self.depth):
+            k0 = (math.pi - angle) / math.pi
+            k1 = rho * k0 + xp.sin(angle) / math.pi
+            t = t * k0 + k1
+            rho = xp.minimum(k1, 1.0)
+            angle = xp.arccos(rho)
+        return xp.sqrt(xx * zz) * t
+
+    def diagonal(self, xp: Any, xx: Any) -> Any:
+        return (self.depth + 1.0) * xx
+
+
+@dataclass(frozen=True)
+class Precomputed(Kernel):
+    """The caller computes K: wherever rows X are asked for, K(X, X_train) is given."""
+
+    name: ClassVar[str] = "precomputed"
+
+    @property
+    def definite(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class Custom(Kernel):
+    """A kernel given as a function.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(X, Z)`` with X (n, d) and Z (m, d) returns K of shape (n, m).
+        It must be symmetric: ``function(X, X)`` is checked when it is factorised.
+    """
+
+    function: Callable[[Any, Any], Any]
+    name: ClassVar[str] = "custom"
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"Custom: function must be callable, got {self.function!r}")
+
+    @property
+    def definite(self) -> bool:
+        return False
+
+    def to_dict(self) -> dict[str, Any]:
+        raise TypeError(
+            "a callable kernel cannot be saved: code is not data. Use a built-in kernel, "
+            "or kernel='precomputed' and keep the function yourself"
+        )
+
+
+#: Every kernel that has a name, by its name.
+KERNELS: dict[str, type[Kernel]] = {
+    cls.name: cls for cls in (RBF, Laplacian, Matern, Polynomial, Linear, NTK, Precomputed)
+}
+
+_ALIASES = {"poly": "polynomial"}
+
+
+def kernel_from_dict(spec: dict[str, Any]) -> Kernel:
+    """Rebuild a kernel from :meth:`Kernel.to_dict`; ValueError for anything else."""
+    params = dict(spec)
+    cls = KERNELS.get(params.pop("name", None))  # type: ignore[arg-type]
+    if cls is None or set(params) != {f.name for f in fields(cls)}:
+        raise ValueError(f"not the description of a kernel: {spec!r}")
+    return cls(**params)
+
+
+def kernel_from_name(
+    kernel: Any,
+    n_features: int,
+    *,
+    gamma: float | None = None,
+    degree: int = 3,
+    coef0: float = 1,
+    length_scale: float = 1.0,
+    nu: float = 1.5,
+) -> Kernel:
+    """The kernel that scikit-learn's string names and parameters mean.
+
+    Parameters
+    ----------
+    kernel : str, Kernel or callable
+        "rbf", "laplacian", "matern", "poly"/"polynomial", "linear", "ntk" (one hidden
+        layer), "precomputed"; an instance and a callable are passed through.
+    n_features : int
+        ``gamma=None`` means 1 / n_features.
+    """
+    if not isinstance(kernel, str):
+        return as_kernel(kernel)
+    name = _ALIASES.get(kernel, kernel)
+    if name not in KERNELS:
+        raise ValueError(
+            f"unknown kernel {kernel!r}; known names: {', '.join(sorted([*KERNELS, *_ALIASES]))}; "
+            "or pass a kernel object such as RBF(0.1), or a function of (X, Z)"
+        )
+    given = {
+        "gamma": 1.0 / n_features if gamma is None else gamma,
+        "degree": degree,
+        "coef0": coef0,
+        "length_scale": length_scale,
+        "nu": nu,
+        "depth": 1,
+    }
+    cls = KERNELS[name]
+    return cls(**{f.name: given[f.name] for f in fields(cls)})
+
+
+def as_kernel(kernel: Any) -> Kernel:
+    """``kernel`` as a :class:`Kernel`: an instance, "precomputed", "linear", or a callable."""
+    if isinstance(kernel, Kernel):
+        return kernel
+    if isinstance(kernel, str) and kernel in ("precomputed", "linear"):
+        return KERNELS[kernel]()
+    if isinstance(kernel, type) and issubclass(kernel, Kernel):
+        raise TypeError(f"kernel is the class {kernel.__name__}; write {kernel.__name__}(...)")
+    if callable(kernel):
+        return Custom(kernel)
+    raise TypeError(
+        "kernel must be a kernel object such as RBF(0.1), a function of (X, Z), "
+        f"'linear' or 'precomputed'; got {kernel!r}"
+    )
