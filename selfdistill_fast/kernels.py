@@ -52,16 +52,13 @@ __all__ = [
 def _check_real(owner: object, name: str, *, minimum: float, open_: bool) -> None:
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{type(owner).__name__}: {name} must be a real number, got {value!r}"
-        )
+        raise TypeError(f"{type(owner).__name__}: {name} must be a real number, got {value!r}")
     value = float(value)
     bad = value <= minimum if open_ else value < minimum
     if bad or not math.isfinite(value):
         sign = ">" if open_ else ">="
         raise ValueError(
-            f"{type(owner).__name__}: {name} must be finite and {sign} {minimum:g}, "
-            f"got {value!r}"
+            f"{type(owner).__name__}: {name} must be finite and {sign} {minimum:g}, got {value!r}"
         )
     object.__setattr__(owner, name, value)
 
