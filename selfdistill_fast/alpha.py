@@ -386,7 +386,7 @@ def _best_weights(R: np.ndarray, clip: bool) -> np.ndarray:
 
     T = R.shape[1]
     if len(R) > T:
-        R = np.linalg.qr(R, mode="r")  # ‖R c‖ is all that matters
+        R = np.asarray(np.linalg.qr(R, mode="r"))  # ‖R c‖ is all that matters
     scale = np.linalg.norm(R)
     if T == 1 or scale == 0.0:
         return np.eye(T)[0]

@@ -474,7 +474,7 @@ def distill(
     native_C = xp.asarray(C)
     coordinates = mix(native_C, pure, xp).astype(spectrum.dtype)
     powers = (spectrum.d * spectrum.pure_filters(lam, n_steps))[..., None]
-    shrinkage = mix(native_C, xp.repeat(powers, C.shape[2], 2) if C.ndim == 3 else powers, xp)
+    shrinkage = mix(native_C, xp.repeat(powers, C.shape[-1], 2) if C.ndim == 3 else powers, xp)
     return DistillationPath(
         kernel=spectrum.kernel,
         X=spectrum.X,

@@ -206,9 +206,10 @@ def check_n_steps(n_steps: Any, name: str = "n_steps") -> int:
     """``n_steps`` as an int >= 1; TypeError or ValueError otherwise."""
     if isinstance(n_steps, (bool, np.bool_)) or not isinstance(n_steps, numbers.Real):
         raise TypeError(f"{name} must be an integer >= 1, got {n_steps!r}")
-    if not math.isfinite(n_steps) or n_steps != int(n_steps) or n_steps < 1:
+    value = float(n_steps)
+    if not (math.isfinite(value) and value % 1 == 0 and value >= 1):
         raise ValueError(f"{name} must be an integer >= 1 (steps count from 1), got {n_steps!r}")
-    return int(n_steps)
+    return int(value)
 
 
 def check_targets(be: Any, y: Any, n: int, dtype: Any, name: str = "y") -> Any:
