@@ -67,11 +67,12 @@ def _check_count(owner: object, name: str) -> None:
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or float(value) % 1 != 0:
         raise TypeError(f"{type(owner).__name__}: {name} must be an integer, got {value!r}")
-    if not 1 <= value <= 1000:
+    count = int(float(value))
+    if not 1 <= count <= 1000:
         raise ValueError(
             f"{type(owner).__name__}: {name} must be between 1 and 1000, got {value!r}"
         )
-    object.__setattr__(owner, name, int(value))
+    object.__setattr__(owner, name, count)
 
 
 @dataclass(frozen=True)
