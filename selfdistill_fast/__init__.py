@@ -24,7 +24,7 @@ from selfdistill_fast.distill import DistillationPath, distill, load
 from selfdistill_fast.filters import limit_shrinkage, shrinkage_path
 from selfdistill_fast.gram import gram, gram_matmul, gram_sweep
 from selfdistill_fast.kernels import NTK, RBF, Kernel, Laplacian, Linear, Matern, Polynomial
-from selfdistill_fast.loo import leave_one_out
+from selfdistill_fast.loo import leave_fold_out, leave_one_out
 from selfdistill_fast.spectrum import Spectrum, spectrum
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "gram_matmul",
     "gram_sweep",
     "joint_weights",
+    "leave_fold_out",
     "leave_one_out",
     "limit_shrinkage",
     "load",

@@ -298,8 +298,9 @@ def greedy_alphas(
     Parameters
     ----------
     y : array of shape (m,) or (m, p)
-    F : array of shape (T, m) or (T, m, p)
-        Predictions of the pure steps, validation or leave-one-out.
+    F : array of shape (T, m) or (T, m, p), or sequence of T such arrays
+        Predictions of the pure steps, validation or leave-one-out. Where every step has
+        a ridge of its own, ``F[τ − 1]`` holds the columns of a chain that ends with step τ.
     sample_weight : array of shape (m,), optional
     clip : bool
         Clip every α to [0, 1] before the next step uses it.
@@ -309,14 +310,17 @@ def greedy_alphas(
     -------
     alphas : ndarray of shape (T,), or (T, p) with ``per_target`` and p targets
     """
-    y2, F3, _ = _check_columns(y, F, sample_weight)
-    T, _, p = F3.shape
+    T = len(F)
+    own = isinstance(F, (list, tuple))
+    checked = [_check_columns(y, columns, sample_weight) for columns in (F if own else [F])]
+    y2, p = checked[0][0], checked[0][1].shape[2]
     one_target = len(np.shape(y)) == 1
     columns = () if one_target or not per_target else (p,)
     alphas = np.full((T, *columns), np.nan)
     c = np.zeros((T, *columns))
     c[0] = 1.0
     for t in range(1, T):
+        F3 = checked[t if own else 0][1]
         # the α = 0 student of this step: every pure step of the chain, one step further
         student = sum(c[k] * F3[k + 1] for k in range(t))
         alpha = optimal_alpha(

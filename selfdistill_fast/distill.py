@@ -34,6 +34,7 @@ from selfdistill_fast.loo import loo_columns, mix
 from selfdistill_fast.spectrum import (
     Spectrum,
     check_lam,
+    check_lam_steps,
     check_n_steps,
     check_new,
     check_sample_weight,
@@ -53,8 +54,10 @@ class DistillationPath:
     Attributes
     ----------
     kernel : Kernel
-    lam : float
-        The ridge λ of every step.
+    lam : float or None
+        The ridge λ of every step; None where each has its own.
+    lam_steps : ndarray of shape (T,) or None
+        The ridge of each step, where they differ.
     alphas : ndarray of shape (T,) or (T, p)
         Ground-truth weight of each step; ``alphas[0]`` is NaN. All NaN for a joint
         optimum that no α-sequence has.
@@ -74,7 +77,8 @@ class DistillationPath:
         *,
         kernel: Kernel,
         X: Any,
-        lam: float,
+        lam: float | None,
+        lam_steps: np.ndarray | None,
         step_weights: np.ndarray,
         alphas: np.ndarray,
         shrinkage: Any,
@@ -85,7 +89,7 @@ class DistillationPath:
         backend: Any,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self.kernel, self.lam, self.alphas = kernel, lam, alphas
+        self.kernel, self.lam, self.lam_steps, self.alphas = kernel, lam, lam_steps, alphas
         self.step_weights, self.shrinkage = step_weights, shrinkage
         self.metadata = dict(metadata or {})
         self._X, self._duals, self._constants = X, duals, constants
@@ -108,7 +112,7 @@ class DistillationPath:
 
     def __repr__(self) -> str:
         return (
-            f"DistillationPath({self.kernel!r}, lam={self.lam:g}, n_steps={self.n_steps}, "
+            f"DistillationPath({self.kernel!r}, lam={self.lam}, n_steps={self.n_steps}, "
             f"n={self._duals.shape[1]}, p={self._duals.shape[2]}, dtype={self._duals.dtype})"
         )
 
@@ -222,6 +226,7 @@ class DistillationPath:
             "package_version": _package_version(),
             "kernel": self.kernel.to_dict(),
             "lam": self.lam,
+            "lam_steps": None if self.lam_steps is None else self.lam_steps.tolist(),
             "one_target": self._one_target,
             "limit": self._limit if isinstance(self._limit, str) else None,
             "metadata": self.metadata if metadata is None else metadata,
@@ -348,7 +353,8 @@ class DistillationPath:
         return cls(
             kernel=kernel,
             X=native.get("X"),
-            lam=float(header["lam"]),
+            lam=header["lam"],
+            lam_steps=None if header["lam_steps"] is None else np.array(header["lam_steps"]),
             step_weights=arrays["step_weights"],
             alphas=arrays["alphas"],
             shrinkage=native["shrinkage"],
@@ -383,6 +389,7 @@ def distill(
     alpha: Any,
     n_steps: int,
     *,
+    lam_steps: Any = None,
     X_val: Any = None,
     y_val: Any = None,
     sample_weight_val: Any = None,
@@ -398,7 +405,7 @@ def distill(
     lam : float
         The ridge λ of (K + λI)⁻¹, the same in every step (scikit-learn's KernelRidge calls
         it ``alpha``). One value: a sequence would be a batch, which this function does not
-        take.
+        take; for a schedule there is ``lam_steps``.
     alpha : float, sequence of T − 1, "optimal" or "joint"
         Ground-truth weights α_2..α_T, any real numbers (or a path's ``.alphas``).
         "optimal": eq. (16) step by step (Algorithm 1). "joint": the weights of all pure
@@ -406,6 +413,9 @@ def distill(
         they are given, else by exact leave-one-out.
     n_steps : int
         Number of steps T >= 1; step 1 is ordinary kernel ridge regression.
+    lam_steps : sequence of T floats, optional
+        A ridge λ_t for each step t; ``lam`` is not used then and may be None. ỹ⁽¹⁾ of
+        eq. (16) is then, at step τ, the one-step fit under λ_τ.
     X_val : array_like of shape (m, d), optional
         With a precomputed kernel K(X_val, X_train), (m, n).
     y_val : array_like of shape (m,) or (m, p), optional
@@ -437,11 +447,16 @@ def distill(
     """
     be = spectrum.backend
     xp = be.xp
-    lam = float(check_lam(lam, batch=False))
     n_steps = check_n_steps(n_steps)
+    scheduled = lam_steps is not None
+    if scheduled:
+        lam, lam_steps = None, check_lam_steps(lam_steps, n_steps)
+    else:
+        lam = float(check_lam(lam, batch=False))
+    columns = n_steps**2 if scheduled else n_steps
     check_memory(
         be,
-        2 * n_steps * (spectrum.n + spectrum.k) * spectrum.p * spectrum.dtype.itemsize,
+        2 * (n_steps * spectrum.n + columns * spectrum.k) * spectrum.p * spectrum.dtype.itemsize,
         f"the coefficients of {n_steps} steps and {spectrum.p} target(s)",
         cure="use fewer steps (step=inf needs none), or fewer targets at a time",
     )
@@ -455,30 +470,32 @@ def distill(
         raise ValueError("X_val and y_val go together: give both or neither")
     if sample_weight_val is not None and X_val is None:
         raise ValueError("sample_weight_val weighs X_val and y_val, which are missing")
-    pure = spectrum.pure_steps(lam, n_steps)
+    pure = spectrum.pure_steps(lam, n_steps, lam_steps)
 
     if chosen:
-        y, F, w = _columns(spectrum, lam, pure, X_val, y_val, sample_weight_val)
+        y, F, w = _columns(spectrum, lam, lam_steps, pure, X_val, y_val, sample_weight_val)
         options = {"sample_weight": w, "clip": clip, "per_target": per_target}
         if n_steps == 1:
             C, alphas = np.ones((1, 1)), np.array([np.nan])
         elif alpha == "optimal":
-            alphas = greedy_alphas(y, F, **options)
+            alphas = greedy_alphas(y, list(F) if scheduled else F, **options)
             C = step_weights(alphas)
         else:
-            C, alphas = _joint(joint_weights(y, F, **options))
+            C, alphas = _joint(joint_weights(y, F[-1] if scheduled else F, **options))
     else:
         alphas = check_alphas(alpha, n_steps, spectrum.p)
         C = step_weights(alphas)
 
     native_C = xp.asarray(C)
-    coordinates = mix(native_C, pure, xp).astype(spectrum.dtype)
-    powers = (spectrum.d * spectrum.pure_filters(lam, n_steps))[..., None]
-    shrinkage = mix(native_C, xp.repeat(powers, C.shape[-1], 2) if C.ndim == 3 else powers, xp)
+    coordinates = mix(native_C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
+    powers = (spectrum.d * spectrum.pure_filters(lam, n_steps, lam_steps))[..., None]
+    powers = xp.repeat(powers, C.shape[-1], -1) if C.ndim == 3 else powers
+    shrinkage = mix(native_C, powers, xp, scheduled=scheduled)
     return DistillationPath(
         kernel=spectrum.kernel,
         X=spectrum.X,
         lam=lam,
+        lam_steps=lam_steps,
         step_weights=C,
         alphas=alphas,
         shrinkage=(shrinkage if C.ndim == 3 else shrinkage[..., 0]).astype(spectrum.dtype),
@@ -491,18 +508,23 @@ def distill(
 
 
 def _columns(
-    spectrum: Spectrum, lam: float, pure: Any, X_val: Any, y_val: Any, sample_weight_val: Any
+    spectrum: Spectrum,
+    lam: float | None,
+    lam_steps: Any,
+    pure: Any,
+    X_val: Any,
+    y_val: Any,
+    sample_weight_val: Any,
 ) -> tuple[Any, Any, Any]:
-    """Targets (m, p), pure-step predictions (T, m, p) and weights that α is chosen on."""
+    """Targets (m, p), pure-step predictions (T, m, p) and weights that α is chosen on.
+
+    With a schedule the predictions are (T, T, m, p), by last step and length.
+    """
     be = spectrum.backend
     if X_val is None:
-        rows = slice(None) if spectrum.rows is None else spectrum.rows
         w = spectrum.sample_weight
-        return (
-            spectrum.Y[rows],
-            loo_columns(spectrum, lam, len(pure)),
-            None if w is None else w[rows],
-        )
+        F = loo_columns(spectrum, lam, pure.shape[-3], lam_steps)
+        return spectrum.kept(spectrum.Y), F, None if w is None else spectrum.kept(w)
     X_val = spectrum.check_new(X_val, "X_val")
     if X_val.shape[0] == 0:
         raise ValueError("X_val is empty: no row to choose alpha on")
@@ -511,7 +533,8 @@ def _columns(
     if y_val.shape[1] != spectrum.p:
         raise ValueError(f"y_val has {y_val.shape[1]} target(s), the training set {spectrum.p}")
     w = check_sample_weight(be, sample_weight_val, X_val.shape[0], "sample_weight_val")
-    return y_val, spectrum.evaluate(X_val, pure), w
+    F = spectrum.evaluate(X_val, pure.reshape(-1, *pure.shape[-2:]))
+    return y_val, F.reshape(*pure.shape[:-2], *y_val.shape), w
 
 
 def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -526,8 +549,10 @@ def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return C, alphas
 
 
-def _limit(spectrum: Spectrum, lam: float, alpha: Any, alphas: np.ndarray) -> Any:
+def _limit(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarray) -> Any:
     """Dual coefficients and constant of the limit, or why there is none."""
+    if lam is None:
+        return "a limit exists only for one ridge; this path has one for each step"
     if isinstance(alpha, str):
         return (
             "a limit exists only for one constant alpha, given as a number; this path chose its own"

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from selfdistill_fast.distill import distill
 from selfdistill_fast.kernels import kernel_from_name
-from selfdistill_fast.loo import loo_mixed
+from selfdistill_fast.loo import mixed_held_out
 from selfdistill_fast.spectrum import check_lam, check_n_steps, spectrum
 
 __all__ = ["SelfDistilledKernelRidge"]
@@ -200,7 +200,7 @@ class SelfDistilledKernelRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         if self.fit_intercept and n_fitted == 1:  # without its only row nothing is left
             self.loo_mse_ = np.full(path.n_steps, np.nan)
             return self
-        errors = loo_mixed(fitted, lam, path.step_weights) - y
+        errors = mixed_held_out(fitted, lam, path.step_weights) - y
         mse = np.square(errors.astype(np.float64)).reshape(path.n_steps, len(X), -1).mean(2)
         self.loo_mse_ = np.average(mse, axis=1, weights=fitted.sample_weight)
         return self

@@ -199,6 +199,14 @@ class Reference:
         """
         return np.linalg.eigh(K)
 
+    def cholesky(self, K: Any) -> Any:
+        """Lower factor L of symmetric positive definite K = L Lᵀ; K may be destroyed."""
+        return np.linalg.cholesky(K)
+
+    def cholesky_solve(self, L: Any, B: Any) -> Any:
+        """(L Lᵀ)⁻¹ B for L from :meth:`cholesky` and B (n, p)."""
+        return np.linalg.solve(L.T, np.linalg.solve(L, B))
+
     def squares_matmul(self, V: Any, F: Any) -> Any:
         """(V∘V) @ F in row blocks: V∘V is never a second n² array. V (n, k), F (k, q)."""
         out = self.xp.empty((V.shape[0], F.shape[1]), dtype=F.dtype)

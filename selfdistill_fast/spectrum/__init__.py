@@ -6,9 +6,9 @@ predictions) is written on these answers alone:
 * ``project(X)`` (m, k): the basis functions at new points;
 * ``pure_steps(lam, n_steps)`` (T, k, p): coordinates with F_τ = project(X) @ pure_steps[τ−1],
   the predictions after τ pure steps (α = 0);
-* ``diag_powers(lam, n_steps)`` (T, n): the diagonals of A, A², …; and with them
-  ``diag_residuals`` and ``residual_steps``, the same information without cancellation,
-  which is what leave-one-out needs;
+* ``diag_powers(lam, n_steps)`` (T, n): the diagonals of A, A², …; and, without cancellation,
+  what leave-one-out needs: the functions (I − A) A^(τ−1) of K as ``residual_filters``, their
+  ``diagonals``, blocks, and what they make of the targets;
 * ``dual(coordinates)`` (…, n, p): dual coefficients, so that predictions are
   κ(x, X) @ dual + constant(coordinates) and need no basis.
 
@@ -27,7 +27,7 @@ from selfdistill_fast.backend import get_backend
 from selfdistill_fast.gram import native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
 
-__all__ = ["Spectrum", "check_lam", "check_n_steps", "spectrum"]
+__all__ = ["Spectrum", "check_lam", "check_lam_steps", "check_n_steps", "spectrum"]
 
 SOLVERS = ("eigh",)
 
@@ -91,12 +91,8 @@ class Spectrum:
         """Basis functions at new points, (m, k)."""
         raise NotImplementedError
 
-    def pure_steps(self, lam: Any, n_steps: int) -> Any:
+    def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Coordinates of the pure steps, (T, k, p); with lam (L,) a leading L."""
-        raise NotImplementedError
-
-    def pure_filters(self, lam: Any, n_steps: int) -> Any:
-        """Filters of the pure steps on the eigenvalues, (T, k); with lam (L,) a leading L."""
         raise NotImplementedError
 
     def limit(self, lam: float, alpha: float) -> Any:
@@ -107,25 +103,46 @@ class Spectrum:
         """diag(A^τ), τ = 1..T, of the training rows of positive weight, (T, n)."""
         raise NotImplementedError
 
-    def diag_residuals(self, lam: Any, n_steps: int) -> Any:
-        """diag((I − A) A^(τ−1)), τ = 1..T, without cancellation, (T, n)."""
+    # Functions of K, each held as its coordinates along a last axis, for loo.py.
+    def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """(I − A) A^(τ−1), τ = 1..T, without cancellation."""
         raise NotImplementedError
 
-    def residual_steps(self, lam: Any, n_steps: int) -> Any:
-        """(I − A) A^(τ−1) y, τ = 1..T, without cancellation, (T, n, p)."""
+    def diagonals(self, filters: Any) -> Any:
+        """Diagonals at the kept training rows: filters (…, k) → (…, n)."""
+        raise NotImplementedError
+
+    def applied(self, filters: Any) -> Any:
+        """Filtered targets at the kept training rows: filters (…, k) → (…, n, p)."""
+        raise NotImplementedError
+
+    def block(self, filter_: Any, rows: Any) -> Any:
+        """The symmetric (weighted) block of a set S of kept rows: filter (k,) → (|S|, |S|)."""
+        raise NotImplementedError
+
+    def block_matmul(self, filter_: Any, rows: Any, t: Any) -> Any:
+        """That block times t (|S|, p), without forming it."""
         raise NotImplementedError
 
     def dual(self, coordinates: Any) -> Any:
         """Dual coefficients (…, n, p) of coordinates (…, k, p)."""
         raise NotImplementedError
 
-    def dropped(self) -> tuple[Any, Any]:
-        """Indices of the training rows of weight 0, and those rows for :meth:`evaluate`."""
+    def impulse(self, filter_: Any, rows: Any, t: Any) -> tuple[Any, Any]:
+        """Coordinates (k, p) and mean (p,) of a filtered weighted target, t on S and else 0."""
+        raise NotImplementedError
+
+    def select(self, dropped: Any) -> Any:
+        """Training rows of weight 0, as :meth:`evaluate` takes them."""
         raise NotImplementedError
 
     def constant(self, coordinates: Any) -> Any:
         """What a prediction adds to κ(x, X) @ dual: (…, p)."""
         raise NotImplementedError
+
+    def kept(self, a: Any) -> Any:
+        """The rows of positive weight of an array over training rows."""
+        return a if self.rows is None else a[self.rows]
 
     def evaluate(self, X_new: Any, coordinates: Any) -> Any:
         """Predictions (S, m, p) at new points from coordinates (S, k, p).
@@ -199,6 +216,17 @@ def check_lam(lam: Any, *, batch: bool) -> Any:
         )
     if not (np.isfinite(value) & (value > 0)).all():
         raise ValueError(f"lam must be finite and > 0 (the ridge λ of (K + λI)⁻¹), got {lam!r}")
+    return value
+
+
+def check_lam_steps(lam_steps: Any, n_steps: int) -> Any:
+    """A ridge for each of the steps 1..T as float64 (T,); TypeError or ValueError otherwise."""
+    value = check_lam(lam_steps, batch=True)
+    if value.shape != (n_steps,):
+        raise ValueError(
+            f"lam_steps must hold {n_steps} ridges, one for each of the steps 1..{n_steps}; "
+            f"got shape {value.shape}"
+        )
     return value
 
 

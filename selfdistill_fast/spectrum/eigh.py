@@ -52,7 +52,7 @@ class EighSpectrum(Spectrum):
         _check_fits(be, n, X.dtype, max_memory)
 
         K = self._gram(X, precomputed)
-        root = None if w is None else xp.sqrt(self._kept(w))
+        root = None if w is None else xp.sqrt(self.kept(w))
         if not kernel.definite:
             _check_symmetric(K, xp)
         if root is not None:
@@ -63,8 +63,8 @@ class EighSpectrum(Spectrum):
         Y = y.reshape(self.n, -1).astype("float64")
         q = None
         if fit_intercept:
-            weights = xp.ones(n) if w is None else self._kept(w)
-            self.y_mean = weights @ self._kept(Y) / weights.sum()
+            weights = xp.ones(n) if w is None else self.kept(w)
+            self.y_mean = weights @ self.kept(Y) / weights.sum()
             q = xp.sqrt(weights / weights.sum())
             d, V, self._offset = _centred_eigh(be, K, q)
             self._offset = self._offset / xp.sqrt(weights.sum())
@@ -76,7 +76,7 @@ class EighSpectrum(Spectrum):
         self.d = _clamped(d, n, kernel, xp)
         self.V, self._root, self._q = V, root, q
         Y = Y - self.y_mean
-        target = self._kept(Y) if root is None else root[:, None] * self._kept(Y)
+        target = self.kept(Y) if root is None else root[:, None] * self.kept(Y)
         self.Y = Y.astype(X.dtype)
         self.z = V.T @ target.astype(X.dtype)
 
@@ -93,7 +93,7 @@ class EighSpectrum(Spectrum):
         if self.X is None:
             K = X_new if self.rows is None else X_new[:, self.rows]
         else:
-            K = native_gram(self.backend, X_new, self._kept(self.X), self.kernel)
+            K = native_gram(self.backend, X_new, self.kept(self.X), self.kernel)
         if self._root is not None:
             K = K * self._root.astype(K.dtype)
         P = K @ self.V
@@ -120,7 +120,7 @@ class EighSpectrum(Spectrum):
         return mean - xp.einsum("k,...kp->...p", self._offset.astype(self.dtype), coordinates)
 
     # --------------------------------------------------------------- filters
-    def pure_steps(self, lam: Any, n_steps: int) -> Any:
+    def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Coordinates a^(τ−1)/(d + λ) z of the pure steps.
 
         Parameters
@@ -128,14 +128,17 @@ class EighSpectrum(Spectrum):
         lam : float, or array_like of shape (L,)
             The ridge λ. A 1-D array is a batch of ridges, never a schedule.
         n_steps : int T
+        lam_steps : array of shape (T,), optional
+            A ridge for each step; ``lam`` is not used then.
 
         Returns
         -------
-        ndarray of shape (T, k, p), or (L, T, k, p) for a batch
+        ndarray of shape (T, k, p), or (L, T, k, p) for a batch; for a schedule
+        (T, T, k, p), where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
         """
-        return self.pure_filters(lam, n_steps)[..., None] * self.z
+        return self.pure_filters(lam, n_steps, lam_steps)[..., None] * self.z
 
-    def pure_filters(self, lam: Any, n_steps: int) -> Any:
+    def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters a^(τ−1)/(d + λ) of the pure steps; d times them is diag A^τ.
 
         Parameters
@@ -143,14 +146,44 @@ class EighSpectrum(Spectrum):
         lam : float, or array_like of shape (L,)
             The ridge λ. A 1-D array is a batch of ridges, never a schedule.
         n_steps : int T
+        lam_steps : array of shape (T,), optional
+            A ridge for each step; ``lam`` is not used then.
 
         Returns
         -------
-        ndarray of shape (T, k), or (L, T, k) for a batch
+        ndarray of shape (T, k), or (L, T, k) for a batch; for a schedule (T, T, k), where
+        [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
         """
+        if lam_steps is not None:
+            W = self._windows(lam_steps)
+            C = self.backend.xp.zeros_like(W)
+            for j in range(len(W)):
+                C[j, : j + 1] = W[j, j::-1]
+            return C
         lam = check_lam(lam, batch=True)
         C = self.backend.pure_filters(self.d, lam.reshape(-1), check_n_steps(n_steps))
         return C if lam.ndim else C[0]
+
+    def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Filters of (I − A) A^(τ−1), or of (I − A_j) A_(j−1) … A_s under a ridge for each step.
+
+        Parameters
+        ----------
+        lam : float, or array_like of shape (L,)
+            The ridge λ. A 1-D array is a batch of ridges, never a schedule.
+        n_steps : int T
+        lam_steps : array of shape (T,), optional
+            The schedule; ``lam`` is not used then.
+
+        Returns
+        -------
+        ndarray of shape (T, k), or (L, T, k) for a batch: λ a^(τ−1)/(d + λ); for a schedule
+        (T, T, k) with [j, s] = λ_j/(d + λ_j) Π_(s <= t < j) d/(d + λ_t), zero for s > j
+        """
+        if lam_steps is not None:
+            return self._windows(lam_steps) * lam_steps.astype(self.dtype)[:, None, None]
+        lam = check_lam(lam, batch=True)
+        return self.pure_filters(lam, n_steps) * lam.astype(self.dtype)[..., None, None]
 
     def limit(self, lam: float, alpha: float) -> Any:
         """Coordinates α/(αd + λ) z of infinitely many steps, eq. (17), (k, p)."""
@@ -172,46 +205,68 @@ class EighSpectrum(Spectrum):
         -------
         ndarray of shape (T, n), or (L, T, n) for a batch; n counts rows of positive weight
         """
-        powers = self._diagonals(self.d * self.pure_filters(lam, n_steps))
+        powers = self.diagonals(self.d * self.pure_filters(lam, n_steps))
         return powers if self._q is None else powers + (self._q**2).astype(self.dtype)
 
-    def diag_residuals(self, lam: Any, n_steps: int) -> Any:
-        """diag((I − A) A^(τ−1)) = (V∘V) λ a^(τ−1)/(d + λ); shapes as :meth:`diag_powers`."""
-        return self._diagonals(self._scaled_filters(lam, n_steps))
+    def diagonals(self, filters: Any) -> Any:
+        """diag(V f Vᵀ) of the kept training rows: filters (…, k) → (…, n), one product for all."""
+        F = filters.reshape(-1, self.k).T
+        return self.backend.squares_matmul(self.V, F).T.reshape(*filters.shape[:-1], -1)
 
-    def residual_steps(self, lam: Any, n_steps: int) -> Any:
-        """(I − A) A^(τ−1) y = W^−½ V λ a^(τ−1)/(d + λ) z: (T, n, p) or (L, T, n, p)."""
-        residuals = self._in_basis(self._scaled_filters(lam, n_steps)[..., None] * self.z)
-        return self._unweighted(residuals)
+    def applied(self, filters: Any) -> Any:
+        """W^−½ V f z, a filtered y at the kept training rows: filters (…, k) → (…, n, p)."""
+        return self._unweighted(self._in_basis(filters[..., None] * self.z))
 
-    def dropped(self) -> tuple[Any, Any]:
-        """Indices of the training rows of weight 0, and those rows for :meth:`evaluate`."""
-        index = self.backend.xp.nonzero(self.sample_weight == 0)[0]
-        return index, self._K_dropped if self.X is None else self.X[index]
+    def block(self, filter_: Any, rows: Any) -> Any:
+        """V_S f V_Sᵀ for a set S of kept rows and one filter (k,): (|S|, |S|)."""
+        V = self.V[rows]
+        return (V * filter_) @ V.T
+
+    def block_matmul(self, filter_: Any, rows: Any, t: Any) -> Any:
+        """V_S f V_Sᵀ t for one filter (k,) and t (|S|, p), without forming the block."""
+        V = self.V[rows]
+        return V @ (filter_[:, None] * (V.T @ t))
+
+    def impulse(self, filter_: Any, rows: Any, t: Any) -> tuple[Any, Any]:
+        """Coordinates (k, p) and mean (p,) of a filtered weighted target, t on S and else 0."""
+        coordinates = filter_[:, None] * (self.V[rows].T @ t)
+        if self._q is None:
+            return coordinates, 0.0
+        weights = 1.0 if self._root is None else self._root**2
+        total = (weights * self.backend.xp.ones(len(self._q))).sum()
+        return coordinates, self._q[rows] @ t / total**0.5
+
+    def select(self, dropped: Any) -> Any:
+        """Training rows of weight 0, as :meth:`evaluate` takes them."""
+        if self.X is not None:
+            return self.X[dropped]
+        position = self.backend.xp.cumsum(self.sample_weight == 0) - 1
+        return self._K_dropped[position[dropped]]
 
     # -------------------------------------------------------------- helpers
-    def _kept(self, a: Any) -> Any:
-        return a if self.rows is None else a[self.rows]
-
     def _unweighted(self, a: Any) -> Any:
         return a if self._root is None else a / self._root.astype(a.dtype)[:, None]
+
+    def _windows(self, lam_steps: Any) -> Any:
+        """Pure filters 1/(d + λ_j) Π_(s <= t < j) d/(d + λ_t) of the steps s..j: (T, T, k)."""
+        xp = self.backend.xp
+        d = self.d.astype("float64")
+        T = len(lam_steps)
+        W = xp.zeros((T, T, self.k), self.dtype)
+        for s in range(T):
+            passed = xp.ones_like(d)
+            for j in range(s, T):
+                M = passed / (d + float(lam_steps[j]))
+                W[j, s] = M
+                passed = M * d
+        return W
 
     def _gram(self, X: Any, precomputed: bool) -> Any:
         """K of the rows of positive weight, in memory that may be destroyed."""
         if precomputed:
             return X.copy() if self.rows is None else X[self.rows][:, self.rows]
-        K = native_gram(self.backend, self._kept(X), None, self.kernel)
+        K = native_gram(self.backend, self.kept(X), None, self.kernel)
         return K if self.kernel.pair else K.copy()  # the caller may keep its function's result
-
-    def _scaled_filters(self, lam: Any, n_steps: int) -> Any:
-        """λ a^(τ−1)/(d + λ), the filter of (I − A) A^(τ−1)."""
-        lam = check_lam(lam, batch=True)
-        return self.pure_filters(lam, n_steps) * lam.astype(self.dtype)[..., None, None]
-
-    def _diagonals(self, filters: Any) -> Any:
-        """(V∘V) f for filters f (..., k) → (..., n), one product for all."""
-        F = filters.reshape(-1, self.k).T
-        return self.backend.squares_matmul(self.V, F).T.reshape(*filters.shape[:-1], -1)
 
     def _in_basis(self, coordinates: Any) -> Any:
         """V @ coordinates for coordinates (..., k, p), one product for all."""
