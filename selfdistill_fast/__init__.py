@@ -20,7 +20,7 @@ from selfdistill_fast.alpha import (
     optimal_alpha,
     weights_to_alphas,
 )
-from selfdistill_fast.distill import DistillationPath, distill, load
+from selfdistill_fast.distill import DistillationPath, constrained_path, distill, load
 from selfdistill_fast.filters import limit_shrinkage, shrinkage_path
 from selfdistill_fast.gram import gram, gram_matmul, gram_sweep
 from selfdistill_fast.kernels import NTK, RBF, Kernel, Laplacian, Linear, Matern, Polynomial
@@ -37,8 +37,10 @@ __all__ = [
     "Matern",
     "Polynomial",
     "SelfDistilledKernelRidge",
+    "SelfDistilledKernelRidgeCV",
     "Spectrum",
     "alphas_to_weights",
+    "constrained_path",
     "distill",
     "gram",
     "gram_matmul",
@@ -58,6 +60,7 @@ __all__ = [
 #: names that need more than NumPy and SciPy, imported when they are first used
 _LAZY = {
     "SelfDistilledKernelRidge": "selfdistill_fast.estimator",
+    "SelfDistilledKernelRidgeCV": "selfdistill_fast.estimator",
     "show_config": "selfdistill_fast.config",
 }
 

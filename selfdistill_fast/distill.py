@@ -12,7 +12,9 @@ import json
 import math
 import os
 import tempfile
+import warnings
 import zipfile
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ import numpy as np
 from selfdistill_fast.alpha import (
     check_alphas,
     greedy_alphas,
+    joint_report,
     joint_weights,
+    mixture_losses,
     step_weights,
     weights_to_alphas,
 )
@@ -30,7 +34,7 @@ from selfdistill_fast.backend import get_backend
 from selfdistill_fast.filters import check_limit
 from selfdistill_fast.gram import check_memory
 from selfdistill_fast.kernels import Kernel, kernel_from_dict
-from selfdistill_fast.loo import loo_columns, mix
+from selfdistill_fast.loo import fold_columns, loo_columns, mix
 from selfdistill_fast.spectrum import (
     Spectrum,
     check_lam,
@@ -42,7 +46,15 @@ from selfdistill_fast.spectrum import (
     evaluate,
 )
 
-__all__ = ["DistillationPath", "distill", "load"]
+__all__ = [
+    "ConstrainedPath",
+    "DistillationPath",
+    "constrained_path",
+    "distill",
+    "gcv_alphas",
+    "load",
+    "score_grid",
+]
 
 _FORMAT = "selfdistill_fast.DistillationPath"
 _VERSION = 1
@@ -68,6 +80,12 @@ class DistillationPath:
     shrinkage : ndarray of shape (T, k) or (T, k, p)
         diag B^(τ): the filter of each step on the eigenvalues.
     n_steps : int
+    selection : dict or None
+        What chose the α's of "optimal" and "joint": ``on`` ("leave-one-out" or
+        "validation"), its ``mse`` (T,) at every step, and ``best_step``: a greedy chain can
+        get worse with more steps. For "joint" also what
+        :func:`~selfdistill_fast.alpha.joint_report` says; ``mse[τ − 1]`` is then that of the
+        best weights of τ steps.
     metadata : dict
         What :meth:`save` was given; JSON values.
     """
@@ -87,11 +105,12 @@ class DistillationPath:
         limit: tuple[Any, Any] | str,
         one_target: bool,
         backend: Any,
+        selection: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self.kernel, self.lam, self.lam_steps, self.alphas = kernel, lam, lam_steps, alphas
         self.step_weights, self.shrinkage = step_weights, shrinkage
-        self.metadata = dict(metadata or {})
+        self.selection, self.metadata = selection, dict(metadata or {})
         self._X, self._duals, self._constants = X, duals, constants
         self._limit, self._one_target, self._backend = limit, one_target, backend
 
@@ -229,6 +248,7 @@ class DistillationPath:
             "lam_steps": None if self.lam_steps is None else self.lam_steps.tolist(),
             "one_target": self._one_target,
             "limit": self._limit if isinstance(self._limit, str) else None,
+            "selection": _listed(self.selection),
             "metadata": self.metadata if metadata is None else metadata,
         }
         try:
@@ -363,8 +383,33 @@ class DistillationPath:
             limit=limit,
             one_target=bool(header["one_target"]),
             backend=be,
+            selection=_arrays(header["selection"]),
             metadata=header["metadata"],
         )
+
+
+def _listed(selection: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Arrays as lists, infinite condition numbers as None: strict JSON."""
+    if selection is None:
+        return None
+    return {
+        name: [x if math.isfinite(x) else None for x in value.tolist()]
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in selection.items()
+    }
+
+
+def _arrays(selection: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The reverse of :func:`_listed`."""
+    if selection is None:
+        return None
+    return {
+        name: np.array([math.inf if x is None else x for x in value])
+        if isinstance(value, list)
+        else value
+        for name, value in selection.items()
+    }
 
 
 class _Refused(Exception):
@@ -385,7 +430,7 @@ def load(path: Any, *, backend: Any = None) -> DistillationPath:
 
 def distill(
     spectrum: Spectrum,
-    lam: float,
+    lam: float | None,
     alpha: Any,
     n_steps: int,
     *,
@@ -445,8 +490,6 @@ def distill(
     >>> path.alphas.shape, path.predict(x[:3, None]).shape
     ((2,), (3,))
     """
-    be = spectrum.backend
-    xp = be.xp
     n_steps = check_n_steps(n_steps)
     scheduled = lam_steps is not None
     if scheduled:
@@ -455,7 +498,7 @@ def distill(
         lam = float(check_lam(lam, batch=False))
     columns = n_steps**2 if scheduled else n_steps
     check_memory(
-        be,
+        spectrum.backend,
         2 * (n_steps * spectrum.n + columns * spectrum.k) * spectrum.p * spectrum.dtype.itemsize,
         f"the coefficients of {n_steps} steps and {spectrum.p} target(s)",
         cure="use fewer steps (step=inf needs none), or fewer targets at a time",
@@ -470,10 +513,10 @@ def distill(
         raise ValueError("X_val and y_val go together: give both or neither")
     if sample_weight_val is not None and X_val is None:
         raise ValueError("sample_weight_val weighs X_val and y_val, which are missing")
-    pure = spectrum.pure_steps(lam, n_steps, lam_steps)
-
+    selection = None
     if chosen:
-        y, F, w = _columns(spectrum, lam, lam_steps, pure, X_val, y_val, sample_weight_val)
+        pure = None if X_val is None else spectrum.pure_steps(lam, n_steps, lam_steps)
+        y, F, w = _columns(spectrum, lam, n_steps, lam_steps, pure, X_val, y_val, sample_weight_val)
         options = {"sample_weight": w, "clip": clip, "per_target": per_target}
         if n_steps == 1:
             C, alphas = np.ones((1, 1)), np.array([np.nan])
@@ -482,11 +525,38 @@ def distill(
             C = step_weights(alphas)
         else:
             C, alphas = _joint(joint_weights(y, F[-1] if scheduled else F, **options))
+        selection = _selection(alpha, y, F, C, options, scheduled)
+        selection["on"] = "leave-one-out" if X_val is None else "validation"
     else:
         alphas = check_alphas(alpha, n_steps, spectrum.p)
         C = step_weights(alphas)
 
+    return assemble(
+        spectrum,
+        lam,
+        C,
+        alphas,
+        lam_steps=lam_steps,
+        limit=limit_of(spectrum, lam, alpha, alphas),
+        selection=selection,
+    )
+
+
+def assemble(
+    spectrum: Spectrum,
+    lam: float | None,
+    C: np.ndarray,
+    alphas: np.ndarray,
+    *,
+    limit: Any,
+    lam_steps: Any = None,
+    selection: dict[str, Any] | None = None,
+) -> DistillationPath:
+    """The path whose steps mix the pure steps with the weights C, (T, T) or (T, T, p)."""
+    xp = spectrum.backend.xp
+    n_steps, scheduled = len(C), lam_steps is not None
     native_C = xp.asarray(C)
+    pure = spectrum.pure_steps(lam, n_steps, lam_steps)
     coordinates = mix(native_C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
     powers = (spectrum.d * spectrum.pure_filters(lam, n_steps, lam_steps))[..., None]
     powers = xp.repeat(powers, C.shape[-1], -1) if C.ndim == 3 else powers
@@ -501,15 +571,39 @@ def distill(
         shrinkage=(shrinkage if C.ndim == 3 else shrinkage[..., 0]).astype(spectrum.dtype),
         duals=spectrum.dual(coordinates),
         constants=spectrum.constant(coordinates),
-        limit=_limit(spectrum, lam, alpha, alphas),
+        limit=limit,
         one_target=spectrum.one_target,
-        backend=be,
+        backend=spectrum.backend,
+        selection=selection,
     )
+
+
+def _selection(
+    alpha: str, y: Any, F: Any, C: np.ndarray, options: dict[str, Any], scheduled: bool
+) -> dict[str, Any]:
+    """How well the chosen α's do on the data that chose them, see ``DistillationPath``."""
+    T = len(C)
+    if alpha == "joint" and T > 1:
+        report = joint_report(y, F[-1] if scheduled else F, **options)
+        if report["useful_steps"] < T:
+            warnings.warn(
+                f"joint weights of {T} steps: beyond step count {report['useful_steps']} the gain "
+                "is within two standard errors of zero (condition number "
+                f"{report['condition'][-1]:.2g}); see path.selection",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return {**report, "best_step": int(np.argmin(report["mse"])) + 1}
+    w = options["sample_weight"]
+    losses = [mixture_losses(y, F[t] if scheduled else F, C[t : t + 1], w)[0] for t in range(T)]
+    mse = np.mean(losses, axis=1)
+    return {"mse": mse, "best_step": int(np.argmin(mse)) + 1}
 
 
 def _columns(
     spectrum: Spectrum,
-    lam: float | None,
+    lam: Any,
+    n_steps: int,
     lam_steps: Any,
     pure: Any,
     X_val: Any,
@@ -523,7 +617,7 @@ def _columns(
     be = spectrum.backend
     if X_val is None:
         w = spectrum.sample_weight
-        F = loo_columns(spectrum, lam, pure.shape[-3], lam_steps)
+        F = loo_columns(spectrum, lam, n_steps, lam_steps)
         return spectrum.kept(spectrum.Y), F, None if w is None else spectrum.kept(w)
     X_val = spectrum.check_new(X_val, "X_val")
     if X_val.shape[0] == 0:
@@ -549,7 +643,7 @@ def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return C, alphas
 
 
-def _limit(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarray) -> Any:
+def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarray) -> Any:
     """Dual coefficients and constant of the limit, or why there is none."""
     if lam is None:
         return "a limit exists only for one ridge; this path has one for each step"
@@ -568,3 +662,225 @@ def _limit(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarray
         return str(error)
     coordinates = spectrum.limit(lam, constant)
     return spectrum.dual(coordinates), spectrum.constant(coordinates)
+
+
+def score_grid(
+    spectrum: Spectrum,
+    lams: Any,
+    alpha: Any,
+    n_steps: int,
+    *,
+    folds: Any = None,
+    X_val: Any = None,
+    y_val: Any = None,
+    sample_weight_val: Any = None,
+    clip: bool = False,
+    per_target: bool = False,
+) -> dict[str, Any]:
+    """Held-out error of every ridge and step of one kernel, from one factorisation.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+    lams : array_like of shape (L,)
+        Ridges: a batch, never a schedule.
+    alpha : float, sequence of T − 1, "optimal" or "joint"
+        "optimal" and "joint" are chosen for each λ on the same held-out predictions that are
+        scored; "joint" for each number of steps separately.
+    n_steps : int T
+    folds : list of index arrays, optional
+        From :func:`~selfdistill_fast.loo.check_folds`; default leave-one-out.
+    X_val, y_val, sample_weight_val : optional
+        A validation set to score on instead.
+    clip, per_target : bool
+
+    Returns
+    -------
+    scores : dict
+        ``mse`` (L, T); ``se`` (L, T), the standard error of the mean over rows; ``weights``
+        (L, T, T[, p]), step weights of each; ``alphas`` (L, T[, p]), NaN for "joint".
+    """
+    lams = np.atleast_1d(check_lam(lams, batch=True))
+    n_steps = check_n_steps(n_steps)
+    if folds is not None and X_val is None:
+        F, y = fold_columns(spectrum, lams, n_steps, folds), spectrum.Y
+        w = spectrum.sample_weight
+    else:
+        pure = None if X_val is None else spectrum.pure_steps(lams, n_steps)
+        y, F, w = _columns(spectrum, lams, n_steps, None, pure, X_val, y_val, sample_weight_val)
+    options: dict[str, Any] = {"sample_weight": w, "clip": clip, "per_target": per_target}
+    scores: dict[str, list[Any]] = {"mse": [], "se": [], "weights": [], "alphas": []}
+    for columns in F:
+        if not isinstance(alpha, str):
+            alphas = check_alphas(alpha, n_steps, spectrum.p)
+            C = step_weights(alphas)
+        elif alpha == "optimal":
+            alphas = greedy_alphas(y, columns, **options)
+            C = step_weights(alphas)
+        elif alpha == "joint":
+            best = [joint_weights(y, columns[:t], **options) for t in range(1, n_steps + 1)]
+            C = np.zeros((n_steps, *best[-1].shape))
+            for t, c in enumerate(best):
+                C[t, : t + 1] = c
+            alphas = np.full(best[-1].shape, np.nan)
+        else:
+            raise ValueError(
+                f"alpha must be a number, a sequence, 'optimal' or 'joint'; got {alpha!r}"
+            )
+        losses = mixture_losses(y, columns, C, w)
+        scores["mse"].append(losses.mean(1))
+        scores["se"].append(losses.std(1) / math.sqrt(losses.shape[1]))
+        scores["weights"].append(C)
+        scores["alphas"].append(alphas)
+    return {name: np.stack(value) for name, value in scores.items()}
+
+
+def gcv_alphas(
+    spectrum: Spectrum, lam: float, n_steps: int, *, clip: bool = False, per_target: bool = False
+) -> np.ndarray:
+    """Greedy α's by generalised cross-validation instead of exact leave-one-out.
+
+    Every diagonal in the leave-one-out recursion is replaced by its mean, which for one
+    step is the usual GCV residual (y − ŷ)_i / (1 − tr A / n). One shot, and cheaper by the
+    product with V∘V, but not exact; for comparison with alpha="optimal".
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+    lam : float
+        The ridge λ.
+    n_steps : int T
+    clip, per_target : bool
+
+    Returns
+    -------
+    alphas : ndarray of shape (T,) or (T, p)
+        To be given to :func:`distill` as ``alpha``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, spectrum
+    >>> x = np.linspace(0, 1, 20)
+    >>> gcv_alphas(spectrum(x[:, None], np.sin(6 * x), RBF(10.0)), 0.1, 3).shape
+    (3,)
+    """
+    lam = float(check_lam(lam, batch=False))
+    F = loo_columns(spectrum, lam, check_n_steps(n_steps), average=True)
+    w = spectrum.sample_weight
+    return greedy_alphas(
+        spectrum.kept(spectrum.Y),
+        F,
+        sample_weight=None if w is None else spectrum.kept(w),
+        clip=clip,
+        per_target=per_target,
+    )
+
+
+@dataclass(frozen=True)
+class ConstrainedPath:
+    """What :func:`constrained_path` returns.
+
+    Attributes
+    ----------
+    path : DistillationPath
+        The chain up to the last step before the collapse; α = 0, its own λ in each step.
+    lam_steps : ndarray of shape (T,)
+        λ of each step, from the constraint.
+    norms : ndarray of shape (T + 1,)
+        Root mean square of the targets of the steps 1..T, and of the last step's predictions.
+    tol : float
+    collapsed : bool
+        Whether the next step is the zero function, which meets the constraint.
+    """
+
+    path: DistillationPath
+    lam_steps: np.ndarray
+    norms: np.ndarray
+    tol: float
+    collapsed: bool
+
+
+def constrained_path(spectrum: Spectrum, tol: float, *, max_steps: int = 50) -> ConstrainedPath:
+    """Self-distillation as Mobahi et al. (2020) set it up: α = 0 and a constraint.
+
+    Each step is the function of smallest norm whose mean squared error on the *previous
+    step's* predictions is at most ``tol``: a kernel ridge regression whose λ_t solves
+
+        (1/n) Σ_k (λ_t / (d_k + λ_t))² z_k² = tol,    z ← d/(d + λ_t) z.
+
+    The targets shrink with every step, so λ_t grows until the zero function meets the
+    constraint: the chain collapses after finitely many steps. (With a fixed λ and α = 0,
+    the setting of Borup & Andersen, it goes to zero only in the limit, and for α > 0 not at
+    all.)
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        With eigenvalues; weights and an intercept are respected (errors are weighted, and
+        an intercept is not shrunk).
+    tol : float > 0
+        Mean squared training error of a step, over rows and targets.
+    max_steps : int
+        Stop there if nothing has collapsed.
+
+    Returns
+    -------
+    ConstrainedPath
+
+    Raises
+    ------
+    ValueError
+        tol is not positive; it is met by the zero function at once; or no function meets it
+        because rows coincide whose targets differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, constrained_path, spectrum
+    >>> x = np.linspace(0, 1, 20); y = np.sin(6 * x)
+    >>> chain = constrained_path(spectrum(x[:, None], y, RBF(10.0)), tol=0.05)
+    >>> chain.collapsed, bool((np.diff(chain.lam_steps) > 0).all())
+    (True, True)
+    """
+    from scipy.optimize import brentq
+
+    if not isinstance(tol, (int, float)) or isinstance(tol, bool) or not 0 < tol < math.inf:
+        raise ValueError(f"tol must be a positive number, got {tol!r}")
+    max_steps = check_n_steps(max_steps, "max_steps")
+    be = spectrum.backend
+    d = be.to_numpy(spectrum.d).astype(np.float64)
+    w = spectrum.sample_weight
+    total = (spectrum.n if w is None else float(w.sum())) * spectrum.p
+    energy = np.square(be.to_numpy(spectrum.z).astype(np.float64)).sum(1) / total
+    if energy.sum() <= tol:
+        raise ValueError(
+            f"tol={tol:g} is met by the zero function at once (the mean square of the targets is "
+            f"{energy.sum():g}); use a smaller tol"
+        )
+    unreachable = energy[d <= spectrum.k * np.finfo(np.float64).eps * d.max(initial=0.0)].sum()
+    if unreachable >= tol:
+        raise ValueError(
+            f"no function has training error tol={tol:g}: {unreachable:g} of the targets' mean "
+            "square lies where the kernel matrix is singular; use a larger tol"
+        )
+    lams: list[float] = []
+    norms = [math.sqrt(energy.sum())]
+
+    def excess(log_lam: float, energy: np.ndarray) -> float:
+        lam = math.exp(log_lam)
+        return float((np.square(lam / (d + lam)) * energy).sum()) - tol
+
+    largest = math.log(d.max())
+    while len(lams) < max_steps and energy.sum() > tol:
+        low, high = largest - 40.0, largest + 1.0
+        while excess(low, energy) > 0:
+            low -= 40.0
+        while excess(high, energy) < 0:
+            high += 10.0
+        lams.append(math.exp(brentq(excess, low, high, args=(energy,), xtol=1e-14, rtol=1e-14)))
+        energy = energy * np.square(d / (d + lams[-1]))
+        norms.append(math.sqrt(energy.sum()))
+    lam_steps = np.array(lams)
+    path = distill(spectrum, None, 0.0, len(lams), lam_steps=lam_steps)
+    return ConstrainedPath(path, lam_steps, np.array(norms), float(tol), bool(energy.sum() <= tol))

@@ -25,6 +25,7 @@ leaves row i out of the last step only.)
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -95,12 +96,21 @@ def _by_last_step(chains: list[Any], xp: Any) -> Any:
     return columns
 
 
-def loo_columns(spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+def loo_columns(
+    spectrum: Spectrum,
+    lam: Any,
+    n_steps: int,
+    lam_steps: Any = None,
+    *,
+    average: bool = False,
+) -> Any:
     """Leave-one-out predictions of the pure chain, for the kept rows (n of them).
 
     G_1..G_T as (T, n, p), or (L, T, n, p) for a batch of λ. With ``lam_steps`` (T, T, n, p):
     row τ − 1 holds the columns of a chain that ends with step τ. Predictions are without
     the mean ``y_mean`` that an intercept adds to the centred targets ``spectrum.Y``.
+    ``average`` puts the mean of each diagonal in its place: generalised cross-validation,
+    which is invariant to rotations of the data, and not exact.
     """
     xp = spectrum.backend.xp
     y = spectrum.kept(spectrum.Y)
@@ -112,6 +122,9 @@ def loo_columns(spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: Any = Non
     filters = spectrum.residual_filters(lam, n_steps, lam_steps)
     E = spectrum.applied(filters)
     Q = spectrum.diagonals(filters)[..., None]
+    if average:
+        Q = Q.mean(-2, keepdims=True)
+    spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
     if lam_steps is None:
 
         def window(s: int, j: int) -> Any:
@@ -150,6 +163,7 @@ def fold_columns(
         return xp.stack([fold_columns(spectrum, one, n_steps, folds) for one in lam])
     is_kept = xp.ones(spectrum.n, bool) if spectrum.rows is None else spectrum.sample_weight > 0
     position = xp.cumsum(is_kept) - 1  # of a training row among the kept ones
+    spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
     y = spectrum.kept(spectrum.Y)
     root = xp.ones(len(y)) if spectrum.sample_weight is None else None
     if root is None:
@@ -206,26 +220,34 @@ def check_folds(folds: Any, n: int) -> list[np.ndarray]:
     """Folds as index arrays that hold every row once; ValueError or TypeError otherwise.
 
     ``folds``: a number k of contiguous folds (scikit-learn's ``KFold(k)``), an array of n
-    group labels, or a scikit-learn splitter whose test sets hold every row once.
+    group labels, a scikit-learn splitter, or its list of (train, test) index pairs, where
+    the training set of each fold must be all the other rows.
     """
     from sklearn.model_selection import KFold
 
     if isinstance(folds, (bool, np.bool_, str)):
         raise TypeError(f"folds must be a number, group labels or a splitter, got {folds!r}")
-    if np.ndim(folds) == 0 and not hasattr(folds, "split"):
-        folds = KFold(check_n_steps(folds, "folds"))
+    if isinstance(folds, numbers.Real):
+        k = check_n_steps(folds, "folds")
+        if not 2 <= k <= n:
+            raise ValueError(f"folds must be between 2 and the number of rows ({n}), got {k}")
+        folds = KFold(k)
     if hasattr(folds, "split"):
-        if folds.get_n_splits() > n:
-            raise ValueError(f"{folds.get_n_splits()} folds need at least as many rows, got {n}")
-        parts = [np.asarray(test) for _, test in folds.split(np.zeros((n, 1)))]
+        folds = list(folds.split(np.zeros((n, 1))))
+    every = np.arange(n)
+    if isinstance(folds, (list, tuple)) and len(folds) and isinstance(folds[0], (list, tuple)):
+        parts = [np.asarray(test) for _, test in folds]
+        for train, test in folds:
+            if not np.array_equal(np.union1d(train, test), every):
+                raise ValueError("every fold must be trained on all the other rows")
     else:
         labels = np.asarray(folds)
         if labels.shape != (n,):
             raise ValueError(f"group labels must have shape ({n},), got {labels.shape}")
         _, group = np.unique(labels, return_inverse=True)
         parts = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
-    if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(n)):
-        raise ValueError("every row must be in exactly one fold: the splitter's test sets overlap")
+    if not np.array_equal(np.sort(np.concatenate(parts)), every):
+        raise ValueError("every row must be in exactly one fold: the test sets overlap")
     return parts
 
 
@@ -252,9 +274,7 @@ def mixed_held_out(
             dropped = xp.nonzero(spectrum.sample_weight == 0)[0]
             pure = spectrum.pure_steps(lam, T, lam_steps)
             pure = mix(C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
-            F = spectrum.evaluate(
-                spectrum.select(dropped), pure.reshape(-1, *pure.shape[-2:])
-            )
+            F = spectrum.evaluate(spectrum.select(dropped), pure.reshape(-1, *pure.shape[-2:]))
             G[..., dropped, :] = F.reshape(*G.shape[:-2], len(dropped), spectrum.p)
     G = G.astype(spectrum.dtype)
     return G[..., 0] if spectrum.one_target else G

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,10 @@ class Spectrum:
         """Coordinates of the pure steps, (T, k, p); with lam (L,) a leading L."""
         raise NotImplementedError
 
+    def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Filters of the pure steps on the eigenvalues, (T, k); with lam (L,) a leading L."""
+        raise NotImplementedError
+
     def limit(self, lam: float, alpha: float) -> Any:
         """Coordinates (k, p) of infinitely many steps with one α, eq. (17)."""
         raise NotImplementedError
@@ -157,6 +162,20 @@ class Spectrum:
             self.dual(coordinates),
             self.constant(coordinates),
         )
+
+    def warn_without_digits(self, lam: Any) -> None:
+        """RuntimeWarning where λ is below round-off of the largest eigenvalue."""
+        if self.k == 0:
+            return
+        largest, smallest = float(self.d[-1]), float(np.min(lam))
+        if smallest < float(np.finfo(self.dtype).eps) * largest:
+            warnings.warn(
+                f"lam={smallest:g} is below the round-off of the largest eigenvalue {largest:g} in "
+                f"{self.dtype}: held-out predictions may have no correct digit; use a larger lam"
+                + (" or float64" if self.dtype == np.float32 else ""),
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def check_new(self, X_new: Any, name: str = "X") -> Any:
         """New points as a native array with the right number of columns."""

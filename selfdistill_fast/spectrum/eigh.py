@@ -47,7 +47,7 @@ class EighSpectrum(Spectrum):
         self.sample_weight = w
         self.rows = None if w is None or bool((w > 0).all()) else xp.nonzero(w > 0)[0]
         # a precomputed K is not kept, but for what it says of the rows of weight 0
-        self._K_dropped = X[w == 0] if precomputed and self.rows is not None else None
+        self._K_dropped: Any = X[w == 0] if precomputed and self.rows is not None else None
         n = self.n if self.rows is None else len(self.rows)
         _check_fits(be, n, X.dtype, max_memory)
 
