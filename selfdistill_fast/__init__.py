@@ -20,7 +20,8 @@ from selfdistill_fast.alpha import (
     optimal_alpha,
     weights_to_alphas,
 )
-from selfdistill_fast.distill import DistillationPath, constrained_path, distill, load
+from selfdistill_fast.constrained import constrained_path
+from selfdistill_fast.distill import DistillationPath, distill, load
 from selfdistill_fast.filters import limit_shrinkage, shrinkage_path
 from selfdistill_fast.gram import gram, gram_matmul, gram_sweep
 from selfdistill_fast.kernels import NTK, RBF, Kernel, Laplacian, Linear, Matern, Polynomial

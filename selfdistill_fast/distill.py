@@ -14,7 +14,6 @@ import os
 import tempfile
 import warnings
 import zipfile
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,9 @@ from selfdistill_fast.alpha import (
     weights_to_alphas,
 )
 from selfdistill_fast.backend import get_backend
-from selfdistill_fast.filters import check_limit
 from selfdistill_fast.gram import check_memory
 from selfdistill_fast.kernels import Kernel, kernel_from_dict
-from selfdistill_fast.loo import fold_columns, loo_columns, mix
+from selfdistill_fast.loo import fold_columns, loo_columns
 from selfdistill_fast.spectrum import (
     Spectrum,
     check_lam,
@@ -44,12 +42,11 @@ from selfdistill_fast.spectrum import (
     check_sample_weight,
     check_targets,
     evaluate,
+    mix,
 )
 
 __all__ = [
-    "ConstrainedPath",
     "DistillationPath",
-    "constrained_path",
     "distill",
     "gcv_alphas",
     "load",
@@ -78,7 +75,8 @@ class DistillationPath:
     step_weights : ndarray of shape (T, T) or (T, T, p)
         The same for every step, in rows.
     shrinkage : ndarray of shape (T, k) or (T, k, p)
-        diag B^(τ): the filter of each step on the eigenvalues.
+        diag B^(τ): the filter of each step on the eigenvalues. A ValueError where the solver
+        has no eigenvalues.
     n_steps : int
     selection : dict or None
         What chose the α's of "optimal" and "joint": ``on`` ("leave-one-out" or
@@ -109,7 +107,7 @@ class DistillationPath:
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self.kernel, self.lam, self.lam_steps, self.alphas = kernel, lam, lam_steps, alphas
-        self.step_weights, self.shrinkage = step_weights, shrinkage
+        self.step_weights, self._shrinkage = step_weights, shrinkage
         self.selection, self.metadata = selection, dict(metadata or {})
         self._X, self._duals, self._constants = X, duals, constants
         self._limit, self._one_target, self._backend = limit, one_target, backend
@@ -123,6 +121,16 @@ class DistillationPath:
     def weights(self) -> np.ndarray:
         """Weights c of the pure steps in the last step."""
         return self.step_weights[-1]
+
+    @property
+    def shrinkage(self) -> Any:
+        """diag B^(τ) of each step, (T, k) or (T, k, p)."""
+        if self._shrinkage is None:
+            raise ValueError(
+                "shrinkage is not available: solver='cholesky' has no eigenvalues; "
+                "use spectrum(..., solver='eigh')"
+            )
+        return self._shrinkage
 
     @property
     def n_features_in(self) -> int:
@@ -258,10 +266,11 @@ class DistillationPath:
         arrays = {
             "alphas": self.alphas,
             "step_weights": self.step_weights,
-            "shrinkage": self.shrinkage,
             "duals": self._duals,
             "constants": self._constants,
         }
+        if self._shrinkage is not None:
+            arrays["shrinkage"] = self._shrinkage
         if self._X is not None:
             arrays["X"] = self._X
         if not isinstance(self._limit, str):
@@ -347,9 +356,10 @@ class DistillationPath:
             "alphas": (T, *targets),
             "step_weights": (T, T, *targets),
             "constants": (T, p),
-            "shrinkage": (T, shapes["shrinkage"][1], *targets),
             "duals": (T, n, p),
         }
+        if "shrinkage" in arrays:
+            expected["shrinkage"] = (T, shapes["shrinkage"][1], *targets)
         if "X" in arrays:
             expected["X"] = (n, shapes["X"][1])
         if header["limit"] is None:
@@ -377,7 +387,7 @@ class DistillationPath:
             lam_steps=None if header["lam_steps"] is None else np.array(header["lam_steps"]),
             step_weights=arrays["step_weights"],
             alphas=arrays["alphas"],
-            shrinkage=native["shrinkage"],
+            shrinkage=native.get("shrinkage"),
             duals=native["duals"],
             constants=native["constants"],
             limit=limit,
@@ -558,9 +568,6 @@ def assemble(
     native_C = xp.asarray(C)
     pure = spectrum.pure_steps(lam, n_steps, lam_steps)
     coordinates = mix(native_C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
-    powers = (spectrum.d * spectrum.pure_filters(lam, n_steps, lam_steps))[..., None]
-    powers = xp.repeat(powers, C.shape[-1], -1) if C.ndim == 3 else powers
-    shrinkage = mix(native_C, powers, xp, scheduled=scheduled)
     return DistillationPath(
         kernel=spectrum.kernel,
         X=spectrum.X,
@@ -568,7 +575,7 @@ def assemble(
         lam_steps=lam_steps,
         step_weights=C,
         alphas=alphas,
-        shrinkage=(shrinkage if C.ndim == 3 else shrinkage[..., 0]).astype(spectrum.dtype),
+        shrinkage=spectrum.shrinkage(native_C, lam, lam_steps),
         duals=spectrum.dual(coordinates),
         constants=spectrum.constant(coordinates),
         limit=limit,
@@ -657,10 +664,9 @@ def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarr
     if constant is None:
         return "a limit exists only for one constant alpha; this path has different ones"
     try:
-        check_limit(spectrum.d.astype("float64"), lam, constant)
+        coordinates = spectrum.limit(lam, constant)
     except ValueError as error:
         return str(error)
-    coordinates = spectrum.limit(lam, constant)
     return spectrum.dual(coordinates), spectrum.constant(coordinates)
 
 
@@ -775,112 +781,3 @@ def gcv_alphas(
         clip=clip,
         per_target=per_target,
     )
-
-
-@dataclass(frozen=True)
-class ConstrainedPath:
-    """What :func:`constrained_path` returns.
-
-    Attributes
-    ----------
-    path : DistillationPath
-        The chain up to the last step before the collapse; α = 0, its own λ in each step.
-    lam_steps : ndarray of shape (T,)
-        λ of each step, from the constraint.
-    norms : ndarray of shape (T + 1,)
-        Root mean square of the targets of the steps 1..T, and of the last step's predictions.
-    tol : float
-    collapsed : bool
-        Whether the next step is the zero function, which meets the constraint.
-    """
-
-    path: DistillationPath
-    lam_steps: np.ndarray
-    norms: np.ndarray
-    tol: float
-    collapsed: bool
-
-
-def constrained_path(spectrum: Spectrum, tol: float, *, max_steps: int = 50) -> ConstrainedPath:
-    """Self-distillation as Mobahi et al. (2020) set it up: α = 0 and a constraint.
-
-    Each step is the function of smallest norm whose mean squared error on the *previous
-    step's* predictions is at most ``tol``: a kernel ridge regression whose λ_t solves
-
-        (1/n) Σ_k (λ_t / (d_k + λ_t))² z_k² = tol,    z ← d/(d + λ_t) z.
-
-    The targets shrink with every step, so λ_t grows until the zero function meets the
-    constraint: the chain collapses after finitely many steps. (With a fixed λ and α = 0,
-    the setting of Borup & Andersen, it goes to zero only in the limit, and for α > 0 not at
-    all.)
-
-    Parameters
-    ----------
-    spectrum : Spectrum
-        With eigenvalues; weights and an intercept are respected (errors are weighted, and
-        an intercept is not shrunk).
-    tol : float > 0
-        Mean squared training error of a step, over rows and targets.
-    max_steps : int
-        Stop there if nothing has collapsed.
-
-    Returns
-    -------
-    ConstrainedPath
-
-    Raises
-    ------
-    ValueError
-        tol is not positive; it is met by the zero function at once; or no function meets it
-        because rows coincide whose targets differ.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from selfdistill_fast import RBF, constrained_path, spectrum
-    >>> x = np.linspace(0, 1, 20); y = np.sin(6 * x)
-    >>> chain = constrained_path(spectrum(x[:, None], y, RBF(10.0)), tol=0.05)
-    >>> chain.collapsed, bool((np.diff(chain.lam_steps) > 0).all())
-    (True, True)
-    """
-    from scipy.optimize import brentq
-
-    if not isinstance(tol, (int, float)) or isinstance(tol, bool) or not 0 < tol < math.inf:
-        raise ValueError(f"tol must be a positive number, got {tol!r}")
-    max_steps = check_n_steps(max_steps, "max_steps")
-    be = spectrum.backend
-    d = be.to_numpy(spectrum.d).astype(np.float64)
-    w = spectrum.sample_weight
-    total = (spectrum.n if w is None else float(w.sum())) * spectrum.p
-    energy = np.square(be.to_numpy(spectrum.z).astype(np.float64)).sum(1) / total
-    if energy.sum() <= tol:
-        raise ValueError(
-            f"tol={tol:g} is met by the zero function at once (the mean square of the targets is "
-            f"{energy.sum():g}); use a smaller tol"
-        )
-    unreachable = energy[d <= spectrum.k * np.finfo(np.float64).eps * d.max(initial=0.0)].sum()
-    if unreachable >= tol:
-        raise ValueError(
-            f"no function has training error tol={tol:g}: {unreachable:g} of the targets' mean "
-            "square lies where the kernel matrix is singular; use a larger tol"
-        )
-    lams: list[float] = []
-    norms = [math.sqrt(energy.sum())]
-
-    def excess(log_lam: float, energy: np.ndarray) -> float:
-        lam = math.exp(log_lam)
-        return float((np.square(lam / (d + lam)) * energy).sum()) - tol
-
-    largest = math.log(d.max())
-    while len(lams) < max_steps and energy.sum() > tol:
-        low, high = largest - 40.0, largest + 1.0
-        while excess(low, energy) > 0:
-            low -= 40.0
-        while excess(high, energy) < 0:
-            high += 10.0
-        lams.append(math.exp(brentq(excess, low, high, args=(energy,), xtol=1e-14, rtol=1e-14)))
-        energy = energy * np.square(d / (d + lams[-1]))
-        norms.append(math.sqrt(energy.sum()))
-    lam_steps = np.array(lams)
-    path = distill(spectrum, None, 0.0, len(lams), lam_steps=lam_steps)
-    return ConstrainedPath(path, lam_steps, np.array(norms), float(tol), bool(energy.sum() <= tol))

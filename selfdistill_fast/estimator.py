@@ -23,6 +23,7 @@ from selfdistill_fast.distill import (
 from selfdistill_fast.kernels import Kernel, kernel_from_name
 from selfdistill_fast.loo import check_folds, mixed_held_out
 from selfdistill_fast.spectrum import Spectrum, check_lam, check_n_steps, spectrum
+from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
 
@@ -222,11 +223,14 @@ class SelfDistilledKernelRidge(_Distilled):
             length_scale=self.length_scale,
             nu=self.nu,
         )
+        solver = self.solver
+        if solver == "auto" and self.n_steps > MAX_LOO_STEPS:
+            solver = "eigh"  # leave-one-out of a longer chain needs eigenvectors
         fitted = spectrum(
             X,
             y,
             kernel,
-            solver=self.solver,
+            solver=solver,
             lam=lam,
             sample_weight=sample_weight,
             fit_intercept=self.fit_intercept,

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.alpha import check_alphas, step_weights
-from selfdistill_fast.spectrum import Spectrum, check_lam, check_lam_steps, check_n_steps
+from selfdistill_fast.spectrum import Spectrum, check_lam, check_lam_steps, check_n_steps, mix
 
 __all__ = [
     "check_folds",
@@ -40,24 +40,8 @@ __all__ = [
     "leave_fold_out",
     "leave_one_out",
     "loo_columns",
-    "mix",
     "mixed_held_out",
 ]
-
-
-def mix(C: Any, F: Any, xp: Any, *, scheduled: bool = False) -> Any:
-    """Σ_k C[τ, k] F[k] for every row of step weights.
-
-    C (T, T) or (T, T, p) with its own weights for each target; F (…, T, n, p) → (…, T, n, p).
-    ``scheduled``: F (T, T, n, p) has its own columns F[τ] for each step.
-    """
-    if scheduled:
-        return xp.stack([mix(C[t : t + 1], F[t], xp)[0] for t in range(len(C))])
-    if C.ndim == 2:
-        product = C @ F.reshape(*F.shape[:-2], -1)
-        return product.reshape(*product.shape[:-1], *F.shape[-2:])
-    product = xp.moveaxis(C, -1, 0) @ xp.moveaxis(F, -1, -3)
-    return xp.moveaxis(product, -3, -1)
 
 
 def _held_out(
@@ -171,6 +155,7 @@ def fold_columns(
     root = root.astype(spectrum.dtype)[:, None]
     filters = spectrum.residual_filters(lam, n_steps, lam_steps)
     pure = spectrum.pure_filters(lam, n_steps, lam_steps)
+    steps = spectrum.pure_steps(lam, n_steps, lam_steps)
     E = spectrum.applied(filters)
     starts = range(1 if lam_steps is None else n_steps)
     shape = (spectrum.n, spectrum.p)
@@ -207,7 +192,8 @@ def fold_columns(
             chains[start][:, fold[is_kept[fold]]] = G / root[rows]
             for j in range(start, n_steps if len(dropped) else 0):
                 # the model without the fold: that of all rows with targets t_S + δ
-                coordinates, mean = pure_window(start, j)[:, None] * spectrum.z, -spectrum.y_mean
+                coordinates = steps[j] if lam_steps is None else steps[j, j - start]
+                mean = -spectrum.y_mean
                 for s, delta in enumerate(deltas[: j - start + 1], start):
                     added, shift = spectrum.impulse(pure_window(s, j), rows, delta)
                     coordinates, mean = coordinates + added, mean + shift
