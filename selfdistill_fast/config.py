@@ -84,6 +84,12 @@ class Config(dict[str, Any]):
     """The report of :func:`show_config`: a plain dictionary that prints itself."""
 
     def __str__(self) -> str:
+        return "\n\n".join([self.table(), *(f"warning: {text}" for text in self["warnings"])])
+
+    __repr__ = __str__
+
+    def table(self) -> str:
+        """The report without its warnings, one line per item."""
         isa, cpu, gpu = self["isa"], self["cpu"], self["gpu"]
         rows: list[tuple[str, str]] = [
             ("selfdistill_fast", self["version"]),
@@ -114,12 +120,7 @@ class Config(dict[str, Any]):
         ]
         rows.append(("", ""))
         rows += list(self["versions"].items())
-        text = "\n".join(f"{name:<20} {value}".rstrip() for name, value in rows)
-        for warning in self["warnings"]:
-            text += f"\n\nwarning: {warning}"
-        return text
-
-    __repr__ = __str__
+        return "\n".join(f"{name:<20} {value}".rstrip() for name, value in rows)
 
 
 def show_config() -> Config:

@@ -24,6 +24,7 @@ import numpy as np
 
 __all__ = [
     "figure_errors",
+    "figure_format",
     "figure_ratios",
     "figure_shrinkage",
     "figure_solutions",
@@ -300,13 +301,20 @@ def save_figure(figure: Any, path: str | Path, *, dpi: int = 160) -> Path:
     """
     matplotlib = _matplotlib()
     path = Path(path)
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"cannot tell a figure format from {path.name!r}; use .png, .svg or .pdf")
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(figure_format(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
     with matplotlib.rc_context({"svg.hashsalt": "selfdistill_fast"}):
         figure.savefig(path, dpi=dpi, metadata=undated)
     return path
+
+
+def figure_format(path: str | Path) -> str:
+    """Format that the suffix of a path names: "png", "svg" or "pdf"; else ValueError."""
+    _matplotlib()
+    suffix = Path(path).suffix.lower().removeprefix(".")
+    if suffix not in ("png", "svg", "pdf"):
+        raise ValueError(f"cannot tell a figure format from {str(path)!r}; use .png, .svg or .pdf")
+    return suffix
 
 
 # ------------------------------------------------------------------ shared pieces
