@@ -605,7 +605,9 @@ def _print_fit(results: dict[str, Any], kernel: Any) -> None:
     console.print(table)
     console.print(f"\nRoot mean squared errors. Best step by leave-one-out: {best}.")
     if results["alpha"] == "joint":
-        console.print(f"joint is optimal at step {results['n_steps']}; the steps before only lead there.")
+        console.print(
+            f"joint is optimal at step {results['n_steps']}; the steps before only lead there."
+        )
 
 
 def _alpha(value: Any) -> str:
