@@ -396,13 +396,13 @@ def _limit(path: Any, grid: Any) -> Any:
 def _draw_alphas(ax: Any, alphas: np.ndarray) -> None:
     steps = np.arange(2, len(alphas) + 1)
     ax.axhline(0.0, color="#d4d4d4", lw=0.8, zorder=0)
-    ax.plot(steps, alphas[1:], "o-", color=VERMILION, lw=1.2, ms=3.6)
+    ax.plot(steps, alphas[1:], "o-", color="#404040", lw=1.2, ms=3.6)
     ax.margins(x=0.1, y=0.15)
     _integers(ax)
 
 
 def _alpha_inset(ax: Any, alphas: np.ndarray) -> None:
-    inset = ax.inset_axes((0.60, 0.68, 0.38, 0.28))
+    inset = ax.inset_axes((0.58, 0.76, 0.34, 0.23))
     _draw_alphas(inset, alphas)
     inset.set_xlabel("τ", fontsize=8.5, labelpad=1)
     inset.set_ylabel("α*", fontsize=8.5, labelpad=1)
