@@ -152,9 +152,9 @@ def _progress(text: str) -> Iterator[None]:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from selfdistill_fast.config import installed_version
 
-        print(version("selfdistill_fast"))
+        print(installed_version("selfdistill_fast") or "not installed")
         raise typer.Exit
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from selfdistill_fast.backend import host
 
-__all__ = ["Config", "show_config"]
+__all__ = ["Config", "installed_version", "show_config"]
 
 #: packages whose versions are reported where they are installed
 PACKAGES = (
@@ -147,7 +147,7 @@ def show_config() -> Config:
     cpu = _processor()
     blas = _blas()
     report = Config(
-        version=_version("selfdistill_fast") or "not installed",
+        version=installed_version("selfdistill_fast") or "not installed",
         isa=_own_isa(),
         cpu=cpu,
         blas=blas,
@@ -158,15 +158,16 @@ def show_config() -> Config:
         memory_available=host.available_memory(),
         gpu=_gpu(),
         versions={
-            "python": f"{platform.python_version()} ({sys.platform}, {platform.machine()})",
-            **{name: found for name in PACKAGES if (found := _version(name))},
+            "python": f"{platform.pythoninstalled_version()} ({sys.platform}, {platform.machine()})",
+            **{name: found for name in PACKAGES if (found := installed_version(name))},
         },
     )
     report["warnings"] = _warnings(report)
     return report
 
 
-def _version(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed distribution, or None."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

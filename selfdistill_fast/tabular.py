@@ -201,6 +201,9 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
                 break
     if header is None:
         header = any(not _is_number(cell) and cell.strip().lower() not in MISSING for cell in first)
+    # pandas 3.1 has one converter, which is exact; before, one had to ask for it
+    before_31 = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+    exact = {"float_precision": "round_trip"} if before_31 else {}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(
@@ -210,8 +213,8 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
             index_col=False,
             skipinitialspace=True,
             encoding="utf-8-sig",
-            float_precision="round_trip",
             low_memory=False,
+            **exact,
         )
     if header:
         frame.columns = [str(name).strip() for name in frame.columns]
