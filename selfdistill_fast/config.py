@@ -158,7 +158,7 @@ def show_config() -> Config:
         memory_available=host.available_memory(),
         gpu=_gpu(),
         versions={
-            "python": f"{platform.pythoninstalled_version()} ({sys.platform}, {platform.machine()})",
+            "python": f"{platform.python_version()} ({sys.platform}, {platform.machine()})",
             **{name: found for name in PACKAGES if (found := installed_version(name))},
         },
     )
