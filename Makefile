@@ -15,7 +15,9 @@ VENV_BENCH ?= .venv-bench
 ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+# as in an activated environment: without build isolation, meson and ninja are found on PATH
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+PIP := $(IN_VENV) $(BIN)/python -m pip --disable-pip-version-check
 BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options)
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
 DEMO := demo
@@ -30,19 +32,20 @@ help:  ## this list
 	@echo "  SDF_ISA=generic|avx2|avx512 forces the instruction set of the C loops."
 
 demo: $(if $(wildcard $(VENV)/.editable),$(VENV)/.editable,$(VENV)/.installed)  ## install and run the paper's example into demo/
-	$(BIN)/selfdistill-fast example --out $(DEMO)
+	@$(BIN)/selfdistill-fast example --out $(DEMO)
 
 test: $(VENV)/.editable  ## install for development and run all tests and doctests
-	$(BIN)/pytest $(ARGS)
+	@$(IN_VENV) $(BIN)/pytest $(ARGS)
 
 lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure $(ARGS)
+	@$(IN_VENV) $(BIN)/pre-commit run --all-files --show-diff-on-failure $(ARGS)
 
 bench: $(VENV_BENCH)/.installed  ## benchmarks and their peers against a normal install
 	$(VENV_BENCH)/bin/pytest bench -o testpaths=bench -o python_files='bench_*.py test_*.py' $(ARGS)
 
 build wheel: $(VENV)/.python  ## a wheel in dist/
-	$(PIP) wheel --no-deps --wheel-dir dist .
+	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 clean:  ## remove everything that the other targets made
 	rm -rf $(VENV) $(VENV_BENCH) $(DEMO) build dist .cache .benchmarks .hypothesis
@@ -72,22 +75,26 @@ $(VENV_BENCH)/.python:
 # a normal install copies the sources: it is out of date when any of them changes
 $(VENV)/.installed: $(SOURCES) | $(VENV)/.python
 	@rm -f $(VENV)/.editable $(VENV)/.dev
-	$(PIP) install --quiet '.[cli]'
+	@echo "installing into $(VENV)"
+	@$(PIP) install --quiet '.[cli]'
 	@touch $@
 
 $(VENV_BENCH)/.installed: $(SOURCES) | $(VENV_BENCH)/.python
-	$(VENV_BENCH)/bin/python -m pip --disable-pip-version-check install --quiet '.[bench]'
+	@echo "installing into $(VENV_BENCH), with the peers that we are measured against"
+	@$(VENV_BENCH)/bin/python -m pip --disable-pip-version-check install --quiet '.[bench]'
 	@touch $@
 
 # an editable install follows the sources by itself: it rebuilds what changed on import,
 # which needs the build tools to stay in the environment (hence no build isolation)
 $(VENV)/.editable: $(BUILD_FILES) | $(VENV)/.python
 	@rm -f $(VENV)/.installed
-	$(PIP) install --quiet $$($(BIN)/python -c 'import tomllib; \
+	@echo "installing into $(VENV), editable"
+	@$(PIP) install --quiet $$($(BIN)/python -c 'import tomllib; \
 	  print(*(r.replace(" ", "") for r in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))')
-	$(PIP) install --quiet --no-build-isolation --editable '.[test]'
+	@$(PIP) install --quiet --no-build-isolation --editable '.[test]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.editable
-	$(PIP) install --quiet --no-build-isolation --editable '.[dev]'
+	@echo "installing the tools of development into $(VENV)"
+	@$(PIP) install --quiet --no-build-isolation --editable '.[dev]'
 	@touch $@
