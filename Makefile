@@ -1,0 +1,100 @@
+# Everything from a clean clone; `make help` lists the targets.
+# Needed beforehand: Python >= 3.11 with its headers, a C compiler, make.
+#
+# .venv holds the working environment. It has the package in one of two ways: a normal
+# install (`make demo`: what a user gets) or an editable one (`make test`, `make lint`:
+# the working tree, rebuilt on import). The stamps .installed and .editable say which;
+# each installation removes the other's stamp.
+# .venv-bench holds the benchmarks' peers beside a normal install.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; exit; }; \
+  done; echo python3)
+VENV ?= .venv
+VENV_BENCH ?= .venv-bench
+ARGS ?=
+
+BIN := $(VENV)/bin
+# as in an activated environment: without build isolation, meson and ninja are found on PATH
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+PIP := $(IN_VENV) $(BIN)/python -m pip --disable-pip-version-check
+BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options)
+SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
+DEMO := demo
+
+.PHONY: help demo test lint bench build wheel clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS='-k filters' goes to pytest,"
+	@echo "  SDF_ISA=generic|avx2|avx512 forces the instruction set of the C loops."
+
+demo: $(if $(wildcard $(VENV)/.editable),$(VENV)/.editable,$(VENV)/.installed)  ## install and run the paper's example into demo/
+	@$(BIN)/selfdistill-fast example --out $(DEMO)
+
+test: $(VENV)/.editable  ## install for development and run all tests and doctests
+	@$(IN_VENV) $(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
+	@$(IN_VENV) $(BIN)/pre-commit run --all-files --show-diff-on-failure $(ARGS)
+
+bench: $(VENV_BENCH)/.installed  ## benchmarks and their peers against a normal install
+	$(VENV_BENCH)/bin/pytest bench -o testpaths=bench -o python_files='bench_*.py test_*.py' $(ARGS)
+
+build wheel: $(VENV)/.python  ## a wheel in dist/
+	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:  ## remove everything that the other targets made
+	rm -rf $(VENV) $(VENV_BENCH) $(DEMO) build dist .cache .benchmarks .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------ environments
+# $(call new_venv,DIRECTORY)
+define new_venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is missing or older than Python 3.11;" \
+	       "name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig; p = os.path.join(sysconfig.get_path("include"), "Python.h"); \
+	  os.path.exists(p) or exit("error: " + p + " is missing; install the Python headers (python3-dev)")'
+	@$(PYTHON) -m venv $(1) || { \
+	  echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
+	@touch $(1)/.python
+endef
+
+$(VENV)/.python:
+	$(call new_venv,$(VENV))
+
+$(VENV_BENCH)/.python:
+	$(call new_venv,$(VENV_BENCH))
+
+# a normal install copies the sources: it is out of date when any of them changes
+$(VENV)/.installed: $(SOURCES) | $(VENV)/.python
+	@rm -f $(VENV)/.editable $(VENV)/.dev
+	@echo "installing into $(VENV)"
+	@$(PIP) install --quiet '.[cli]'
+	@touch $@
+
+$(VENV_BENCH)/.installed: $(SOURCES) | $(VENV_BENCH)/.python
+	@echo "installing into $(VENV_BENCH), with the peers that we are measured against"
+	@$(VENV_BENCH)/bin/python -m pip --disable-pip-version-check install --quiet '.[bench]'
+	@touch $@
+
+# an editable install follows the sources by itself: it rebuilds what changed on import,
+# which needs the build tools to stay in the environment (hence no build isolation)
+$(VENV)/.editable: $(BUILD_FILES) | $(VENV)/.python
+	@rm -f $(VENV)/.installed
+	@echo "installing into $(VENV), editable"
+	@$(PIP) install --quiet $$($(BIN)/python -c 'import tomllib; \
+	  print(*(r.replace(" ", "") for r in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))')
+	@$(PIP) install --quiet --no-build-isolation --editable '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.editable
+	@echo "installing the tools of development into $(VENV)"
+	@$(PIP) install --quiet --no-build-isolation --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,729 @@
+"""The command ``selfdistill-fast``: example, fit, predict, info.
+
+Results go to standard output, everything else (progress, hints, warnings, errors) to
+standard error, so that output can be piped. What a user can do wrong ends in one line and
+exit code 2 (bad input) or 1 (could not be done), never in a traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from selfdistill_fast.tabular import (
+    Layout,
+    Rows,
+    Scaling,
+    TableError,
+    describe,
+    from_description,
+    read_table,
+    split,
+    write_table,
+)
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="selfdistill-fast",
+    help="Exact self-distilled kernel ridge regression.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+#: The eleven targets of the paper's Section 4.5 (those of Mobahi et al. 2020).
+EXAMPLE_TARGETS = (
+    0.38476636465198066,
+    1.2333967683416893,
+    1.33232242218057,
+    0.69201594888895180,
+    -0.29756145531871736,
+    -0.24189291901377769,
+    -0.7964485769175675,
+    -0.9616480167034174,
+    -0.49672509509916934,
+    -0.3469066003991437,
+    0.5589512650600734,
+)
+EXAMPLE_GAMMA = 80.0
+EXAMPLE_LAM = 0.2
+
+
+class InputError(ValueError):
+    """An option that cannot be used as given."""
+
+
+class FigureFormat(StrEnum):
+    """Figure formats."""
+
+    png = "png"
+    svg = "svg"
+    both = "both"
+
+
+# ------------------------------------------------------------------ conduct
+def run() -> None:
+    """Entry point: the application with the streams made safe for any locale."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app(prog_name="selfdistill-fast")
+
+
+def _out() -> Console:
+    """Standard output; lines are not folded where it is not a terminal."""
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=max(console.width, 160))
+    return console
+
+
+def _err() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _say(text: str, style: str | None = None) -> None:
+    """One line on standard error, not folded."""
+    _err().print(Text(" ".join(text.split()), style=style or ""), soft_wrap=True)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn what a user can do wrong into one red line and an exit code."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                function(*args, **kwargs)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader of our output went away: not our failure
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except (InputError, TableError) as error:
+            _say(f"error: {error}", "bold red")
+            raise typer.Exit(2) from None
+        except (ValueError, np.linalg.LinAlgError) as error:
+            _say(f"error: {error}", "bold red")
+            raise typer.Exit(1) from None
+        except (OSError, ImportError, MemoryError) as error:
+            _say(f"error: {error or type(error).__name__}", "bold red")
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    _say(f"warning: {message}", "yellow")
+
+
+@contextmanager
+def _progress(text: str) -> Iterator[None]:
+    """A spinner with the elapsed time, only where standard error is a terminal."""
+    console = _err()
+    if not console.is_terminal:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(text, total=None)
+        yield
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from selfdistill_fast.config import installed_version
+
+        print(installed_version("selfdistill_fast") or "not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Exact self-distilled kernel ridge regression."""
+
+
+# ------------------------------------------------------------------ example
+@app.command()
+@_command
+def example(
+    out: Annotated[Path, typer.Option(help="Directory for the figures.")] = Path("figures"),
+    format: Annotated[
+        FigureFormat, typer.Option(help="Format of the figures.")
+    ] = FigureFormat.both,
+    steps: Annotated[int, typer.Option(help="Number of steps.", min=1)] = 6,
+) -> None:
+    """Run the paper's illustrative example (Section 4.5): losses, α*, Figures 2, 3 and 4."""
+    from selfdistill_fast import RBF, distill, spectrum
+    from selfdistill_fast.plotting import (
+        figure_ratios,
+        figure_shrinkage,
+        figure_solutions,
+        save_figure,
+    )
+
+    X, y = np.arange(11)[:, None] / 10, np.array(EXAMPLE_TARGETS)
+    grid = np.arange(101)[:, None] / 100
+    truth = np.sin(2 * np.pi * grid[:, 0])
+    fitted = spectrum(X, y, RBF(EXAMPLE_GAMMA))
+    paths = {f"{alpha:g}": distill(fitted, EXAMPLE_LAM, alpha, steps) for alpha in (0, 0.25, 0.35)}
+    paths["α*"] = distill(fitted, EXAMPLE_LAM, "optimal", steps, X_val=grid, y_val=truth)
+
+    console = _out()
+    console.print(
+        f"Section 4.5: 11 points, RBF kernel with γ = {EXAMPLE_GAMMA:g}, λ = {EXAMPLE_LAM:g}.\n"
+        "Loss: mean squared distance to sin(2πx) at x = 0, 0.01, …, 1.\n"
+    )
+    table = _table("α", *(str(step) for step in range(1, steps + 1)), "∞")
+    for name, path in paths.items():
+        losses = np.mean((path.predict(grid, step="all") - truth) ** 2, axis=1)
+        limit = _limit(path, grid)
+        last = "–" if limit is None else _loss(np.mean((limit - truth) ** 2))
+        table.add_row(name, *map(_loss, losses), last)
+    console.print(table)
+    if steps > 1:
+        console.print("\nStep-wise optimal α*, eq. (16), on the same 101 points:\n")
+        table = _table("step", *(str(step) for step in range(2, steps + 1)))
+        table.add_row("α*", *(f"{alpha:.5f}" for alpha in paths["α*"].alphas[1:]))
+        console.print(table)
+
+    cases = {
+        "α = 0": paths["0"],
+        "α = 0.25": paths["0.25"],
+        "step-wise optimal α*": paths["α*"],
+    }
+    figures = {
+        "figure2": figure_solutions(cases, grid, X, y, truth=truth),
+        "figure3": figure_shrinkage(cases),
+        "figure4": figure_ratios(cases),
+    }
+    suffixes = ("png", "svg") if format is FigureFormat.both else (format.value,)
+    console.print("\nFigures 2 (solutions), 3 (diagonals of B) and 4 (ratios):")
+    for name, figure in figures.items():
+        written = [save_figure(figure, out / f"{name}.{suffix}") for suffix in suffixes]
+        console.print("  " + "  ".join(map(str, written)), soft_wrap=True)
+
+
+def _loss(value: float) -> str:
+    """Five digits as the paper prints them: .16477."""
+    text = f"{value:.5f}"
+    return text.removeprefix("0") if text.startswith("0.") else text
+
+
+def _table(*columns: str) -> RichTable:
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _limit(path: Any, X: np.ndarray) -> Any:
+    """Predictions of the limit, or None where there is no limit."""
+    try:
+        return path.predict(X, step=math.inf)
+    except ValueError:
+        return None
+
+
+# ---------------------------------------------------------------------- fit
+@app.command()
+@_command
+def fit(
+    data: Annotated[Path, typer.Argument(help="CSV (also .gz) or Parquet file.", metavar="DATA")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Target column: name or number (negative: from the end). Repeat for several. "
+            "[default: the last column]"
+        ),
+    ] = None,
+    kernel: Annotated[
+        str, typer.Option(help="rbf, laplacian, matern, polynomial, linear or ntk.")
+    ] = "rbf",
+    lam: Annotated[float, typer.Option(help="Ridge λ of (K + λI)⁻¹.")] = 1.0,
+    alpha: Annotated[
+        str,
+        typer.Option(
+            help="Weight of the ground truth: 'optimal' (step by step), 'joint' (all steps "
+            "together), one number, or numbers for the steps 2, 3, … separated by commas."
+        ),
+    ] = "optimal",
+    steps: Annotated[int, typer.Option(help="Number of steps.", min=1)] = 4,
+    gamma: Annotated[
+        float | None,
+        typer.Option(help="γ of rbf, laplacian, polynomial. [default: 1 / number of features]"),
+    ] = None,
+    degree: Annotated[int | None, typer.Option(help="Of polynomial. [default: 3]")] = None,
+    coef0: Annotated[float | None, typer.Option(help="Of polynomial. [default: 1]")] = None,
+    length_scale: Annotated[float | None, typer.Option(help="Of matern. [default: 1]")] = None,
+    nu: Annotated[
+        float | None, typer.Option(help="Of matern: 0.5, 1.5, 2.5 or inf. [default: 1.5]")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="Hidden layers of ntk. [default: 1]")] = None,
+    intercept: Annotated[bool, typer.Option("--intercept", help="Fit an intercept.")] = False,
+    clip: Annotated[bool, typer.Option("--clip", help="Keep chosen α in [0, 1].")] = False,
+    standardize: Annotated[
+        bool,
+        typer.Option(
+            "--standardize",
+            help="Bring features and targets to mean 0 and deviation 1 by the training rows; "
+            "errors are still in the units of the data.",
+        ),
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="Column of sample weights.", metavar="COLUMN")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Column to leave out. Repeat for several.")
+    ] = None,
+    val: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows to choose α on instead of exact leave-one-out: a data file, a fraction "
+            "of DATA, or MASKFILE:COLUMN where 1 marks them."
+        ),
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="Rows that are only scored; given like --val.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the fractions.", min=0)] = 0,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the model here.", metavar="MODEL")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw error over steps (.png, .svg, .pdf).")
+    ] = None,
+    solver: Annotated[str, typer.Option(help="How K is factorised: auto or eigh.")] = "auto",
+    header: Annotated[
+        bool | None,
+        typer.Option("--header/--no-header", help="Whether a CSV has one. [default: found out]"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON with all digits instead of the table.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write that JSON to a file as well.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Fit a chain of self-distilled models and print the error of every step.
+
+    α is chosen by exact leave-one-out on the training rows, or on --val where it is given.
+    Every number of the table is a root mean squared error over rows and targets, weighted
+    where there is a column of weights, in the units of the data.
+    """
+    from selfdistill_fast import distill, spectrum
+    from selfdistill_fast.plotting import figure_format
+
+    if not (math.isfinite(lam) and lam > 0):
+        raise InputError(f"--lam must be a positive number, got {lam:g}")
+    weight = _parse_alpha(alpha, steps)
+    _check_outputs(save, report, figure)
+    if figure is not None:
+        figure_format(figure)
+    table = read_table(data, header=header)
+    layout = Layout.choose(table, target or ["-1"], weights, drop or [])
+    train, held = split(table, layout, {"--test": test, "--val": val}, seed=seed)
+    n = len(train)
+    if n < 2:
+        raise InputError(f"{n} training row(s) are left; at least 2 are needed")
+    parameters = {
+        "gamma": gamma,
+        "degree": degree,
+        "coef0": coef0,
+        "length_scale": length_scale,
+        "nu": nu,
+        "depth": depth,
+    }
+    chosen = _make_kernel(kernel, train.X.shape[1], parameters)
+    if not standardize:
+        _hint_at_scales(train, [table.names[j] for j in layout.features])
+    scaling = Scaling.of(train, wanted=standardize)
+    scaled = scaling.apply(train)
+    chooses = val is not None and isinstance(weight, str)
+    on = scaling.apply(held["--val"]) if chooses else None
+
+    with _progress(f"factorising the {n} × {n} kernel matrix"):
+        fitted = spectrum(
+            scaled.X,
+            scaled.Y,
+            chosen,
+            solver=solver,
+            lam=lam,
+            sample_weight=scaled.w,
+            fit_intercept=intercept,
+        )
+    with _progress(f"{steps} steps of distillation"):
+        path = distill(
+            fitted,
+            lam,
+            weight,
+            steps,
+            X_val=None if on is None else on.X,
+            y_val=None if on is None else on.Y,
+            sample_weight_val=None if on is None else on.w,
+            clip=clip,
+        )
+        sets = {"train": train, **{name.strip("-"): rows for name, rows in held.items()}}
+        scores = _score(fitted, path, lam, weight, sets, scaling)
+
+    results = {
+        "data": str(data),
+        "kernel": chosen.to_dict(),
+        "lam": lam,
+        "alpha": weight,
+        "n_steps": steps,
+        "fit_intercept": intercept,
+        "clip": clip,
+        "standardize": standardize,
+        "solver": solver,
+        "n_features": len(layout.features),
+        "targets": layout.target_names,
+        **{f"n_{name}": len(rows) for name, rows in sets.items()},
+        **scores,
+    }
+    if save is not None:
+        path.save(save, metadata=describe(layout, scaling))
+    if figure is not None:
+        _draw(figure, results)
+    text = json.dumps(_jsonable(results), indent=2, allow_nan=False, ensure_ascii=False)
+    if report is not None:
+        report.write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        print(text)
+    else:
+        _print_fit(results, chosen)
+    for what, where in (("model", save), ("report", report), ("figure", figure)):
+        if where is not None:
+            _say(f"{what} written to {where}")
+
+
+def _check_outputs(*paths: Path | None) -> None:
+    """Refuse at once what could not be written after a long computation."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a directory")
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: there is no directory {path.parent}")
+
+
+def _parse_alpha(text: str, steps: int) -> Any:
+    """``--alpha``: a name, a number, or steps − 1 numbers."""
+    if text in ("optimal", "joint"):
+        return text
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            "--alpha must be 'optimal', 'joint', a number, or numbers separated by commas; "
+            f"got {text!r}"
+        ) from None
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(f"--alpha must be finite, got {text!r}")
+    if len(numbers) == 1 and "," not in text:
+        return numbers[0]
+    if len(numbers) != steps - 1:
+        raise InputError(
+            f"--alpha lists {len(numbers)} numbers, but --steps {steps} needs {steps - 1}: one for "
+            "each step from the second on"
+        )
+    return numbers
+
+
+def _make_kernel(name: str, n_features: int, parameters: dict[str, Any]) -> Any:
+    """The kernel; a parameter that it does not have is an error, not ignored."""
+    from selfdistill_fast.kernels import KERNELS, NTK, kernel_from_name
+
+    names = [known for known in KERNELS if known != "precomputed"]
+    if name == "poly":
+        name = "polynomial"
+    if name not in names:
+        raise InputError(f"unknown --kernel {name!r}; known: {', '.join(names)}")
+    given = {key: value for key, value in parameters.items() if value is not None}
+    known = {field.name: "--" + field.name.replace("_", "-") for field in fields(KERNELS[name])}
+    for key in given:
+        if key not in known:
+            option = "--" + key.replace("_", "-")
+            raise InputError(
+                f"{option} has no meaning for the kernel {name}, which takes "
+                + (", ".join(known.values()) or "no parameters")
+            )
+    try:
+        return NTK(**given) if name == "ntk" else kernel_from_name(name, n_features, **given)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _hint_at_scales(train: Rows, names: list[str]) -> None:
+    std = train.X.std(axis=0)
+    varying = np.flatnonzero(std > 0)
+    if varying.size < 2:
+        return
+    small, large = varying[std[varying].argmin()], varying[std[varying].argmax()]
+    if std[large] > 1000 * std[small]:
+        _say(
+            f"hint: feature {names[large]!r} varies {std[large] / std[small]:.2g} times as much as "
+            f"{names[small]!r}; --standardize puts them on one scale",
+            "yellow",
+        )
+
+
+def _score(
+    fitted: Any, path: Any, lam: float, alpha: Any, sets: dict[str, Rows], scaling: Scaling
+) -> dict[str, Any]:
+    """Errors of every step and of the limit on each set, in the units of the data."""
+    from selfdistill_fast import limit_shrinkage
+    from selfdistill_fast.loo import loo_mixed
+
+    T, train = path.n_steps, sets["train"]
+    X = {name: scaling.features(rows.X) for name, rows in sets.items()}
+    exists = ~np.isnan(path.step_weights.reshape(T, -1)).any(axis=1)
+
+    def predictions(name: str) -> np.ndarray:
+        if exists.all():
+            return path.predict(X[name], step="all")
+        # a joint optimum without an α-sequence has a last step only
+        every = np.full((T, *sets[name].Y.shape), np.nan)
+        every[-1] = path.predict(X[name])
+        return every
+
+    def leave_one_out(lam: float, weights: np.ndarray) -> np.ndarray:
+        G = loo_mixed(fitted, lam, weights)
+        return train.rmse(scaling.original(G.reshape(len(G), *train.Y.shape)))
+
+    errors = {name: rows.rmse(scaling.original(predictions(name))) for name, rows in sets.items()}
+    errors["loo"] = leave_one_out(lam, path.step_weights)
+    one = 1.0 if fitted.fit_intercept else 0.0
+    dof = one + path.shrinkage.reshape(T, len(fitted.d), -1).sum(axis=1).mean(axis=1)
+    order = [name for name in ("train", "loo", "val", "test") if name in errors]
+    steps = [
+        {
+            "step": t + 1,
+            "alpha": _plain(path.alphas[t]),
+            **{f"{name}_rmse": float(errors[name][t]) for name in order},
+            "dof": float(dof[t]),
+        }
+        for t in range(T)
+    ]
+    limit: dict[str, float] | None = None
+    if _limit(path, X["train"][:1]) is not None:
+        constant = float(np.ravel(alpha)[-1])
+        limit = {"dof": one + float(np.sum(limit_shrinkage(fitted.d, lam, constant)))}
+        for name, rows in sets.items():
+            F = path.predict(X[name], step=math.inf)[None]
+            limit[f"{name}_rmse"] = float(rows.rmse(scaling.original(F))[0])
+        if constant > 0:  # without any row, too, the limit is kernel ridge regression with λ/α
+            limit["loo_rmse"] = float(leave_one_out(lam / constant, np.ones((1, 1)))[0])
+    return {
+        "alphas": _plain(path.alphas),
+        "weights": _plain(path.weights),
+        "steps": steps,
+        "limit": limit,
+        "best_step_by_loo": int(np.nanargmin(errors["loo"])) + 1,
+    }
+
+
+def _plain(values: Any) -> Any:
+    return np.asarray(values).tolist()
+
+
+def _jsonable(value: Any) -> Any:
+    """NaN and infinity, which JSON does not have, become null."""
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _print_fit(results: dict[str, Any], kernel: Any) -> None:
+    console = _out()
+    counts = [f"{results['n_train']} training rows"]
+    counts += [
+        f"{results[key]} {word} rows"
+        for key, word in (("n_val", "validation"), ("n_test", "test"))
+        if key in results
+    ]
+    names = results["targets"]
+    console.print(
+        f"{Path(results['data']).name}: {', '.join(counts)}, {results['n_features']} features; "
+        f"target{'s' if len(names) > 1 else ''} {', '.join(names)}",
+        markup=False,
+        soft_wrap=True,
+    )
+    chosen_on = "validation rows" if "n_val" in results else "exact leave-one-out"
+    about = f", α chosen on {chosen_on}" if isinstance(results["alpha"], str) else ""
+    console.print(f"{kernel!r}, λ = {results['lam']:g}{about}\n", markup=False, soft_wrap=True)
+
+    sets = [("train_rmse", "training"), ("loo_rmse", "leave-one-out")]
+    sets += [
+        (key, word)
+        for key, word in (("val_rmse", "validation"), ("test_rmse", "test"))
+        if key in results["steps"][0]
+    ]
+    table = _table("step", "α", *(word for _, word in sets), "eff. dof")
+    best = results["best_step_by_loo"]
+    for row in results["steps"]:
+        table.add_row(
+            str(row["step"]),
+            _alpha(row["alpha"]),
+            *(_error(row[key]) for key, _ in sets),
+            _error(row["dof"], 5),
+            style="bold" if row["step"] == best else None,
+        )
+    limit = results["limit"]
+    if limit is not None:
+        errors = (_error(limit.get(key)) for key, _ in sets)
+        table.add_row("∞", "", *errors, _error(limit["dof"], 5))
+    console.print(table)
+    console.print(f"\nRoot mean squared errors. Best step by leave-one-out: {best}.")
+    if results["alpha"] == "joint":
+        console.print(
+            f"joint is optimal at step {results['n_steps']}; the steps before only lead there."
+        )
+
+
+def _alpha(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_alpha, value))
+    return "–" if value is None or math.isnan(value) else f"{value:.5g}"
+
+
+def _error(value: float | None, digits: int = 7) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:#.{digits}g}".rstrip(".")
+
+
+def _draw(figure: Path, results: dict[str, Any]) -> None:
+    from selfdistill_fast.plotting import figure_errors, save_figure
+
+    labels = {
+        "train_rmse": "training",
+        "loo_rmse": "leave-one-out",
+        "val_rmse": "validation",
+        "test_rmse": "test",
+    }
+    shown = {key: label for key, label in labels.items() if key in results["steps"][0]}
+    save_figure(
+        figure_errors(
+            {label: [row[key] for row in results["steps"]] for key, label in shown.items()},
+            limits={
+                label: results["limit"][key]
+                for key, label in shown.items()
+                if results["limit"] and key in results["limit"]
+            },
+            alphas=results["alphas"],
+            title=Path(results["data"]).name,
+        ),
+        figure,
+    )
+
+
+# ------------------------------------------------------------------ predict
+@app.command()
+@_command
+def predict(
+    model: Annotated[Path, typer.Argument(help="What fit --save wrote.", metavar="MODEL")],
+    data: Annotated[Path, typer.Argument(help="CSV (also .gz) or Parquet file.", metavar="DATA")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="CSV (also .gz) or Parquet file. [default: CSV on standard output]"),
+    ] = None,
+    step: Annotated[
+        str, typer.Option(help="Which step: a number, 'last', 'all' or 'inf' (the limit).")
+    ] = "last",
+    header: Annotated[
+        bool | None,
+        typer.Option("--header/--no-header", help="Whether a CSV has one. [default: found out]"),
+    ] = None,
+) -> None:
+    """Predict the rows of a file with a saved model.
+
+    Columns are found by name where both files have names, otherwise by number; the target
+    may be present or not. Predictions are in the units of the training data.
+    """
+    from selfdistill_fast import load
+
+    if out is not None:
+        _check_outputs(out)
+    if not model.exists():
+        raise InputError(f"no such file: {model}")
+    if model.is_dir():
+        raise InputError(f"{model} is a directory, not a saved model")
+    path = load(model)
+    try:
+        layout, scaling = from_description(path.metadata)
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{model} was not saved by 'selfdistill-fast fit --save' and does not say which "
+            "columns it needs; use selfdistill_fast.load in Python"
+        ) from None
+    wanted = _parse_step(step, path.n_steps)
+    X = scaling.features(layout.features_of(read_table(data, header=header)))
+    with _progress(f"predicting {len(X)} rows"):
+        F = np.asarray(path.predict(X, step=wanted))
+    F = scaling.original(F.reshape(-1, len(X), len(layout.targets)))  # (steps, m, targets)
+    names = layout.target_names
+    if not layout.has_names:
+        names = [f"prediction{j}" for j in layout.targets] if len(names) > 1 else ["prediction"]
+    if wanted == "all":
+        names = [f"{name}_step{t}" for t in range(1, len(F) + 1) for name in names]
+    write_table(out, names, np.moveaxis(F, 0, 1).reshape(len(X), -1))
+    if out is not None:
+        _say(f"{len(X)} predictions written to {out}")
+
+
+def _parse_step(text: str, n_steps: int) -> Any:
+    if text in ("last", "all", "inf"):
+        return {"last": None, "all": "all", "inf": math.inf}[text]
+    try:
+        step = int(text)
+    except ValueError:
+        step = 0
+    if not 1 <= step <= n_steps:
+        raise InputError(f"--step must be 1 to {n_steps}, 'last', 'all' or 'inf'; got {text!r}")
+    return step
+
+
+# --------------------------------------------------------------------- info
+@app.command()
+@_command
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what this installation runs on: instruction sets, BLAS, threads, GPU, versions."""
+    from selfdistill_fast.config import show_config
+
+    config = show_config()
+    if as_json:
+        print(json.dumps(dict(config), indent=2, ensure_ascii=False))
+        return
+    _out().print(config.table(), markup=False, soft_wrap=True)
+    for caution in config["warnings"]:
+        _say(f"warning: {caution}", "yellow")

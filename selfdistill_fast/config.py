@@ -1,0 +1,296 @@
+"""What this installation runs on: instruction sets, BLAS, threads, memory, GPU, versions.
+
+:func:`show_config` answers the two questions that decide speed on a CPU: which of our own
+C loops were chosen, and which kernels the BLAS behind NumPy and SciPy picked. A BLAS that
+does not know the processor (a newer model than the library, a virtual machine that hides
+its family) silently takes an older one's kernels and loses half its speed or more.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from selfdistill_fast.backend import host
+
+__all__ = ["Config", "installed_version", "show_config"]
+
+#: packages whose versions are reported where they are installed
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "torch",
+    "cupy",
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "typer",
+    "rich",
+    "xarray",
+    "zarr",
+    "dask",
+)
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+#: level of an x86 instruction set, and the /proc/cpuinfo flags that it takes
+_X86_LEVELS = {
+    "avx512": (3, {"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"}),
+    "avx2": (2, {"avx2", "fma"}),
+    "avx": (1, {"avx"}),
+    "sse": (0, set()),
+}
+
+#: kernels that OpenBLAS and BLIS name (lower case) -> the x86 instruction set they use
+_X86_KERNELS = {
+    **dict.fromkeys(
+        ("skylakex", "cooperlake", "sapphirerapids", "skx", "knl", "zen4", "zen5"), "avx512"
+    ),
+    **dict.fromkeys(("haswell", "zen", "zen2", "zen3", "excavator"), "avx2"),
+    **dict.fromkeys(("sandybridge", "bulldozer", "piledriver", "steamroller"), "avx"),
+    **dict.fromkeys(
+        ("prescott", "core2", "penryn", "dunnington", "nehalem", "atom", "opteron",
+         "opteron_sse3", "barcelona", "bobcat", "nano", "generic", "katmai", "northwood"),
+        "sse",
+    ),
+}  # fmt: skip
+
+#: what to export so that the library takes the kernels of an instruction set
+_CURE = {
+    "openblas": (
+        "OPENBLAS_CORETYPE",
+        {"avx512": "SkylakeX", "avx2": "Haswell", "avx": "Sandybridge"},
+    ),
+    "blis": ("BLIS_ARCH_TYPE", {"avx512": "skx", "avx2": "haswell", "avx": "sandybridge"}),
+}
+
+
+class Config(dict[str, Any]):
+    """The report of :func:`show_config`: a plain dictionary that prints itself."""
+
+    def __str__(self) -> str:
+        return "\n\n".join([self.table(), *(f"warning: {text}" for text in self["warnings"])])
+
+    __repr__ = __str__
+
+    def table(self) -> str:
+        """The report without its warnings, one line per item."""
+        isa, cpu, gpu = self["isa"], self["cpu"], self["gpu"]
+        rows: list[tuple[str, str]] = [
+            ("selfdistill_fast", self["version"]),
+            ("", ""),
+            ("our C loops", isa["chosen"] or f"not loaded: {isa['error']}"),
+            ("  available", ", ".join(isa["available"]) or "none"),
+            ("  SDF_ISA", isa["SDF_ISA"] or "not set"),
+            ("processor", cpu["model"]),
+            ("  widest vectors", cpu["isa"] or "unknown"),
+        ]
+        for blas in self["blas"]:
+            rows.append((f"{blas['library']} {blas['version'] or ''}".strip(), ""))
+            rows.append(("  kernels", blas["kernels"] or "not reported by this library"))
+            rows.append(("  threads", str(blas["threads"])))
+            rows.append(("  file", blas["file"]))
+        if not self["blas"]:
+            rows.append(("BLAS", "none found by threadpoolctl"))
+        rows.append(("processors to use", str(self["threads"]["available_cpus"])))
+        rows += [
+            (f"  {name}", value) for name, value in self["threads"].items()
+            if name in THREAD_VARIABLES and value
+        ]  # fmt: skip
+        rows.append(("memory available", _bytes(self["memory_available"])))
+        rows.append(("GPU", gpu["status"]))
+        rows += [
+            (f"  device {i}", f"{d['name']}, {_bytes(d['memory'])}")
+            for i, d in enumerate(gpu["devices"])
+        ]
+        rows.append(("", ""))
+        rows += list(self["versions"].items())
+        return "\n".join(f"{name:<20} {value}".rstrip() for name, value in rows)
+
+
+def show_config() -> Config:
+    """Report instruction sets, BLAS libraries, threads, memory, GPU and versions.
+
+    Returns
+    -------
+    Config
+        A dictionary that prints as a table. Keys: ``version``; ``isa`` (``chosen``,
+        ``available``, ``SDF_ISA``, ``error``); ``cpu`` (``model``, ``isa``); ``blas`` (one
+        entry per library that is loaded: ``library``, ``version``, ``kernels``, ``isa``,
+        ``threads``, ``file``); ``threads``; ``memory_available`` in bytes; ``gpu``
+        (``status``, ``devices``); ``versions``; ``warnings`` (each says what is slow and
+        what to export).
+
+    Examples
+    --------
+    >>> config = show_config()
+    >>> config["threads"]["available_cpus"] >= 1
+    True
+    >>> print(config)
+    selfdistill_fast     ...
+    """
+    cpu = _processor()
+    blas = _blas()
+    report = Config(
+        version=installed_version("selfdistill_fast") or "not installed",
+        isa=_own_isa(),
+        cpu=cpu,
+        blas=blas,
+        threads={
+            "available_cpus": host.available_cpus(),
+            **{name: os.environ.get(name) for name in THREAD_VARIABLES},
+        },
+        memory_available=host.available_memory(),
+        gpu=_gpu(),
+        versions={
+            "python": f"{platform.python_version()} ({sys.platform}, {platform.machine()})",
+            **{name: found for name in PACKAGES if (found := installed_version(name))},
+        },
+    )
+    report["warnings"] = _warnings(report)
+    return report
+
+
+def installed_version(distribution: str) -> str | None:
+    """Version of an installed distribution, or None."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _own_isa() -> dict[str, Any]:
+    """Instruction set of the C loops; never fails, since a report must not."""
+    found: dict[str, Any] = {
+        "chosen": None,
+        "available": [],
+        "SDF_ISA": os.environ.get("SDF_ISA"),
+        "error": None,
+    }
+    try:
+        core = importlib.import_module("selfdistill_fast._core")
+        found["available"] = list(core.isa_available())
+        found["chosen"] = str(core.isa())
+    except Exception as error:
+        found["error"] = str(error) or type(error).__name__
+    return found
+
+
+def _processor() -> dict[str, Any]:
+    """Model name and widest x86 instruction set of the processor (None elsewhere)."""
+    model = platform.processor() or platform.machine()
+    flags: set[str] = set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                model = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+                break
+    except OSError:
+        pass
+    isa = None
+    if flags:
+        isa = next(name for name, (_, needed) in _X86_LEVELS.items() if needed <= flags)
+    return {"model": model, "isa": isa}
+
+
+def _blas() -> list[dict[str, Any]]:
+    """Every BLAS that NumPy and SciPy have loaded, and the kernels it picked."""
+    try:
+        import scipy.linalg  # noqa: F401  (loads SciPy's own BLAS beside NumPy's)
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return []
+    found = []
+    for pool in threadpool_info():
+        if pool.get("user_api") != "blas":
+            continue
+        kernels = pool.get("architecture")
+        found.append(
+            {
+                "library": pool["internal_api"],
+                "version": pool.get("version"),
+                "kernels": kernels,
+                "isa": _X86_KERNELS.get((kernels or "").lower()),
+                "threads": pool.get("num_threads"),
+                "file": pool.get("filepath", ""),
+            }
+        )
+    return sorted(found, key=lambda blas: blas["file"])
+
+
+def _gpu() -> dict[str, Any]:
+    """What CuPy sees; never fails, creates no CUDA context."""
+    driver = os.path.exists("/proc/driver/nvidia/version")
+    found: dict[str, Any] = {"status": "", "devices": []}
+    if importlib.util.find_spec("cupy") is None:
+        found["status"] = "CuPy is not installed" + (
+            "; there is an NVIDIA driver: pip install 'selfdistill_fast[cuda]'" if driver else ""
+        )
+        return found
+    try:
+        runtime = importlib.import_module("cupy").cuda.runtime
+        for device in range(runtime.getDeviceCount()):
+            properties = runtime.getDeviceProperties(device)
+            name = properties["name"]
+            found["devices"].append(
+                {
+                    "name": name.decode() if isinstance(name, bytes) else str(name),
+                    "memory": int(properties["totalGlobalMem"]),
+                }
+            )
+        found["status"] = f"{len(found['devices'])} device(s)"
+    except Exception as error:
+        found["status"] = f"CuPy is installed, but no device can be used: {error}"
+    return found
+
+
+def _warnings(report: Config) -> list[str]:
+    found = []
+    isa, best = report["isa"], report["cpu"]["isa"]
+    if isa["error"]:
+        found.append(
+            f"the compiled loops are not available ({isa['error']}); the NumPy reference is "
+            "used instead, which is much slower. Reinstall the package with a C compiler present."
+        )
+    elif isa["SDF_ISA"] and len(isa["available"]) > 1 and isa["chosen"] == "generic":
+        found.append(f"SDF_ISA={isa['SDF_ISA']} holds our own loops back: unset it.")
+    slower: dict[tuple[str, str, str], list[str]] = {}
+    for blas in report["blas"]:
+        if None in (best, blas["isa"]) or _X86_LEVELS[blas["isa"]][0] >= _X86_LEVELS[best][0]:
+            continue
+        key = (blas["library"], blas["kernels"], blas["isa"])
+        slower.setdefault(key, []).append(os.path.basename(blas["file"]))
+    for (library, kernels, used), files in slower.items():
+        text = (
+            f"{library} ({', '.join(files)}) picked its {kernels} kernels ({used}) on a "
+            f"processor that has {best}."
+        )
+        variable, values = _CURE.get(library, ("", {}))
+        if best in values:
+            text += f" Set {variable}={values[best]} in the environment before Python starts"
+            given = os.environ.get(variable)
+            text += f" (it is now set to {given})." if given else "."
+        found.append(text)
+    return found

@@ -1,0 +1,57 @@
+"""The example pages run and write what they say; so does the code in the README."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "written"),
+    [
+        ("plot_illustrative_example", "{}", ["figure2.png", "figure3.png", "figure4.png"]),
+        ("plot_classification_one_hot", "{}/digits.png", ["digits.png"]),
+    ],
+)
+def test_example(name, output, written, tmp_path):
+    script = ROOT / "examples" / f"{name}.py"
+    result = subprocess.run(
+        [sys.executable, str(script), output.format(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    for file in written:
+        assert (tmp_path / file).read_bytes().startswith(b"\x89PNG")
+    if name == "plot_illustrative_example":
+        for loss in ("0.14915", "0.14903", "0.14834"):
+            assert loss in result.stdout
+
+
+def test_every_example_is_tested():
+    scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert scripts == {"plot_illustrative_example", "plot_classification_one_hot"}
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) >= 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    assert (tmp_path / "model.npz").exists()
+
+
+def test_readme_links_exist():
+    text = (ROOT / "README.md").read_text("utf-8")
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
