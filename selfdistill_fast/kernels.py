@@ -52,23 +52,20 @@ __all__ = [
 def _check_real(owner: object, name: str, *, minimum: float, open_: bool) -> None:
     value = getattr(owner, name)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{type(owner).__name__}: {name} must be a real number, got {value!r}"
-        )
+        raise TypeError(f"{type(owner).__name__}: {name} must be a real number, got {value!r}")
     value = float(value)
     bad = value <= minimum if open_ else value < minimum
     if bad or not math.isfinite(value):
         sign = ">" if open_ else ">="
         raise ValueError(
-            f"{type(owner).__name__}: {name} must be finite and {sign} {minimum:g}, "
-            f"got {value!r}"
+            f"{type(owner).__name__}: {name} must be finite and {sign} {minimum:g}, got {value!r}"
         )
     object.__setattr__(owner, name, value)
 
 
 def _check_count(owner: object, name: str) -> None:
     value = getattr(owner, name)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or float(value) % 1 != 0:
         raise TypeError(f"{type(owner).__name__}: {name} must be an integer, got {value!r}")
     if not 1 <= value <= 1000:
         raise ValueError(
@@ -108,7 +105,8 @@ class Kernel:
 
     def to_dict(self) -> dict[str, Any]:
         """Name and parameters, enough for :func:`kernel_from_dict`."""
-        return {"name": self.name, **asdict(self)}
+        values = asdict(self).items()  # JSON has no infinity
+        return {"name": self.name, **{k: "inf" if v == math.inf else v for k, v in values}}
 
 
 @dataclass(frozen=True)
@@ -362,7 +360,7 @@ _ALIASES = {"poly": "polynomial"}
 
 def kernel_from_dict(spec: dict[str, Any]) -> Kernel:
     """Rebuild a kernel from :meth:`Kernel.to_dict`; ValueError for anything else."""
-    params = dict(spec)
+    params = {k: math.inf if v == "inf" else v for k, v in spec.items()}
     cls = KERNELS.get(params.pop("name", None))  # type: ignore[arg-type]
     if cls is None or set(params) != {f.name for f in fields(cls)}:
         raise ValueError(f"not the description of a kernel: {spec!r}")

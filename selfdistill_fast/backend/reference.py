@@ -97,7 +97,8 @@ class Reference:
                     f"got shape {array.shape}"
                     + ("; reshape a single feature to (n, 1)" if allowed == (2,) else "")
                 )
-        array = np.asarray(array, dtype=dtype, order="C")
+        with np.errstate(over="ignore"):  # what overflows float32 is refused as infinity below
+            array = np.asarray(array, dtype=dtype, order="C")
         if finite and not np.isfinite(array).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise ValueError(
@@ -150,7 +151,9 @@ class Reference:
             return A @ B.T
         if pair == "angle":
             # θ = 2 atan2(‖u − v‖, ‖u + v‖) on unit rows keeps all digits at 0 and π
-            U, V = (M / np.maximum(np.linalg.norm(M, axis=1, keepdims=True), 1e-300) for M in (A, B))
+            U, V = (
+                M / np.maximum(np.linalg.norm(M, axis=1, keepdims=True), 1e-300) for M in (A, B)
+            )
             return 2.0 * np.arctan2(cdist(U, V), cdist(U, -V))
         if 0 in (A.shape[0], B.shape[0]):
             return np.zeros((A.shape[0], B.shape[0]))
@@ -185,6 +188,10 @@ class Reference:
             yield out
 
     # -------------------------------------------------------- linear algebra
+    def eigh_bytes(self, n: int, dtype: Any) -> int:
+        """Peak bytes of an eigendecomposition of order n: K, V and LAPACK's workspace."""
+        return 4 * n * n * np.dtype(dtype).itemsize
+
     def eigh(self, K: Any) -> tuple[Any, Any]:
         """Eigenvalues (n,), ascending, and eigenvectors (n, n) of symmetric K.
 
@@ -247,5 +254,3 @@ class Reference:
             C[:, t] = M
             M = M * d64 / (d64 + lam[:, None])
         return C
-
-

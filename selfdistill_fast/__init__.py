@@ -1,0 +1,79 @@
+"""The fast, exact engine for self-distillation.
+
+Data flows one way; each name below is the public end of one module::
+
+    kernels → gram → spectrum → filters → loo → distill → estimator → cli
+       └───── backend: reference | cpu ─────┘      alpha ← distill
+
+Every self-distilled kernel ridge regression is a filter on one eigendecomposition (Borup &
+Andersen 2021): factorise once with :func:`spectrum`, then every ridge λ, every
+ground-truth weight α and every number of steps costs a few vector operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfdistill_fast.alpha import (
+    alphas_to_weights,
+    joint_weights,
+    optimal_alpha,
+    weights_to_alphas,
+)
+from selfdistill_fast.distill import DistillationPath, distill, load
+from selfdistill_fast.filters import limit_shrinkage, shrinkage_path
+from selfdistill_fast.gram import gram, gram_matmul, gram_sweep
+from selfdistill_fast.kernels import NTK, RBF, Kernel, Laplacian, Linear, Matern, Polynomial
+from selfdistill_fast.loo import leave_one_out
+from selfdistill_fast.spectrum import Spectrum, spectrum
+
+__all__ = [
+    "NTK",
+    "RBF",
+    "DistillationPath",
+    "Kernel",
+    "Laplacian",
+    "Linear",
+    "Matern",
+    "Polynomial",
+    "SelfDistilledKernelRidge",
+    "Spectrum",
+    "alphas_to_weights",
+    "distill",
+    "gram",
+    "gram_matmul",
+    "gram_sweep",
+    "joint_weights",
+    "leave_one_out",
+    "limit_shrinkage",
+    "load",
+    "optimal_alpha",
+    "show_config",
+    "shrinkage_path",
+    "spectrum",
+    "weights_to_alphas",
+]
+
+#: names that need more than NumPy and SciPy, imported when they are first used
+_LAZY = {
+    "SelfDistilledKernelRidge": "selfdistill_fast.estimator",
+    "show_config": "selfdistill_fast.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("selfdistill_fast")
+    if name in _LAZY:
+        from importlib import import_module
+
+        value = getattr(import_module(_LAZY[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY, "__version__"])

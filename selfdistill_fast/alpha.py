@@ -1,0 +1,404 @@
+"""The ground-truth weight α: eq. (16), Algorithm 1, and the best whole sequence.
+
+Pure array functions; nothing here knows of kernels, spectra or networks.
+
+A chain with weights α_2 … α_τ predicts Σ_k c_k F_k, where F_k are the predictions of
+the *pure* chain (α = 0) after k steps and c is broken off a stick of length one:
+
+    c_1 = α_τ,  c_2 = (1 − α_τ) α_(τ−1),  …,  c_τ = Π_j (1 − α_j),     Σ_k c_k = 1.
+
+So both optima are least squares: greedy in one α per step (eq. (16)), joint in c.
+α in [0, 1] gives c on the simplex, and every c on the simplex has such an α; other
+real c need not have an α-sequence, so c is primary.
+
+Throughout, ``alphas`` has length T = number of steps, and ``alphas[0]`` is NaN: the
+first step has no α.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "alphas_to_weights",
+    "check_alphas",
+    "greedy_alphas",
+    "joint_weights",
+    "optimal_alpha",
+    "step_weights",
+    "weights_to_alphas",
+]
+
+
+def _double(a: Any) -> Any:
+    """``a`` in double precision, in the namespace that it came from."""
+    if hasattr(a, "detach"):  # torch
+        return a.detach().double()
+    if hasattr(a, "astype"):
+        return a.astype("float64", copy=False)
+    return np.asarray(a, dtype=np.float64)
+
+
+def _check_columns(y: Any, F: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    """y (m, p), F (T, m, p) and weights (m, 1) or None, in double, shapes checked."""
+    y, F = _double(y), _double(F)
+    if F.ndim != y.ndim + 1 or tuple(F.shape[1:]) != tuple(y.shape):
+        raise ValueError(
+            f"predictions of shape {tuple(F.shape)} do not match targets of shape "
+            f"{tuple(y.shape)}; expected (T, *{tuple(y.shape)})"
+        )
+    if y.ndim not in (1, 2) or y.shape[0] == 0:
+        raise ValueError(f"targets must have shape (m,) or (m, p) with m > 0, got {tuple(y.shape)}")
+    m = y.shape[0]
+    if sample_weight is not None:
+        sample_weight = _double(sample_weight)
+        if tuple(sample_weight.shape) != (m,):
+            raise ValueError(
+                f"sample_weight must have shape ({m},), got {tuple(sample_weight.shape)}"
+            )
+        if not bool((sample_weight >= 0).all()) or not bool((sample_weight > 0).any()):
+            raise ValueError("sample_weight must be non-negative and not all zero")
+        sample_weight = sample_weight.reshape(m, 1)
+    return y.reshape(m, -1), F.reshape(F.shape[0], m, -1), sample_weight
+
+
+def optimal_alpha(
+    y: Any, y_first: Any, y_student: Any, *, sample_weight: Any = None, per_target: bool = False
+) -> Any:
+    r"""Best ground-truth weight for one distillation step, eq. (16).
+
+    .. math:: α^* = 1 - \frac{⟨y_{student} - y_{first},\; y - y_{first}⟩}
+                           {‖y_{student} - y_{first}‖^2}
+
+    minimises ‖y − (α y_first + (1 − α) y_student)‖² over all real α.
+
+    Parameters
+    ----------
+    y : array of shape (m,) or (m, p)
+        Ground truth on the validation set. NumPy, CuPy and torch arrays are taken.
+    y_first : array of the same shape
+        Predictions ỹ⁽¹⁾ of the first step's model.
+    y_student : array of the same shape
+        Predictions of the step's student when it is fitted with α = 0.
+    sample_weight : array of shape (m,), optional
+        Weights of the squared errors.
+    per_target : bool
+        One α for each target instead of one for all (the Frobenius norm).
+
+    Returns
+    -------
+    alpha : float, or array of shape (p,) with ``per_target``
+        Not restricted to [0, 1]; clip it if that is wanted. Sums run in double
+        precision whatever the input. Where the two predictions coincide every α is
+        optimal and 1.0 is returned with a RuntimeWarning.
+
+    Raises
+    ------
+    ValueError
+        Shapes differ, or a value is NaN or infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y_first, y_student = np.array([0.0, 0.0]), np.array([1.0, 1.0])
+    >>> optimal_alpha(np.array([0.5, 1.0]), y_first, y_student)
+    0.25
+    """
+    if tuple(np.shape(y_first)) != tuple(np.shape(y_student)):
+        raise ValueError(
+            f"y_first {tuple(np.shape(y_first))} and y_student {tuple(np.shape(y_student))} differ "
+            "in shape"
+        )
+    one_target = len(np.shape(y)) == 1
+    y, first, w = _check_columns(y, _double(y_first)[None], sample_weight)
+    first = first[0]
+    difference = _double(y_student).reshape(first.shape) - first
+    residual = y - first
+    if w is not None:
+        difference, residual = difference * w**0.5, residual * w**0.5
+    if not bool((abs(difference) < math.inf).all() and (abs(residual) < math.inf).all()):
+        raise ValueError("y, y_first and y_student must be finite: found NaN or infinity")
+    # scaled by its largest entry, so that no square over- or underflows
+    axes = (0,) if per_target else (0, 1)
+    scale = abs(difference)
+    for axis in sorted(axes, reverse=True):
+        scale = _max(scale, axis)
+    coincide = scale == 0
+    if bool(coincide.any() if per_target else coincide):
+        warnings.warn(
+            "the step's two predictions coincide, so every alpha is optimal; using 1.0",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    scale = scale + coincide * 1.0
+    unit = difference / scale
+    alpha = 1.0 - (unit * (residual / scale)).sum(axes) / ((unit * unit).sum(axes) + coincide * 1.0)
+    alpha = alpha * (1.0 - coincide * 1.0) + coincide * 1.0
+    if not per_target:
+        return float(alpha)
+    return float(alpha[0]) if one_target else alpha
+
+
+def _max(a: Any, axis: int) -> Any:
+    return a.amax(axis) if hasattr(a, "amax") else a.max(axis)
+
+
+def check_alphas(alpha: Any, n_steps: int, n_targets: int | None = None) -> np.ndarray:
+    """``alpha`` as the array (T,) or (T, p) whose first entry is NaN.
+
+    Parameters
+    ----------
+    alpha : float, or sequence of T − 1, or such an array itself
+    n_steps : int T
+    n_targets : int, optional
+        Number of targets p; allows one column of α's for each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not numbers, not finite, or not T − 1 of them.
+    """
+    if isinstance(alpha, str):
+        raise ValueError(f"alpha must be a number or a sequence of numbers here, got {alpha!r}")
+    if isinstance(alpha, (bool, np.bool_)):
+        raise TypeError(f"alpha must be a number, got {alpha!r}")
+    if isinstance(alpha, numbers.Real):
+        alphas = np.full(n_steps, float(alpha))
+        alphas[:1] = np.nan
+        if not math.isfinite(alpha):
+            raise ValueError(f"alpha must be finite, got {alpha!r}")
+        return alphas
+    try:
+        alphas = np.array(alpha, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"alpha must be a number or a sequence of numbers, got {alpha!r}") from None
+    shapes = [()] if n_targets is None else [(), (n_targets,)]
+    if alphas.ndim == 0 or alphas.shape[1:] not in shapes:
+        raise ValueError(f"alpha has shape {alphas.shape}; expected ({n_steps - 1},) or a scalar")
+    if len(alphas) == n_steps - 1:
+        alphas = np.concatenate([np.full((1, *alphas.shape[1:]), np.nan), alphas])
+    elif not (len(alphas) == n_steps and np.isnan(alphas[0]).all()):
+        raise ValueError(
+            f"expected {n_steps - 1} alphas, one for each of the steps 2..{n_steps} "
+            f"(or {n_steps} with a leading nan, as in .alphas), got {len(alphas)}"
+        )
+    if not np.isfinite(alphas[1:]).all():
+        raise ValueError("alphas of the steps 2..T must be finite")
+    return alphas
+
+
+def step_weights(alphas: Any) -> np.ndarray:
+    """Weights c of every step: row τ−1 holds Σ_k c_k F_k = the chain after step τ.
+
+    Parameters
+    ----------
+    alphas : array of shape (T,) or (T, p), first entry unused
+
+    Returns
+    -------
+    C : ndarray of shape (T, T) or (T, T, p), lower triangular with rows that sum to 1
+    """
+    alphas = np.asarray(alphas, dtype=np.float64)
+    T = len(alphas)
+    C = np.zeros((T, *alphas.shape))
+    C[0, 0] = 1.0
+    for t in range(1, T):
+        C[t, 1:] = (1.0 - alphas[t]) * C[t - 1, :-1]
+        C[t, 0] = alphas[t]
+    return C
+
+
+def alphas_to_weights(alphas: Any) -> np.ndarray:
+    """Weights c of the pure steps in the chain's last step (stick-breaking).
+
+    Parameters
+    ----------
+    alphas : array_like of shape (T − 1,), or (T,) with a leading NaN; or with a second
+        axis of targets, (T, p) with a leading row of NaN or (T − 1, p)
+
+    Returns
+    -------
+    c : ndarray of shape (T,) or (T, p)
+        c_1 = α_T, c_2 = (1 − α_T) α_(T−1), …, c_T = Π (1 − α_j); they sum to 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not numbers, not finite.
+
+    Examples
+    --------
+    >>> alphas_to_weights([0.5, 0.25])
+    array([0.25 , 0.375, 0.375])
+    """
+    array = np.asarray(alphas, dtype=np.float64)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"alphas must have shape (T,) or (T, p), got {array.shape}")
+    leading = len(array) > 0 and bool(np.isnan(array[0]).all()) and array[0].size > 0
+    n_steps = len(array) if leading else len(array) + 1
+    return step_weights(check_alphas(array, n_steps, *array.shape[1:]))[-1]
+
+
+def weights_to_alphas(c: Any) -> np.ndarray:
+    """The α-sequence of a chain whose last step is Σ_k c_k F_k.
+
+    Parameters
+    ----------
+    c : array_like of shape (T,) or (T, p)
+        Weights of the pure steps; they must sum to 1.
+
+    Returns
+    -------
+    alphas : ndarray of shape (T,) or (T, p)
+        ``alphas[0]`` is NaN. An α that no longer matters, because a later α is 1, is 1.
+
+    Raises
+    ------
+    ValueError
+        The weights do not sum to 1, or no α-sequence exists: the stick is used up while
+        weight remains (c = (1, 1, −1), say). The model Σ_k c_k F_k exists all the same.
+
+    Examples
+    --------
+    >>> weights_to_alphas([0.25, 0.375, 0.375])[1:].tolist()
+    [0.5, 0.25]
+    """
+    c = np.array(c, dtype=np.float64)
+    if c.ndim not in (1, 2) or c.size == 0:
+        raise ValueError(f"weights must have shape (T,) or (T, p), got {c.shape}")
+    size = np.abs(c).sum(0)
+    if not np.isfinite(c).all() or (np.abs(c.sum(0) - 1.0) > 1e-8 * np.maximum(size, 1.0)).any():
+        raise ValueError(f"weights must be finite and sum to 1, their sum is {c.sum(0)}")
+    alphas = np.full(c.shape, np.nan)
+    # stick[i] = 1 − c_1 − … − c_i, summed from the far end; below rounding it is used up
+    tail = np.cumsum(c[::-1], axis=0)[::-1]
+    rest = np.cumsum(np.abs(c[::-1]), axis=0)[::-1]
+    empty = np.abs(tail) <= 4 * len(c) * np.finfo(np.float64).eps * rest
+    if (empty & (rest > 0)).any():
+        raise ValueError(
+            "no alpha-sequence has these weights: the stick is used up while weight remains. "
+            "The model is the weighted sum of the pure steps itself"
+        )
+    for i in range(len(c) - 1):
+        stick = np.where(empty[i], 1.0, tail[i])
+        alphas[len(c) - 1 - i] = np.where(empty[i], 1.0, c[i] / stick)
+    return alphas
+
+
+def greedy_alphas(
+    y: Any, F: Any, *, sample_weight: Any = None, clip: bool = False, per_target: bool = False
+) -> np.ndarray:
+    """Algorithm 1: the optimal α of each step given the ones before it.
+
+    Parameters
+    ----------
+    y : array of shape (m,) or (m, p)
+    F : array of shape (T, m) or (T, m, p)
+        Predictions of the pure steps, validation or leave-one-out.
+    sample_weight : array of shape (m,), optional
+    clip : bool
+        Clip every α to [0, 1] before the next step uses it.
+    per_target : bool
+
+    Returns
+    -------
+    alphas : ndarray of shape (T,), or (T, p) with ``per_target`` and p targets
+    """
+    y2, F3, _ = _check_columns(y, F, sample_weight)
+    T, _, p = F3.shape
+    one_target = len(np.shape(y)) == 1
+    columns = () if one_target or not per_target else (p,)
+    alphas = np.full((T, *columns), np.nan)
+    c = np.zeros((T, *columns))
+    c[0] = 1.0
+    for t in range(1, T):
+        # the α = 0 student of this step: every pure step of the chain, one step further
+        student = sum(c[k] * F3[k + 1] for k in range(t))
+        alpha = optimal_alpha(
+            y2, F3[0], student, sample_weight=sample_weight, per_target=per_target
+        )
+        alpha = np.asarray(alpha if isinstance(alpha, float) else alpha.tolist())
+        alpha = alpha.reshape(columns)
+        alphas[t] = np.clip(alpha, 0.0, 1.0) if clip else alpha
+        c[1:] = (1.0 - alphas[t]) * c[:-1]
+        c[0] = alphas[t]
+    return alphas
+
+
+def joint_weights(
+    y: Any, F: Any, *, clip: bool = False, sample_weight: Any = None, per_target: bool = False
+) -> np.ndarray:
+    """The best weights of all pure steps together: least squares in c.
+
+    Minimises ‖y − Σ_k c_k F_k‖² subject to Σ_k c_k = 1, and c ≥ 0 with ``clip``
+    (α in [0, 1]). Since the weights sum to 1 this is min ‖R c‖² with the residuals
+    R_k = y − F_k.
+
+    Parameters
+    ----------
+    y : array_like of shape (m,) or (m, p)
+    F : array_like of shape (T, m) or (T, m, p)
+        Predictions of the pure steps, validation or leave-one-out.
+    clip : bool
+        Restrict c to the simplex.
+    sample_weight : array_like of shape (m,), optional
+    per_target : bool
+        Weights for each target instead of shared ones.
+
+    Returns
+    -------
+    c : ndarray of shape (T,), or (T, p) with ``per_target`` and p targets
+        Where the pure steps are linearly dependent, the minimiser that stays closest
+        to the first step alone.
+
+    Raises
+    ------
+    ValueError
+        Shapes do not match; NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> F = np.array([[0.0, 0.0], [1.0, 0.0]])
+    >>> joint_weights(np.array([0.25, 0.0]), F)
+    array([0.75, 0.25])
+    """
+    y2, F3, w = _check_columns(y, F, sample_weight)
+    R = y2[None] - F3
+    if w is not None:
+        R = R * w**0.5
+    R = np.asarray(R.get() if hasattr(R, "get") else R)
+    if not np.isfinite(R).all():
+        raise ValueError("y and F must be finite: found NaN or infinity")
+    if per_target and len(np.shape(y)) == 2:
+        return np.stack([_best_weights(R[:, :, j].T, clip) for j in range(R.shape[2])], axis=1)
+    return _best_weights(R.reshape(len(R), -1).T, clip)
+
+
+def _best_weights(R: np.ndarray, clip: bool) -> np.ndarray:
+    """argmin ‖R c‖² with Σ c = 1, and c ≥ 0 with ``clip``; R (m, T)."""
+    from scipy.optimize import nnls
+
+    T = R.shape[1]
+    if len(R) > T:
+        R = np.asarray(np.linalg.qr(R, mode="r"))  # ‖R c‖ is all that matters
+    scale = np.linalg.norm(R)
+    if T == 1 or scale == 0.0:
+        return np.eye(T)[0]
+    R = R / scale
+    if clip:
+        # For every t > 0 the best c with Σ c = t is t·(the simplex optimum), so the
+        # non-negative minimiser of ‖R c‖² + (Σ c − 1)² points at it.
+        c = nnls(np.vstack([R, np.ones(T)]), np.eye(len(R) + 1)[-1])[0]
+        return c / c.sum()
+    # c = e_1 + Σ_k b_k (e_(k+1) − e_1); columns scaled to norm one, null directions dropped
+    D = R[:, 1:] - R[:, :1]
+    norms = np.linalg.norm(D, axis=0)
+    norms[norms == 0.0] = 1.0
+    b = np.linalg.lstsq(D / norms, -R[:, 0], rcond=None)[0] / norms
+    return np.concatenate([[1.0 - b.sum()], b])

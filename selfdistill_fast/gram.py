@@ -1,0 +1,282 @@
+"""Gram matrices: K(X, Z), products K(X, Z) W without forming K, and sweeps over γ.
+
+The public functions check what they are given and hand native arrays to the backend.
+:func:`native_gram` and :func:`native_matmul` are the same for arrays that are native
+already; the solvers use those. They alone know the two kernels that no backend
+computes: a precomputed matrix and the caller's own function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from selfdistill_fast.backend import get_backend
+from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
+
+__all__ = ["gram", "gram_matmul", "gram_sweep"]
+
+
+def gram(
+    X: Any,
+    Z: Any = None,
+    kernel: Any = RBF(1.0),  # noqa: B008 - kernels are immutable
+    *,
+    out: Any = None,
+    backend: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    """Gram matrix K(X, Z) with entries κ(x_i, z_j).
+
+    Parameters
+    ----------
+    X : array_like of shape (n, d)
+        For ``kernel="precomputed"`` the matrix K itself.
+    Z : array_like of shape (m, d), optional
+        None means X; K is then exactly symmetric and has the kernel's exact diagonal.
+    kernel : Kernel or callable
+        Such as ``RBF(0.1)``; a callable is given (X, Z) and returns (n, m).
+    out : ndarray of shape (n, m), optional
+        C-contiguous array of the result's dtype to write to. Reusing it saves the
+        operating system's zeroing of fresh pages.
+    backend : {None, "cpu", "reference"} or a backend object, optional
+    n_threads : int, optional
+        None: as many as the process may use.
+
+    Returns
+    -------
+    K : ndarray of shape (n, m)
+        float32 if X and Z are float32 (or float16), else float64.
+
+    Raises
+    ------
+    TypeError
+        Sparse, complex or non-numeric input; not a kernel.
+    ValueError
+        Wrong shapes, NaN or infinity.
+    MemoryError
+        K does not fit; the message gives the bytes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, gram
+    >>> gram(np.array([[0.0], [1.0]]), kernel=RBF(0.5)).round(4)
+    array([[1.    , 0.6065],
+           [0.6065, 1.    ]])
+    """
+    be = get_backend(backend, n_threads=n_threads)
+    kernel = as_kernel(kernel)
+    X, Z = _rows(be, X, Z, kernel)
+    shape = _shape(X, Z, kernel)
+    out = _check_out(out, shape, X.dtype)
+    if out is None and not isinstance(kernel, Precomputed):
+        check_memory(be, shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
+    return native_gram(be, X, Z, kernel, out)
+
+
+def gram_matmul(
+    X: Any,
+    Z: Any,
+    W: Any,
+    kernel: Any,
+    *,
+    out: Any = None,
+    backend: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    """K(X, Z) @ W with K never formed: memory O(n·p).
+
+    Parameters
+    ----------
+    X : array_like of shape (n, d)
+        For ``kernel="precomputed"`` the matrix K(X, Z) itself; Z is then None.
+    Z : array_like of shape (m, d) or None
+        None means X.
+    W : array_like of shape (m,) or (m, p)
+    kernel : Kernel or callable
+    out : ndarray of shape (n,) or (n, p), optional
+        C-contiguous, of the dtype of X; it must not overlap W.
+    backend, n_threads
+        As in :func:`gram`.
+
+    Returns
+    -------
+    KW : ndarray of shape (n,) or (n, p)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`gram`; also if the rows of W do not match those of Z.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, gram, gram_matmul
+    >>> X = np.arange(6.0).reshape(3, 2); w = np.ones(3)
+    >>> bool(np.allclose(gram_matmul(X, None, w, RBF(0.1)), gram(X, kernel=RBF(0.1)) @ w))
+    True
+    """
+    be = get_backend(backend, n_threads=n_threads)
+    kernel = as_kernel(kernel)
+    X, Z = _rows(be, X, Z, kernel)
+    n, m = _shape(X, Z, kernel)
+    W = be.asarray(W, "W", ndim=(1, 2), dtype=X.dtype)
+    if W.shape[0] != m:
+        raise ValueError(f"W has {W.shape[0]} rows, but K(X, Z) has {m} columns")
+    out = _check_out(out, (n, *W.shape[1:]), X.dtype)
+    W2 = W.reshape(m, -1)
+    result = native_matmul(be, X, Z, W2, kernel, None if out is None else out.reshape(n, -1))
+    return result.reshape(n, *W.shape[1:]) if out is None else out
+
+
+def gram_sweep(
+    X: Any,
+    Z: Any,
+    kernels: Sequence[Any],
+    *,
+    out: Any = None,
+    backend: Any = None,
+    n_threads: int | None = None,
+) -> Iterator[Any]:
+    """K(X, Z) of one kernel after the other, for kernels that share a distance.
+
+    Parameters
+    ----------
+    X : array_like of shape (n, d)
+    Z : array_like of shape (m, d) or None
+        None means X.
+    kernels : sequence of Kernel
+        All on the same quantity of a pair of rows: squared Euclidean distance (RBF,
+        Matern), L1 distance (Laplacian), inner product (Polynomial, Linear) or angle (NTK).
+    out : ndarray of shape (n, m), optional
+        The one buffer that every K is written to.
+    backend, n_threads
+        As in :func:`gram`.
+
+    Yields
+    ------
+    K : ndarray of shape (n, m)
+        **The same buffer each time**: copy what must outlive the next iteration.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As :func:`gram`; also if the kernels share no distance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, gram_sweep
+    >>> X = np.array([[0.0], [1.0]])
+    >>> [round(float(K[0, 1]), 4) for K in gram_sweep(X, None, [RBF(0.5), RBF(1.0)])]
+    [0.6065, 0.3679]
+    """
+    be = get_backend(backend, n_threads=n_threads)
+    checked = [as_kernel(kernel) for kernel in kernels]
+    pairs = {kernel.pair for kernel in checked}
+    if len(pairs) > 1 or "" in pairs:
+        raise ValueError(
+            "kernels must share one distance, got "
+            + ", ".join(f"{type(k).__name__} ({k.pair or 'none'})" for k in checked)
+        )
+    if not checked:
+        return iter(())
+    X, Z = _rows(be, X, Z, checked[0])
+    shape = _shape(X, Z, checked[0])
+    out = _check_out(out, shape, X.dtype)
+    if out is None:
+        check_memory(be, 2 * shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
+    return be.gram_sweep(X, Z, checked, out=out)
+
+
+def native_gram(be: Any, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
+    """:func:`gram` on native arrays of one dtype."""
+    if isinstance(kernel, Precomputed):
+        if out is None:
+            return X
+        out[...] = X
+        return out
+    if isinstance(kernel, Custom):
+        other = X if Z is None else Z
+        K = be.asarray(kernel.function(X, other), "the kernel function's result", dtype=X.dtype)
+        if K.shape != (X.shape[0], other.shape[0]):
+            raise ValueError(
+                f"the kernel function returned shape {K.shape} for {X.shape[0]} and "
+                f"{other.shape[0]} rows; it is given (X, Z) and must return "
+                f"{(X.shape[0], other.shape[0])}"
+            )
+        if out is None:
+            return K
+        out[...] = K
+        return out
+    return be.gram(X, Z, kernel, out=out)
+
+
+def native_matmul(be: Any, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = None) -> Any:
+    """:func:`gram_matmul` on native arrays of one dtype; W (m, p)."""
+    if kernel.pair:
+        return be.gram_matmul(X, Z, W, kernel, out=out)
+    if out is None:
+        out = be.xp.empty((X.shape[0], W.shape[1]), dtype=X.dtype)
+    other = X if Z is None else Z
+    block = max(1, (1 << 22) // max(W.shape[0], 1))
+    for start in range(0, X.shape[0], block):
+        rows = slice(start, start + block)
+        out[rows] = native_gram(be, X[rows], other, kernel) @ W
+    return out
+
+
+def check_memory(be: Any, needed: int, what: str, limit: int | None = None, cure: str = "") -> None:
+    """MemoryError before an allocation of ``needed`` bytes that cannot succeed.
+
+    ``limit`` None means what the backend has left.
+    """
+    available = be.available_memory() if limit is None else limit
+    if needed > available:
+        raise MemoryError(
+            f"{what} needs {needed:,} bytes ({needed / 2**30:.2f} GiB), but only "
+            f"{available:,} bytes ({available / 2**30:.2f} GiB) "
+            f"{'are available' if limit is None else 'are allowed'}; "
+            + (cure or "use gram_matmul, which never forms K, float32, or blocks of rows")
+        )
+
+
+def _rows(be: Any, X: Any, Z: Any, kernel: Kernel) -> tuple[Any, Any]:
+    """X and Z as native arrays of one dtype with the same number of features."""
+    X = be.asarray(X, "X", ndim=2)
+    if X.shape[1] == 0:
+        raise ValueError(f"X has no features: shape {X.shape}")
+    if isinstance(kernel, Precomputed):
+        if Z is not None:
+            raise ValueError("with a precomputed kernel X is K(X, Z) itself: leave Z out")
+        return X, None
+    if Z is None:
+        return X, None
+    Z = be.asarray(Z, "Z", ndim=2)
+    if X.shape[1] != Z.shape[1]:
+        raise ValueError(f"X has {X.shape[1]} features, but Z has {Z.shape[1]}")
+    if X.dtype != Z.dtype:
+        wide = be.xp.promote_types(X.dtype, Z.dtype)
+        X, Z = be.asarray(X, dtype=wide, finite=False), be.asarray(Z, dtype=wide, finite=False)
+    return X, Z
+
+
+def _shape(X: Any, Z: Any, kernel: Kernel) -> tuple[int, int]:
+    if isinstance(kernel, Precomputed):
+        return X.shape
+    return X.shape[0], (X if Z is None else Z).shape[0]
+
+
+def _check_out(out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    if out is not None and (
+        getattr(out, "shape", None) != shape
+        or out.dtype != dtype
+        or not out.flags.c_contiguous
+        or not getattr(out.flags, "writeable", True)
+    ):
+        raise ValueError(
+            f"out must be a writeable C-contiguous array of shape {shape} and dtype {dtype}, got "
+            f"{getattr(out, 'shape', type(out).__name__)} {getattr(out, 'dtype', '')}"
+        )
+    return out
