@@ -63,7 +63,7 @@ def _data_root() -> Path | None:
 
 @pytest.fixture(scope="session")
 def uci():
-    """uci(name) -> X_train, y_train, X_test, y_test of split 0, standardised by the training rows."""
+    """uci(name) -> X_train, y_train, X_test, y_test of split 0, standardised by the first two."""
     root = _data_root()
     if root is None:
         pytest.skip("no UCI data: set SELFDISTILL_DATA to the folder that holds uci/")

@@ -47,13 +47,25 @@ def kernel_matrix(kernel, X, Z=None):
         return (kernel.gamma * inner + kernel.coef0) ** kernel.degree
     if name == "NTK":
         nx, nz = np.linalg.norm(X, axis=1), np.linalg.norm(Z, axis=1)
-        rho = np.clip(inner / np.maximum(np.outer(nx, nz), 1e-300), -1, 1)
-        theta = rho.copy()  # the tangent kernel over ‖x‖‖z‖
+        U, V = (A / np.maximum(s, 1e-300)[:, None] for A, s in ((X, nx), (Z, nz)))
+        # half of |u − v| is the sine of half the angle: an arccos loses half the digits at 0
+        half = np.linalg.norm(differences(U, V), axis=-1) / 2
+        angle = np.where(
+            half < 0.7, 2 * np.arcsin(np.minimum(half, 1)), np.arccos(np.clip(U @ V.T, -1, 1))
+        )
+        half = np.linalg.norm(differences(U, -V), axis=-1) / 2
+        angle = np.where(half < 0.7, math.pi - 2 * np.arcsin(np.minimum(half, 1)), angle)
+        theta = np.cos(angle)  # the tangent kernel over ‖x‖‖z‖
         for _ in range(kernel.depth):
-            angle = np.arccos(rho)
-            derivative = 1 - angle / math.pi
-            rho = np.clip((np.sqrt(1 - rho**2) + rho * (math.pi - angle)) / math.pi, -1, 1)
-            theta = rho + theta * derivative
+            # one minus the next cosine, without the cancellation near 0
+            gap = (angle * np.cos(angle) - np.sin(angle)) / math.pi
+            series = sum(  # Σ_k (−1)^k 2k/(2k+1)! θ^(2k+1) = θ cos θ − sin θ
+                (-1) ** k * 2 * k / math.factorial(2 * k + 1) * angle ** (2 * k + 1)
+                for k in range(1, 9)
+            )
+            gap = np.where(angle < 0.5, series / math.pi, gap) + 2 * np.sin(angle / 2) ** 2
+            theta = (1 - gap) + theta * (1 - angle / math.pi)
+            angle = 2 * np.arcsin(np.sqrt(gap / 2))
         return np.outer(nx, nz) * theta
     raise KeyError(name)
 
@@ -72,7 +84,7 @@ def ntk_by_quadrature(x, z, depth):
         angle = math.acos(max(-1.0, min(1.0, sxz / math.sqrt(sxx * szz))))
         lo, hi = angle - math.pi / 2, math.pi / 2  # where both u and v are positive
         both = integrate.quad(
-            lambda t, a=angle: math.cos(t) * math.cos(t - a), lo, hi, epsabs=1e-14, epsrel=1e-14
+            lambda t, a=angle: math.cos(t) * math.cos(t - a), lo, hi, epsabs=1e-13, epsrel=1e-13
         )[0]
         sxz = 2 * math.sqrt(sxx * szz) * 2 / (2 * math.pi) * both
         derivative = 2 * (hi - lo) / (2 * math.pi)
@@ -212,9 +224,10 @@ def mp_chain(K, K_new, Y, lam, alphas, digits=60):
         n, p = Y.shape
         A, B, y = mp.matrix(K.tolist()), mp.matrix(K_new.tolist()), mp.matrix(Y.tolist())
         inverse = (A + mp.mpf(float(lam)) * mp.eye(n)) ** -1
-        out, targets = [], y
-        for t, alpha in enumerate(alphas):
-            if t:
+        out, dual = [], None
+        for alpha in alphas:
+            targets = y
+            if dual is not None:
                 a = mp.mpf(float(alpha))
                 targets = a * y + (1 - a) * (A * dual)
             dual = inverse * targets
@@ -229,9 +242,9 @@ def mp_leave_one_out(K, Y, lam, alphas, digits=60):
     out = np.empty((len(alphas), n, Y.shape[1]))
     for i in range(n):
         keep = np.arange(n) != i
-        out[:, i] = mp_chain(
-            K[np.ix_(keep, keep)], K[i, keep][None], Y[keep], lam, alphas, digits
-        )[:, 0]
+        out[:, i] = mp_chain(K[np.ix_(keep, keep)], K[i, keep][None], Y[keep], lam, alphas, digits)[
+            :, 0
+        ]
     return out
 
 
@@ -257,9 +270,7 @@ def algorithm_1(first, student, y, n_steps, *, clip=False, weight=None):
     alphas = [np.nan]
     for _ in range(n_steps - 1):
         without_truth = student([*alphas, 0.0])  # y_{α=0}^{(t)}
-        best = vertex(
-            lambda a, s=without_truth: squared_error(y, a * first + (1 - a) * s, weight)
-        )
+        best = vertex(lambda a, s=without_truth: squared_error(y, a * first + (1 - a) * s, weight))
         alphas.append(min(max(best, 0.0), 1.0) if clip else best)
     return np.array(alphas)
 

@@ -26,9 +26,7 @@ def test_by_hand():
     np.testing.assert_array_equal(
         shrinkage_path(d, 1.0, 0.0, 3), [[0.5, 0.75], [0.25, 0.5625], [0.125, 0.421875]]
     )
-    np.testing.assert_array_equal(
-        shrinkage_path(d, 1.0, 0.5, 2), [[0.5, 0.75], [0.375, 0.65625]]
-    )
+    np.testing.assert_array_equal(shrinkage_path(d, 1.0, 0.5, 2), [[0.5, 0.75], [0.375, 0.65625]])
     assert_close(limit_shrinkage(d, 1.0, 0.5), np.array([1 / 3, 0.6]), 1e-15)
     assert_close(shrinkage_ratios(d, 1.0, 0.0, 2), np.array([[1.5], [2.25]]), 1e-15)
     assert_close(shrinkage_ratios(d, 1.0, 0.5, 2), np.array([[1.5], [1.75]]), 1e-15)
@@ -91,5 +89,5 @@ def test_steps_to_tolerance_needs_a_positive_tolerance(tol):
 
 
 def test_steps_to_a_limit_that_does_not_exist():
-    with pytest.raises(ValueError, match="limit|converge"):
+    with pytest.raises(ValueError, match=r"limit|converge"):
         steps_to_tolerance(np.array([1e6]), 1.0, 2.5, 1e-3)

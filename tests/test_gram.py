@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tolerance import assert_close
 
-from selfdistill_fast import RBF, Laplacian, Linear, Matern, Polynomial, gram, gram_matmul, gram_sweep
+from selfdistill_fast import (
+    RBF,
+    Laplacian,
+    Linear,
+    Matern,
+    Polynomial,
+    gram,
+    gram_matmul,
+    gram_sweep,
+)
 
 all_kernels = pytest.mark.parametrize("kernel", KERNELS, ids=kernel_id)
 both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -112,7 +121,7 @@ def test_sweep_writes_into_out(backend, rng):
 
 def test_sweep_of_kernels_without_a_common_distance_is_an_error(backend, rng):
     X = rng.standard_normal((5, 2))
-    with pytest.raises(ValueError, match="distance|kernel|share"):
+    with pytest.raises(ValueError, match=r"distance|kernel|share"):
         list(gram_sweep(X, None, [RBF(1.0), Laplacian(1.0)], backend=backend))
 
 

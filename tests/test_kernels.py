@@ -174,7 +174,10 @@ def test_equal_hashable_frozen_and_picklable(kernel):
         *((lambda bad=bad: Matern(1.0, bad), ValueError) for bad in (0, 1.0, 2, -1.5, math.nan)),
         *((lambda bad=bad: Polynomial(bad), (TypeError, ValueError)) for bad in (0, -1, 1.5)),
         *((lambda bad=bad: Polynomial(bad), (TypeError, ValueError)) for bad in ("3", True)),
-        *((lambda bad=bad: Polynomial(bad), (TypeError, ValueError)) for bad in (math.nan, math.inf)),
+        *(
+            (lambda bad=bad: Polynomial(bad), (TypeError, ValueError))
+            for bad in (math.nan, math.inf)
+        ),
         *((lambda bad=bad: Polynomial(3, bad), ValueError) for bad in (0, -1.0, math.nan)),
         *((lambda bad=bad: Polynomial(3, 1.0, bad), ValueError) for bad in (math.nan, math.inf)),
         *((lambda bad=bad: NTK(bad), (TypeError, ValueError)) for bad in (0, -1, 2.5, "1", True)),
