@@ -43,7 +43,7 @@ def draw(rng, n=20, p=2, m=15):
 
 @given(data=st.data())
 def test_alpha_is_the_vertex_of_the_error(data):
-    """What is left of y is orthogonal to ỹ¹ − ỹ⁰, and any other α costs (α − α*)²‖ỹ¹ − ỹ⁰‖² more."""
+    """What is left of y is orthogonal to ỹ¹ − ỹ⁰; any other α costs (α − α*)²‖ỹ¹ − ỹ⁰‖² more."""
     shape = data.draw(st.sampled_from([(1,), (5,), (3, 2), (7, 1)]), label="shape")
     y, first, student = (data.draw(hnp.arrays(float, shape, elements=values)) for _ in range(3))
     gap = student - first

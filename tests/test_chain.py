@@ -111,20 +111,16 @@ def test_weights_and_intercept_for_every_kernel(backend, kernel, rng):
     check(backend, kernel, X, Y, X_new, 0.2, ALPHAS["mixed"], weight=weight, intercept=True)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("p", [1, 7])
 @pytest.mark.parametrize("n", SIZES)
-def test_equals_refits_for_awkward_sizes(backend, n, p, rng):
+def test_equals_refits_for_awkward_sizes(backend, n, p, dtype, rng):
     for d in (1, 4):
-        X, Y, X_new = (
-            draw(rng, n=n, d=d, p=p, m=5)
-            if n > 1
-            else (
-                rng.standard_normal((1, d)),
-                rng.standard_normal((1, p)),
-                rng.standard_normal((3, d)),
-            )
-        )
+        X, Y = rng.standard_normal((n, d)).astype(dtype), rng.standard_normal((n, p)).astype(dtype)
+        X_new = np.vstack([rng.standard_normal((4, d)).astype(dtype), X[:1]])
         check(backend, RBF(0.5), X, Y, X_new, 0.1, ALPHAS["mixed"])
+        if n > 1:
+            check(backend, RBF(0.5), X, Y, X_new, 1.0, 0.25, intercept=True)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=kernel_id)
