@@ -177,13 +177,17 @@ def weights_of(alphas):
 
 
 def chain(K, Y, lam, alphas, weight=None, intercept=False):
-    """(dual, intercept) of every step: refit on α y + (1 − α) y^(τ−1), T times."""
+    """(dual, intercept) of every step: refit on α y + (1 − α) y^(τ−1), T times.
+
+    ``lam`` is one ridge for all steps or one for each.
+    """
     models, targets = [], Y
+    lams = np.broadcast_to(lam, len(alphas))
     for t, alpha in enumerate(alphas):
         if t:
             dual, b = models[-1]
             targets = alpha * Y + (1 - alpha) * (K @ dual + b)
-        models.append(ridge(K, targets, lam, weight, intercept))
+        models.append(ridge(K, targets, lams[t], weight, intercept))
     return models
 
 
@@ -199,13 +203,17 @@ def pure_chain(K, Y, lam, n_steps, weight=None, intercept=False):
 
 def leave_one_out(K, Y, lam, alphas, weight=None, intercept=False):
     """(T, n, p): for each row, the whole chain refitted without it, predicting it."""
-    n, p = Y.shape
-    out = np.empty((len(alphas), n, p))
-    for i in range(n):
-        keep = np.arange(n) != i
+    return leave_out(np.arange(len(Y)), K, Y, lam, alphas, weight, intercept)
+
+
+def leave_out(labels, K, Y, lam, alphas, weight=None, intercept=False):
+    """(T, n, p): for each group of rows with one label, the chain without them, at them."""
+    out = np.empty((len(alphas), *Y.shape))
+    for label in np.unique(labels):
+        keep = labels != label
         w = None if weight is None else np.asarray(weight)[keep]
         models = chain(K[np.ix_(keep, keep)], Y[keep], lam, alphas, w, intercept)
-        out[:, i] = predict(models, K[i, keep][None])[:, 0]
+        out[:, ~keep] = predict(models, K[np.ix_(~keep, keep)])
     return out
 
 

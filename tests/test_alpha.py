@@ -25,6 +25,9 @@ from selfdistill_fast import (
     weights_to_alphas,
 )
 
+# the joint optimum says when its last steps gain little; here that is no news
+pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
+
 LAM, T = 0.05, 4
 values = st.floats(-100, 100, allow_subnormal=False)
 
@@ -216,6 +219,31 @@ def test_greedy_alphas_cannot_be_improved_one_at_a_time(data, backend):
         assert best <= oracle.squared_error(Y_val, other) * (1 + 1e-9)
         # α = 1 is the first step itself
         assert best <= oracle.squared_error(Y_val, path.predict(X_val, step=1)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("by", ["validation", "leave-one-out"])
+def test_greedy_alphas_with_a_ridge_for_each_step(backend, rng, by):
+    """ỹ¹ of eq. (16) is then the one-step fit under the ridge of the step itself."""
+    X, Y, X_val, Y_val = draw(rng)
+    lams, alphas = [0.05, 0.3, 0.02, 1.0], [np.nan]
+    K, K_val = oracle.kernel_matrix(RBF(0.5), X), oracle.kernel_matrix(RBF(0.5), X_val, X)
+
+    def last(lams, alphas):
+        if by == "leave-one-out":
+            return oracle.leave_one_out(K, Y, lams, alphas)[-1]
+        return oracle.predict(oracle.chain(K, Y, lams, alphas), K_val)[-1]
+
+    target, val = (Y, {}) if by == "leave-one-out" else (Y_val, {"X_val": X_val, "y_val": Y_val})
+    for t in range(1, T):
+        student, first = last(lams[: t + 1], [*alphas, 0.0]), last(lams[t : t + 1], [np.nan])
+        alphas.append(
+            oracle.vertex(
+                lambda a, f=first, s=student: oracle.squared_error(target, a * f + (1 - a) * s)
+            )
+        )
+    s = spectrum(X, Y, RBF(0.5), backend=backend)
+    path = distill(s, None, "optimal", T, lam_steps=lams, **val)
+    assert_close(path.alphas[1:], np.array(alphas[1:]), 1e-8)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -27,11 +27,21 @@ def draw(rng, n=30, d=3, p=2, m=9, *, duplicates=False):
     return X, Y, X_new
 
 
-def check(backend, kernel, X, Y, X_new, lam, alpha, *, weight=None, intercept=False):
-    """The library's path against the refits, on new rows and through dual coefficients."""
+def check(backend, kernel, X, Y, X_new, lam, alpha, *, weight=None, intercept=False, solver="eigh"):
+    """The library's path against the refits, on new rows and through dual coefficients.
+
+    A sequence for lam is a ridge for each step.
+    """
     dtype = X.dtype
-    s = spectrum(X, Y, kernel, sample_weight=weight, fit_intercept=intercept, backend=backend)
-    path = distill(s, lam, alpha, T)
+    options = {"sample_weight": weight, "fit_intercept": intercept, "backend": backend}
+    if solver != "eigh":
+        options |= {"solver": solver, "lam": lam}
+    s = spectrum(X, Y, kernel, **options)
+    path = (
+        distill(s, lam, alpha, T)
+        if np.ndim(lam) == 0
+        else distill(s, None, alpha, T, lam_steps=lam)
+    )
     K, K_new = oracle.kernel_matrix(kernel, X), oracle.kernel_matrix(kernel, X_new, X)
     Y = Y.astype(np.float64)
     alphas = oracle.alphas_of(alpha, T)
@@ -44,7 +54,7 @@ def check(backend, kernel, X, Y, X_new, lam, alpha, *, weight=None, intercept=Fa
     for t in range(T):
         c = oracle.weights_of(alphas[: t + 1])
         scale = max(np.abs(pure[k]).max() for k in range(t + 1) if c[k] != 0)
-        rtol = tolerance.chain(d_max, lam, c, dtype)
+        rtol = tolerance.chain(d_max, np.min(lam), c, dtype)
         assert_close(actual[t], expected[t], rtol, scale, f"step {t + 1}")
         assert_close(path.predict(X_new, step=t + 1), expected[t], rtol, scale, "alone")
         # K a for the dual coefficients a; an intercept adds the same to every row
@@ -140,6 +150,63 @@ def test_one_target_in_gives_one_dimensional_predictions(backend, rng):
     assert one.dual_coef(4).shape == (len(X),)
     assert one.predict(X_new, step=math.inf).shape == (len(X_new),)
     assert_close(one.predict(X_new, step="all"), two.predict(X_new, step="all")[:, :, 0], 1e-12)
+
+
+# ------------------------------------------------------------------ the other ways to solve
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=kernel_id)
+def test_cholesky_equals_refits_for_every_kernel(backend, kernel, rng):
+    X, Y, X_new = draw(rng, duplicates=True)
+    weight = rng.uniform(0.1, 3.0, len(X))
+    weight[[0, 7, 11]] = 0.0
+    for alpha in (0.0, ALPHAS["mixed"]):
+        check(backend, kernel, X, Y, X_new, 0.2, alpha, solver="cholesky")
+        check(
+            backend, kernel, X, Y, X_new, 0.2, alpha,
+            weight=weight, intercept=True, solver="cholesky",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("lam", [1e-8, 1e-5, 1e-2, 1.0, 30.0, 1e3])
+@pytest.mark.parametrize("intercept", [False, True], ids=["no intercept", "intercept"])
+def test_cholesky_equals_refits_for_every_lam(backend, lam, intercept, rng):
+    X, Y, X_new = draw(rng)
+    weight = rng.uniform(0.1, 3.0, len(X))
+    for kernel in (Matern(1.0, 1.5), Linear()):
+        for alpha in (0.0, -0.6, ALPHAS["mixed"]):
+            check(
+                backend, kernel, X, Y, X_new, lam, alpha,
+                weight=weight, intercept=intercept, solver="cholesky",
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_cholesky_for_awkward_sizes(backend, n, rng):
+    for dtype in (np.float64, np.float32):
+        X, Y = rng.standard_normal((n, 3)).astype(dtype), rng.standard_normal((n, 2)).astype(dtype)
+        check(backend, RBF(0.5), X, Y, X, 0.1, ALPHAS["mixed"], solver="cholesky")
+
+
+def test_cholesky_serves_one_lam_and_has_no_eigenvalues(backend, rng):
+    X, Y, _ = draw(rng)
+    s = spectrum(X, Y, RBF(0.5), solver="cholesky", lam=0.1, backend=backend)
+    with pytest.raises(ValueError, match=r"lam|λ"):
+        distill(s, 0.2, 0.5, 2)
+    path = distill(s, 0.1, 0.5, 2)
+    with pytest.raises((AttributeError, ValueError), match="eigh"):
+        _ = path.shrinkage
+    with pytest.raises((TypeError, ValueError), match="lam"):
+        spectrum(X, Y, RBF(0.5), solver="cholesky", backend=backend)
+
+
+@pytest.mark.parametrize("intercept", [False, True], ids=["no intercept", "intercept"])
+@pytest.mark.parametrize("alpha", ALPHAS.values(), ids=ALPHAS.keys())
+def test_a_ridge_for_each_step(backend, alpha, intercept, rng):
+    X, Y, X_new = draw(rng)
+    weight = rng.uniform(0.1, 3.0, len(X))
+    for lams in ([0.1, 0.02, 3.0, 0.5, 0.1, 20.0], [1e-4, 1e-2, 1.0, 1.0, 1e2, 1e3]):
+        check(backend, RBF(0.5), X, Y, X_new, lams, alpha, weight=weight, intercept=intercept)
 
 
 # ------------------------------------------------------------------ extremes

@@ -29,6 +29,8 @@ from selfdistill_fast import (
     SelfDistilledKernelRidge,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
+
 NOT_REPETITION = (
     "with alpha='optimal' α is chosen by leave-one-out, where leaving a row out is not "
     "leaving out one of its two copies"

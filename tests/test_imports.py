@@ -32,7 +32,19 @@ LAYERS = {
     "loo": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
     "diagnostics": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
     "distill": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha"},
-    "estimator": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha", "distill"},
+    "constrained": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha", "distill"},
+    "plotting": set(),
+    "estimator": {
+        "kernels",
+        "backend",
+        "gram",
+        "spectrum",
+        "filters",
+        "loo",
+        "alpha",
+        "distill",
+        "plotting",  # its head imports no matplotlib
+    },
 }
 #: what speaks only in the backend's verbs and its array namespace
 SOLVERS = ["gram", "filters", "loo", *(name for name in FILES if name.startswith("spectrum"))]

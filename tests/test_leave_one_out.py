@@ -9,9 +9,18 @@ import tolerance
 from cases import ALPHAS, KERNELS, kernel_id
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from sklearn.model_selection import KFold
 from tolerance import assert_close
 
-from selfdistill_fast import RBF, Linear, Matern, distill, leave_one_out, spectrum
+from selfdistill_fast import (
+    RBF,
+    Linear,
+    Matern,
+    distill,
+    leave_fold_out,
+    leave_one_out,
+    spectrum,
+)
 
 T = 6
 
@@ -23,11 +32,14 @@ def draw(rng, n=14, d=2, p=2, *, duplicates=False):
     return X, rng.standard_normal((n, p)) + 2.0 + np.sin(X[:, :1])
 
 
-def check(actual, K, Y, lam, alpha, *, weight=None, intercept=False, dtype=np.float64):
+def check(actual, K, Y, lam, alpha, *, weight=None, intercept=False, dtype=np.float64, labels=None):
+    """``actual`` (T, n, p) against refits without each row, or each group of ``labels``."""
+    T = len(actual)
     Y = np.asarray(Y, np.float64)
+    labels = np.arange(len(Y)) if labels is None else labels
     alphas = oracle.alphas_of(alpha, T)
-    expected = oracle.leave_one_out(K, Y, lam, alphas, weight, intercept)
-    pure = oracle.leave_one_out(K, Y, lam, oracle.alphas_of(0.0, T), weight, intercept)
+    expected = oracle.leave_out(labels, K, Y, lam, alphas, weight, intercept)
+    pure = oracle.leave_out(labels, K, Y, lam, oracle.alphas_of(0.0, T), weight, intercept)
     d_max = oracle.d_max(K, weight)
     assert actual.shape == expected.shape
     for t in range(T):
@@ -35,7 +47,7 @@ def check(actual, K, Y, lam, alpha, *, weight=None, intercept=False, dtype=np.fl
         scale = max(np.abs(pure[k]).max() for k in range(t + 1) if c[k] != 0)
         if scale == 0:  # a lone row: nothing is left to fit, up to the rounding of y − y
             scale = 1e-3 * np.abs(Y).max()
-        rtol = tolerance.chain(d_max, lam, c, dtype)
+        rtol = tolerance.chain(d_max, np.min(lam), c, dtype)
         assert_close(actual[t], expected[t], rtol, scale, f"step {t + 1}")
 
 
@@ -191,6 +203,69 @@ def test_equals_refits_for_drawn_problems(data, backend):
     actual = leave_one_out(s, lam, alphas, T)
     K = oracle.kernel_matrix(kernel, X)
     check(actual, K, Y, lam, alphas, weight=weight, intercept=intercept)
+
+
+# ------------------------------------------------------------------ the other ways to solve
+
+
+@pytest.mark.parametrize("lam", [1e-6, 1e-2, 1.0])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("intercept", [False, True], ids=["no intercept", "intercept"])
+def test_cholesky_serves_up_to_four_steps(backend, lam, weighted, intercept, rng):
+    X, Y = draw(rng)
+    weight = np.where(np.arange(14) % 6 == 2, 0.0, 1.7) if weighted else None
+    K = oracle.kernel_matrix(RBF(0.5), X)
+    for n_steps in (1, 2, 3, 4):
+        s = spectrum(
+            X, Y, RBF(0.5), solver="cholesky", lam=lam,
+            sample_weight=weight, fit_intercept=intercept, backend=backend,
+        )  # fmt: skip
+        alpha = ALPHAS["mixed"][: n_steps - 1]
+        actual = leave_one_out(s, lam, alpha, n_steps)
+        check(actual, K, Y, lam, alpha, weight=weight, intercept=intercept)
+    with pytest.raises(ValueError, match="eigh"):
+        leave_one_out(s, lam, 0.5, 5)
+
+
+@pytest.mark.parametrize("intercept", [False, True], ids=["no intercept", "intercept"])
+def test_a_ridge_for_each_step(backend, intercept, rng):
+    X, Y = draw(rng)
+    weight = rng.uniform(0.1, 3.0, len(X))
+    weight[3] = 0.0
+    K = oracle.kernel_matrix(RBF(0.5), X)
+    s = spectrum(X, Y, RBF(0.5), sample_weight=weight, fit_intercept=intercept, backend=backend)
+    lams = [0.1, 0.02, 3.0, 0.5, 0.1, 7.0]
+    for alpha in (0.0, ALPHAS["mixed"]):
+        actual = leave_one_out(s, None, alpha, T, lam_steps=lams)
+        check(actual, K, Y, lams, alpha, weight=weight, intercept=intercept)
+
+
+FOLDS = {
+    "three folds": (3, np.repeat([0, 1, 2], [5, 5, 4])),
+    "groups": (np.array(list("abcabbaaccabba")),) * 2,
+    "splitter": (KFold(4), np.repeat([0, 1, 2, 3], [4, 4, 3, 3])),
+    "single rows": (14, np.arange(14)),
+}
+
+
+@pytest.mark.parametrize(("folds", "labels"), FOLDS.values(), ids=FOLDS.keys())
+@pytest.mark.parametrize("solver", ["eigh", "cholesky"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("intercept", [False, True], ids=["no intercept", "intercept"])
+def test_folds_and_groups(backend, folds, labels, solver, weighted, intercept, rng):
+    X, Y = draw(rng)
+    weight = rng.uniform(0.1, 3.0, len(X)) if weighted else None
+    if weighted:
+        weight[[0, 5, 13]] = 0.0
+    K = oracle.kernel_matrix(RBF(0.5), X)
+    for lam in (1e-3, 0.3):
+        s = spectrum(
+            X, Y, RBF(0.5), solver=solver, lam=lam,
+            sample_weight=weight, fit_intercept=intercept, backend=backend,
+        )  # fmt: skip
+        for n_steps, alpha in ((4, 0.0), (4, ALPHAS["mixed"][:3])):
+            actual = leave_fold_out(s, lam, alpha, n_steps, folds)
+            check(actual, K, Y, lam, alpha, weight=weight, intercept=intercept, labels=labels)
 
 
 @pytest.mark.parametrize("lam", [1e-8, 1e-3, 1.0, 1e3])

@@ -14,6 +14,8 @@ from cases import KERNELS, kernel_id
 
 from selfdistill_fast import RBF, SelfDistilledKernelRidge, distill, load, spectrum
 
+pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
+
 rng = np.random.default_rng(3)
 X, Y, X_NEW = rng.standard_normal((9, 2)), rng.standard_normal((9, 3)), rng.standard_normal((4, 2))
 
