@@ -270,8 +270,7 @@ def mixed_held_out(
             dropped = xp.nonzero(spectrum.sample_weight == 0)[0]
             pure = spectrum.pure_steps(lam, T, lam_steps)
             pure = mix(C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
-            F = spectrum.evaluate(spectrum.select(dropped), pure.reshape(-1, *pure.shape[-2:]))
-            G[..., dropped, :] = F.reshape(*G.shape[:-2], len(dropped), spectrum.p)
+            G[..., dropped, :] = spectrum.evaluate(spectrum.select(dropped), pure)
     G = G.astype(spectrum.dtype)
     return G[..., 0] if spectrum.one_target else G
 

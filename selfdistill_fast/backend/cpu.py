@@ -160,10 +160,45 @@ class Cpu(Reference):
             yield out
 
     # -------------------------------------------------------- linear algebra
+    # A C-ordered symmetric K is K.T in Fortran order: LAPACK works in its buffer.
+    def eigh_bytes(self, n: int, dtype: Any) -> int:
+        return 3 * n * n * np.dtype(dtype).itemsize  # K, which becomes V, and 2n² of workspace
+
+    def cholesky_bytes(self, n: int, dtype: Any) -> int:
+        return n * (n + 2048) * np.dtype(dtype).itemsize  # K, L and M share a buffer
+
+    def cholesky(self, K: Any) -> Any:
+        from scipy.linalg import get_lapack_funcs
+
+        (potrf,) = get_lapack_funcs(("potrf",), (K,))
+        U, info = potrf(K.T, lower=0, overwrite_a=1, clean=1)
+        if info > 0:
+            raise np.linalg.LinAlgError(f"the leading minor of order {info} is not positive")
+        return U.T
+
+    def cholesky_solve(self, L: Any, B: Any) -> Any:
+        from scipy.linalg import get_lapack_funcs
+
+        (potrs,) = get_lapack_funcs(("potrs",), (L,))
+        X, _ = potrs(L.T, B, lower=0)
+        return X
+
+    def cholesky_inverse(self, L: Any) -> Any:
+        from scipy.linalg import get_lapack_funcs
+
+        (potri,) = get_lapack_funcs(("potri",), (L,))
+        U, _ = potri(L.T, lower=0, overwrite_c=1)
+        M = U.T  # lower triangle; mirrored block by block, in place
+        for start in range(0, M.shape[0], 256):
+            stop = min(start + 256, M.shape[0])
+            square = M[start:stop, start:stop]
+            square += np.tril(square, -1).T
+            M[start:stop, stop:] = M[stop:, start:stop].T
+        return M
+
     def eigh(self, K: Any) -> tuple[Any, Any]:
         from scipy.linalg import eigh
 
-        # K is symmetric: K.T is the same matrix in Fortran order, which LAPACK takes as it is
         return eigh(K.T, overwrite_a=True, check_finite=False, driver="evd")
 
     # --------------------------------------------------------------- filters

@@ -258,18 +258,15 @@ class Spectrum:
         return a if self.rows is None else a[self.rows]
 
     def evaluate(self, X_new: Any, coordinates: Any) -> Any:
-        """Predictions (S, m, p) at new points from coordinates (S, k, p).
+        """Predictions (…, m, p) at new points from coordinates (…, k, p).
 
         ``X_new`` is native; with a precomputed kernel it is K(X_new, X), (m, n).
         """
-        return evaluate(
-            self.backend,
-            X_new,
-            self.X,
-            self.kernel,
-            self.dual(coordinates),
-            self.constant(coordinates),
-        )
+        lead, (k, p) = coordinates.shape[:-2], coordinates.shape[-2:]
+        coordinates = coordinates.reshape(math.prod(lead), k, p)
+        dual, constant = self.dual(coordinates), self.constant(coordinates)
+        F = evaluate(self.backend, X_new, self.X, self.kernel, dual, constant)
+        return F.reshape(*lead, X_new.shape[0], p)
 
     def warn_without_digits(self, lam: Any) -> None:
         """RuntimeWarning where λ is below round-off of the largest eigenvalue."""
@@ -447,7 +444,8 @@ def mix(C: Any, F: Any, xp: Any, *, scheduled: bool = False) -> Any:
     if scheduled:
         return xp.stack([mix(C[t : t + 1], F[t], xp)[0] for t in range(len(C))])
     if C.ndim == 2:
-        product = C @ F.reshape(*F.shape[:-2], -1)
-        return product.reshape(*product.shape[:-1], *F.shape[-2:])
+        n, p = F.shape[-2:]
+        product = C @ F.reshape(*F.shape[:-2], n * p)
+        return product.reshape(*product.shape[:-1], n, p)
     product = xp.moveaxis(C, -1, 0) @ xp.moveaxis(F, -1, -3)
     return xp.moveaxis(product, -3, -1)
