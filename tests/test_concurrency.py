@@ -12,7 +12,7 @@ import pytest
 from selfdistill_fast import RBF, distill, gram, leave_one_out, spectrum
 
 rng = np.random.default_rng(11)
-X, Y, X_NEW = rng.standard_normal((300, 5)), rng.standard_normal(300), rng.standard_normal((400, 5))
+X, Y, X_NEW = rng.standard_normal((150, 5)), rng.standard_normal(150), rng.standard_normal((400, 5))
 
 
 def fit_and_predict(backend):
