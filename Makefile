@@ -43,7 +43,8 @@ lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
 bench: $(VENV_BENCH)/.installed  ## benchmarks and their peers against a normal install
 	$(VENV_BENCH)/bin/pytest bench -o testpaths=bench -o python_files='bench_*.py test_*.py' $(ARGS)
 
-build wheel: $(VENV)/.python  ## a wheel in dist/
+build: wheel
+wheel: $(VENV)/.python  ## a wheel in dist/ (also: make build)
 	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 

@@ -346,7 +346,7 @@ def fit(
         figure_format(figure)
     table = read_table(data, header=header)
     layout = Layout.choose(table, target or ["-1"], weights, drop or [])
-    train, held = split(table, layout, {"--test": test, "--val": val}, seed=seed)
+    train, held = split(table, layout, {"--test": test, "--val": val}, seed=seed, header=header)
     n = len(train)
     if n < 2:
         raise InputError(f"{n} training row(s) are left; at least 2 are needed")
