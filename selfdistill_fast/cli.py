@@ -573,7 +573,7 @@ def _print_fit(results: dict[str, Any], kernel: Any) -> None:
     ]
     names = results["targets"]
     console.print(
-        f"{Path(results['data']).name}: {', '.join(counts)}, {results['n_features']} features; "
+        f"{results['data']}: {', '.join(counts)}, {results['n_features']} features; "
         f"target{'s' if len(names) > 1 else ''} {', '.join(names)}",
         markup=False,
         soft_wrap=True,
@@ -639,7 +639,7 @@ def _draw(figure: Path, results: dict[str, Any]) -> None:
                 if results["limit"] and key in results["limit"]
             },
             alphas=results["alphas"],
-            title=Path(results["data"]).name,
+            title="/".join(Path(results["data"]).parts[-2:]),
         ),
         figure,
     )
