@@ -20,11 +20,12 @@ from selfdistill_fast.alpha import (
     optimal_alpha,
     weights_to_alphas,
 )
+from selfdistill_fast.constrained import constrained_path
 from selfdistill_fast.distill import DistillationPath, distill, load
 from selfdistill_fast.filters import limit_shrinkage, shrinkage_path
 from selfdistill_fast.gram import gram, gram_matmul, gram_sweep
 from selfdistill_fast.kernels import NTK, RBF, Kernel, Laplacian, Linear, Matern, Polynomial
-from selfdistill_fast.loo import leave_one_out
+from selfdistill_fast.loo import leave_fold_out, leave_one_out
 from selfdistill_fast.spectrum import Spectrum, spectrum
 
 __all__ = [
@@ -37,13 +38,16 @@ __all__ = [
     "Matern",
     "Polynomial",
     "SelfDistilledKernelRidge",
+    "SelfDistilledKernelRidgeCV",
     "Spectrum",
     "alphas_to_weights",
+    "constrained_path",
     "distill",
     "gram",
     "gram_matmul",
     "gram_sweep",
     "joint_weights",
+    "leave_fold_out",
     "leave_one_out",
     "limit_shrinkage",
     "load",
@@ -57,6 +61,7 @@ __all__ = [
 #: names that need more than NumPy and SciPy, imported when they are first used
 _LAZY = {
     "SelfDistilledKernelRidge": "selfdistill_fast.estimator",
+    "SelfDistilledKernelRidgeCV": "selfdistill_fast.estimator",
     "show_config": "selfdistill_fast.config",
 }
 

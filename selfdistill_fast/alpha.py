@@ -28,6 +28,7 @@ __all__ = [
     "alphas_to_weights",
     "check_alphas",
     "greedy_alphas",
+    "joint_report",
     "joint_weights",
     "optimal_alpha",
     "step_weights",
@@ -298,8 +299,9 @@ def greedy_alphas(
     Parameters
     ----------
     y : array of shape (m,) or (m, p)
-    F : array of shape (T, m) or (T, m, p)
-        Predictions of the pure steps, validation or leave-one-out.
+    F : array of shape (T, m) or (T, m, p), or sequence of T such arrays
+        Predictions of the pure steps, validation or leave-one-out. Where every step has
+        a ridge of its own, ``F[τ − 1]`` holds the columns of a chain that ends with step τ.
     sample_weight : array of shape (m,), optional
     clip : bool
         Clip every α to [0, 1] before the next step uses it.
@@ -309,14 +311,17 @@ def greedy_alphas(
     -------
     alphas : ndarray of shape (T,), or (T, p) with ``per_target`` and p targets
     """
-    y2, F3, _ = _check_columns(y, F, sample_weight)
-    T, _, p = F3.shape
+    T = len(F)
+    own = isinstance(F, (list, tuple))
+    checked = [_check_columns(y, columns, sample_weight) for columns in (F if own else [F])]
+    y2, p = checked[0][0], checked[0][1].shape[2]
     one_target = len(np.shape(y)) == 1
     columns = () if one_target or not per_target else (p,)
     alphas = np.full((T, *columns), np.nan)
     c = np.zeros((T, *columns))
     c[0] = 1.0
     for t in range(1, T):
+        F3 = checked[t if own else 0][1]
         # the α = 0 student of this step: every pure step of the chain, one step further
         student = sum(c[k] * F3[k + 1] for k in range(t))
         alpha = optimal_alpha(
@@ -378,6 +383,87 @@ def joint_weights(
     if per_target and len(np.shape(y)) == 2:
         return np.stack([_best_weights(R[:, :, j].T, clip) for j in range(R.shape[2])], axis=1)
     return _best_weights(R.reshape(len(R), -1).T, clip)
+
+
+def mixture_losses(y: Any, F: Any, C: Any, sample_weight: Any = None) -> np.ndarray:
+    """Loss of every row under each of S mixtures Σ_k C[s, k] F_k, averaged over targets.
+
+    Parameters
+    ----------
+    y : array of shape (m,) or (m, p)
+    F : array of shape (T, m) or (T, m, p)
+    C : array of shape (S, T) or (S, T, p)
+        Rows must sum to 1.
+    sample_weight : array of shape (m,), optional
+        Scaled to mean one, so that the mean over rows is the weighted mean squared error.
+
+    Returns
+    -------
+    losses : ndarray of shape (S, m), float64
+    """
+    y2, F3, w = _check_columns(y, F, sample_weight)
+    R = y2[None] - F3
+    R = np.asarray(R.get() if hasattr(R, "get") else R)
+    C = np.asarray(C)
+    rows = [
+        (np.square(np.tensordot(c, R, 1) if c.ndim == 1 else (c[:, None] * R).sum(0))) for c in C
+    ]
+    losses = np.stack(rows).mean(2)
+    if w is not None:
+        w = np.asarray(w.get() if hasattr(w, "get") else w)[:, 0]
+        losses *= w / w.mean()
+    return losses
+
+
+def joint_report(
+    y: Any, F: Any, *, clip: bool = False, sample_weight: Any = None, per_target: bool = False
+) -> dict[str, Any]:
+    """How many steps the joint optimum can make use of.
+
+    For 1..T pure steps the best weights are found, and each count is compared with the one
+    before it, row by row: the gain is the mean of the differences of squared errors and its
+    standard error their standard deviation over √m.
+
+    Parameters
+    ----------
+    y, F, clip, sample_weight, per_target
+        As in :func:`joint_weights`.
+
+    Returns
+    -------
+    report : dict
+        ``mse`` (T,); ``gain`` (T,) and ``gain_se`` (T,) over one step fewer, 0 for the first;
+        ``condition`` (T,), the condition number of the least-squares problem with columns of
+        norm one; ``useful_steps``, the last step count whose gain exceeds two standard errors:
+        beyond it the gain is noise. The error is that of the data the weights are fitted to.
+    """
+    columns = F if isinstance(F, np.ndarray) else np.asarray(F)
+    losses = []
+    for t in range(1, len(columns) + 1):
+        c = joint_weights(
+            y, columns[:t], clip=clip, sample_weight=sample_weight, per_target=per_target
+        )
+        losses.append(mixture_losses(y, columns[:t], c[None], sample_weight)[0])
+    loss = np.stack(losses)
+    drop = np.zeros_like(loss)
+    drop[1:] = loss[:-1] - loss[1:]
+    m = loss.shape[1]
+    gain, se = drop.mean(1), drop.std(1, ddof=1 if m > 1 else 0) / math.sqrt(m)
+    _, F3, w = _check_columns(y, columns, sample_weight)
+    D = (F3[1:] - F3[:1]) * (1.0 if w is None else w**0.5)
+    D = D.reshape(len(D), D[0].size if len(D) else 0).T
+    norms = np.linalg.norm(D, axis=0)
+    D = D / np.where(norms > 0, norms, 1.0)
+    with np.errstate(divide="ignore"):
+        condition = [1.0] + [float(np.linalg.cond(D[:, : t + 1])) for t in range(D.shape[1])]
+    useful = np.flatnonzero(gain > 2.0 * se)
+    return {
+        "mse": loss.mean(1),
+        "gain": gain,
+        "gain_se": se,
+        "condition": np.array(condition),
+        "useful_steps": int(useful[-1]) + 1 if len(useful) else 1,
+    }
 
 
 def _best_weights(R: np.ndarray, clip: bool) -> np.ndarray:

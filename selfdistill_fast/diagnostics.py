@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.alpha import check_alphas
-from selfdistill_fast.filters import check_limit, shrinkage_path
-from selfdistill_fast.spectrum import check_lam
+from selfdistill_fast.filters import shrinkage_path
+from selfdistill_fast.spectrum import check_lam, check_limit
 
 __all__ = [
     "convergence_rate",

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import tempfile
+import warnings
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,26 +23,35 @@ import numpy as np
 from selfdistill_fast.alpha import (
     check_alphas,
     greedy_alphas,
+    joint_report,
     joint_weights,
+    mixture_losses,
     step_weights,
     weights_to_alphas,
 )
 from selfdistill_fast.backend import get_backend
-from selfdistill_fast.filters import check_limit
 from selfdistill_fast.gram import check_memory
 from selfdistill_fast.kernels import Kernel, kernel_from_dict
-from selfdistill_fast.loo import loo_columns, mix
+from selfdistill_fast.loo import fold_columns, loo_columns
 from selfdistill_fast.spectrum import (
     Spectrum,
     check_lam,
+    check_lam_steps,
     check_n_steps,
     check_new,
     check_sample_weight,
     check_targets,
     evaluate,
+    mix,
 )
 
-__all__ = ["DistillationPath", "distill", "load"]
+__all__ = [
+    "DistillationPath",
+    "distill",
+    "gcv_alphas",
+    "load",
+    "score_grid",
+]
 
 _FORMAT = "selfdistill_fast.DistillationPath"
 _VERSION = 1
@@ -53,8 +63,10 @@ class DistillationPath:
     Attributes
     ----------
     kernel : Kernel
-    lam : float
-        The ridge λ of every step.
+    lam : float or None
+        The ridge λ of every step; None where each has its own.
+    lam_steps : ndarray of shape (T,) or None
+        The ridge of each step, where they differ.
     alphas : ndarray of shape (T,) or (T, p)
         Ground-truth weight of each step; ``alphas[0]`` is NaN. All NaN for a joint
         optimum that no α-sequence has.
@@ -63,8 +75,15 @@ class DistillationPath:
     step_weights : ndarray of shape (T, T) or (T, T, p)
         The same for every step, in rows.
     shrinkage : ndarray of shape (T, k) or (T, k, p)
-        diag B^(τ): the filter of each step on the eigenvalues.
+        diag B^(τ): the filter of each step on the eigenvalues. A ValueError where the solver
+        has no eigenvalues.
     n_steps : int
+    selection : dict or None
+        What chose the α's of "optimal" and "joint": ``on`` ("leave-one-out" or
+        "validation"), its ``mse`` (T,) at every step, and ``best_step``: a greedy chain can
+        get worse with more steps. For "joint" also what
+        :func:`~selfdistill_fast.alpha.joint_report` says; ``mse[τ − 1]`` is then that of the
+        best weights of τ steps.
     metadata : dict
         What :meth:`save` was given; JSON values.
     """
@@ -74,7 +93,8 @@ class DistillationPath:
         *,
         kernel: Kernel,
         X: Any,
-        lam: float,
+        lam: float | None,
+        lam_steps: np.ndarray | None,
         step_weights: np.ndarray,
         alphas: np.ndarray,
         shrinkage: Any,
@@ -83,11 +103,12 @@ class DistillationPath:
         limit: tuple[Any, Any] | str,
         one_target: bool,
         backend: Any,
+        selection: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self.kernel, self.lam, self.alphas = kernel, lam, alphas
-        self.step_weights, self.shrinkage = step_weights, shrinkage
-        self.metadata = dict(metadata or {})
+        self.kernel, self.lam, self.lam_steps, self.alphas = kernel, lam, lam_steps, alphas
+        self.step_weights, self._shrinkage = step_weights, shrinkage
+        self.selection, self.metadata = selection, dict(metadata or {})
         self._X, self._duals, self._constants = X, duals, constants
         self._limit, self._one_target, self._backend = limit, one_target, backend
 
@@ -102,13 +123,23 @@ class DistillationPath:
         return self.step_weights[-1]
 
     @property
+    def shrinkage(self) -> Any:
+        """diag B^(τ) of each step, (T, k) or (T, k, p)."""
+        if self._shrinkage is None:
+            raise ValueError(
+                "shrinkage is not available: solver='cholesky' has no eigenvalues; "
+                "use spectrum(..., solver='eigh')"
+            )
+        return self._shrinkage
+
+    @property
     def n_features_in(self) -> int:
         """Columns that :meth:`predict` expects."""
         return int(self._duals.shape[1] if self._X is None else self._X.shape[1])
 
     def __repr__(self) -> str:
         return (
-            f"DistillationPath({self.kernel!r}, lam={self.lam:g}, n_steps={self.n_steps}, "
+            f"DistillationPath({self.kernel!r}, lam={self.lam}, n_steps={self.n_steps}, "
             f"n={self._duals.shape[1]}, p={self._duals.shape[2]}, dtype={self._duals.dtype})"
         )
 
@@ -222,8 +253,10 @@ class DistillationPath:
             "package_version": _package_version(),
             "kernel": self.kernel.to_dict(),
             "lam": self.lam,
+            "lam_steps": None if self.lam_steps is None else self.lam_steps.tolist(),
             "one_target": self._one_target,
             "limit": self._limit if isinstance(self._limit, str) else None,
+            "selection": _listed(self.selection),
             "metadata": self.metadata if metadata is None else metadata,
         }
         try:
@@ -233,10 +266,11 @@ class DistillationPath:
         arrays = {
             "alphas": self.alphas,
             "step_weights": self.step_weights,
-            "shrinkage": self.shrinkage,
             "duals": self._duals,
             "constants": self._constants,
         }
+        if self._shrinkage is not None:
+            arrays["shrinkage"] = self._shrinkage
         if self._X is not None:
             arrays["X"] = self._X
         if not isinstance(self._limit, str):
@@ -322,9 +356,10 @@ class DistillationPath:
             "alphas": (T, *targets),
             "step_weights": (T, T, *targets),
             "constants": (T, p),
-            "shrinkage": (T, shapes["shrinkage"][1], *targets),
             "duals": (T, n, p),
         }
+        if "shrinkage" in arrays:
+            expected["shrinkage"] = (T, shapes["shrinkage"][1], *targets)
         if "X" in arrays:
             expected["X"] = (n, shapes["X"][1])
         if header["limit"] is None:
@@ -348,17 +383,43 @@ class DistillationPath:
         return cls(
             kernel=kernel,
             X=native.get("X"),
-            lam=float(header["lam"]),
+            lam=header["lam"],
+            lam_steps=None if header["lam_steps"] is None else np.array(header["lam_steps"]),
             step_weights=arrays["step_weights"],
             alphas=arrays["alphas"],
-            shrinkage=native["shrinkage"],
+            shrinkage=native.get("shrinkage"),
             duals=native["duals"],
             constants=native["constants"],
             limit=limit,
             one_target=bool(header["one_target"]),
             backend=be,
+            selection=_arrays(header["selection"]),
             metadata=header["metadata"],
         )
+
+
+def _listed(selection: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Arrays as lists, infinite condition numbers as None: strict JSON."""
+    if selection is None:
+        return None
+    return {
+        name: [x if math.isfinite(x) else None for x in value.tolist()]
+        if isinstance(value, np.ndarray)
+        else value
+        for name, value in selection.items()
+    }
+
+
+def _arrays(selection: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The reverse of :func:`_listed`."""
+    if selection is None:
+        return None
+    return {
+        name: np.array([math.inf if x is None else x for x in value])
+        if isinstance(value, list)
+        else value
+        for name, value in selection.items()
+    }
 
 
 class _Refused(Exception):
@@ -379,10 +440,11 @@ def load(path: Any, *, backend: Any = None) -> DistillationPath:
 
 def distill(
     spectrum: Spectrum,
-    lam: float,
+    lam: float | None,
     alpha: Any,
     n_steps: int,
     *,
+    lam_steps: Any = None,
     X_val: Any = None,
     y_val: Any = None,
     sample_weight_val: Any = None,
@@ -398,7 +460,7 @@ def distill(
     lam : float
         The ridge λ of (K + λI)⁻¹, the same in every step (scikit-learn's KernelRidge calls
         it ``alpha``). One value: a sequence would be a batch, which this function does not
-        take.
+        take; for a schedule there is ``lam_steps``.
     alpha : float, sequence of T − 1, "optimal" or "joint"
         Ground-truth weights α_2..α_T, any real numbers (or a path's ``.alphas``).
         "optimal": eq. (16) step by step (Algorithm 1). "joint": the weights of all pure
@@ -406,6 +468,9 @@ def distill(
         they are given, else by exact leave-one-out.
     n_steps : int
         Number of steps T >= 1; step 1 is ordinary kernel ridge regression.
+    lam_steps : sequence of T floats, optional
+        A ridge λ_t for each step t; ``lam`` is not used then and may be None. ỹ⁽¹⁾ of
+        eq. (16) is then, at step τ, the one-step fit under λ_τ.
     X_val : array_like of shape (m, d), optional
         With a precomputed kernel K(X_val, X_train), (m, n).
     y_val : array_like of shape (m,) or (m, p), optional
@@ -435,13 +500,16 @@ def distill(
     >>> path.alphas.shape, path.predict(x[:3, None]).shape
     ((2,), (3,))
     """
-    be = spectrum.backend
-    xp = be.xp
-    lam = float(check_lam(lam, batch=False))
     n_steps = check_n_steps(n_steps)
+    scheduled = lam_steps is not None
+    if scheduled:
+        lam, lam_steps = None, check_lam_steps(lam_steps, n_steps)
+    else:
+        lam = float(check_lam(lam, batch=False))
+    columns = n_steps**2 if scheduled else n_steps
     check_memory(
-        be,
-        2 * n_steps * (spectrum.n + spectrum.k) * spectrum.p * spectrum.dtype.itemsize,
+        spectrum.backend,
+        2 * (n_steps * spectrum.n + columns * spectrum.k) * spectrum.p * spectrum.dtype.itemsize,
         f"the coefficients of {n_steps} steps and {spectrum.p} target(s)",
         cure="use fewer steps (step=inf needs none), or fewer targets at a time",
     )
@@ -455,54 +523,109 @@ def distill(
         raise ValueError("X_val and y_val go together: give both or neither")
     if sample_weight_val is not None and X_val is None:
         raise ValueError("sample_weight_val weighs X_val and y_val, which are missing")
-    pure = spectrum.pure_steps(lam, n_steps)
-
+    selection = None
     if chosen:
-        y, F, w = _columns(spectrum, lam, pure, X_val, y_val, sample_weight_val)
+        pure = None if X_val is None else spectrum.pure_steps(lam, n_steps, lam_steps)
+        y, F, w = _columns(spectrum, lam, n_steps, lam_steps, pure, X_val, y_val, sample_weight_val)
         options = {"sample_weight": w, "clip": clip, "per_target": per_target}
         if n_steps == 1:
             C, alphas = np.ones((1, 1)), np.array([np.nan])
         elif alpha == "optimal":
-            alphas = greedy_alphas(y, F, **options)
+            alphas = greedy_alphas(y, list(F) if scheduled else F, **options)
             C = step_weights(alphas)
         else:
-            C, alphas = _joint(joint_weights(y, F, **options))
+            C, alphas = _joint(joint_weights(y, F[-1] if scheduled else F, **options))
+        selection = _selection(alpha, y, F, C, options, scheduled)
+        selection["on"] = "leave-one-out" if X_val is None else "validation"
     else:
         alphas = check_alphas(alpha, n_steps, spectrum.p)
         C = step_weights(alphas)
 
+    return assemble(
+        spectrum,
+        lam,
+        C,
+        alphas,
+        lam_steps=lam_steps,
+        limit=limit_of(spectrum, lam, alpha, alphas),
+        selection=selection,
+    )
+
+
+def assemble(
+    spectrum: Spectrum,
+    lam: float | None,
+    C: np.ndarray,
+    alphas: np.ndarray,
+    *,
+    limit: Any,
+    lam_steps: Any = None,
+    selection: dict[str, Any] | None = None,
+) -> DistillationPath:
+    """The path whose steps mix the pure steps with the weights C, (T, T) or (T, T, p)."""
+    xp = spectrum.backend.xp
+    n_steps, scheduled = len(C), lam_steps is not None
     native_C = xp.asarray(C)
-    coordinates = mix(native_C, pure, xp).astype(spectrum.dtype)
-    powers = (spectrum.d * spectrum.pure_filters(lam, n_steps))[..., None]
-    shrinkage = mix(native_C, xp.repeat(powers, C.shape[-1], 2) if C.ndim == 3 else powers, xp)
+    pure = spectrum.pure_steps(lam, n_steps, lam_steps)
+    coordinates = mix(native_C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
     return DistillationPath(
         kernel=spectrum.kernel,
         X=spectrum.X,
         lam=lam,
+        lam_steps=lam_steps,
         step_weights=C,
         alphas=alphas,
-        shrinkage=(shrinkage if C.ndim == 3 else shrinkage[..., 0]).astype(spectrum.dtype),
+        shrinkage=spectrum.shrinkage(native_C, lam, lam_steps),
         duals=spectrum.dual(coordinates),
         constants=spectrum.constant(coordinates),
-        limit=_limit(spectrum, lam, alpha, alphas),
+        limit=limit,
         one_target=spectrum.one_target,
-        backend=be,
+        backend=spectrum.backend,
+        selection=selection,
     )
 
 
+def _selection(
+    alpha: str, y: Any, F: Any, C: np.ndarray, options: dict[str, Any], scheduled: bool
+) -> dict[str, Any]:
+    """How well the chosen α's do on the data that chose them, see ``DistillationPath``."""
+    T = len(C)
+    if alpha == "joint" and T > 1:
+        report = joint_report(y, F[-1] if scheduled else F, **options)
+        if report["useful_steps"] < T:
+            warnings.warn(
+                f"joint weights of {T} steps: beyond step count {report['useful_steps']} the gain "
+                "is within two standard errors of zero (condition number "
+                f"{report['condition'][-1]:.2g}); see path.selection",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return {**report, "best_step": int(np.argmin(report["mse"])) + 1}
+    w = options["sample_weight"]
+    losses = [mixture_losses(y, F[t] if scheduled else F, C[t : t + 1], w)[0] for t in range(T)]
+    mse = np.mean(losses, axis=1)
+    return {"mse": mse, "best_step": int(np.argmin(mse)) + 1}
+
+
 def _columns(
-    spectrum: Spectrum, lam: float, pure: Any, X_val: Any, y_val: Any, sample_weight_val: Any
+    spectrum: Spectrum,
+    lam: Any,
+    n_steps: int,
+    lam_steps: Any,
+    pure: Any,
+    X_val: Any,
+    y_val: Any,
+    sample_weight_val: Any,
 ) -> tuple[Any, Any, Any]:
-    """Targets (m, p), pure-step predictions (T, m, p) and weights that α is chosen on."""
+    """Targets (m, p), pure-step predictions (T, m, p) and weights that α is chosen on.
+
+    With a schedule the predictions are (T, T, m, p), by last step and length.
+    """
     be = spectrum.backend
     if X_val is None:
-        rows = slice(None) if spectrum.rows is None else spectrum.rows
         w = spectrum.sample_weight
-        return (
-            spectrum.Y[rows],
-            loo_columns(spectrum, lam, len(pure)),
-            None if w is None else w[rows],
-        )
+        F = loo_columns(spectrum, lam, n_steps, lam_steps)
+        return spectrum.kept(spectrum.Y), F, None if w is None else spectrum.kept(w)
     X_val = spectrum.check_new(X_val, "X_val")
     if X_val.shape[0] == 0:
         raise ValueError("X_val is empty: no row to choose alpha on")
@@ -511,7 +634,8 @@ def _columns(
     if y_val.shape[1] != spectrum.p:
         raise ValueError(f"y_val has {y_val.shape[1]} target(s), the training set {spectrum.p}")
     w = check_sample_weight(be, sample_weight_val, X_val.shape[0], "sample_weight_val")
-    return y_val, spectrum.evaluate(X_val, pure), w
+    F = spectrum.evaluate(X_val, pure.reshape(-1, *pure.shape[-2:]))
+    return y_val, F.reshape(*pure.shape[:-2], *y_val.shape), w
 
 
 def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -526,8 +650,10 @@ def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return C, alphas
 
 
-def _limit(spectrum: Spectrum, lam: float, alpha: Any, alphas: np.ndarray) -> Any:
+def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarray) -> Any:
     """Dual coefficients and constant of the limit, or why there is none."""
+    if lam is None:
+        return "a limit exists only for one ridge; this path has one for each step"
     if isinstance(alpha, str):
         return (
             "a limit exists only for one constant alpha, given as a number; this path chose its own"
@@ -538,8 +664,120 @@ def _limit(spectrum: Spectrum, lam: float, alpha: Any, alphas: np.ndarray) -> An
     if constant is None:
         return "a limit exists only for one constant alpha; this path has different ones"
     try:
-        check_limit(spectrum.d.astype("float64"), lam, constant)
+        coordinates = spectrum.limit(lam, constant)
     except ValueError as error:
         return str(error)
-    coordinates = spectrum.limit(lam, constant)
     return spectrum.dual(coordinates), spectrum.constant(coordinates)
+
+
+def score_grid(
+    spectrum: Spectrum,
+    lams: Any,
+    alpha: Any,
+    n_steps: int,
+    *,
+    folds: Any = None,
+    X_val: Any = None,
+    y_val: Any = None,
+    sample_weight_val: Any = None,
+    clip: bool = False,
+    per_target: bool = False,
+) -> dict[str, Any]:
+    """Held-out error of every ridge and step of one kernel, from one factorisation.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+    lams : array_like of shape (L,)
+        Ridges: a batch, never a schedule.
+    alpha : float, sequence of T − 1, "optimal" or "joint"
+        "optimal" and "joint" are chosen for each λ on the same held-out predictions that are
+        scored; "joint" for each number of steps separately.
+    n_steps : int T
+    folds : list of index arrays, optional
+        From :func:`~selfdistill_fast.loo.check_folds`; default leave-one-out.
+    X_val, y_val, sample_weight_val : optional
+        A validation set to score on instead.
+    clip, per_target : bool
+
+    Returns
+    -------
+    scores : dict
+        ``mse`` (L, T); ``se`` (L, T), the standard error of the mean over rows; ``weights``
+        (L, T, T[, p]), step weights of each; ``alphas`` (L, T[, p]), NaN for "joint".
+    """
+    lams = np.atleast_1d(check_lam(lams, batch=True))
+    n_steps = check_n_steps(n_steps)
+    if folds is not None and X_val is None:
+        F, y = fold_columns(spectrum, lams, n_steps, folds), spectrum.Y
+        w = spectrum.sample_weight
+    else:
+        pure = None if X_val is None else spectrum.pure_steps(lams, n_steps)
+        y, F, w = _columns(spectrum, lams, n_steps, None, pure, X_val, y_val, sample_weight_val)
+    options: dict[str, Any] = {"sample_weight": w, "clip": clip, "per_target": per_target}
+    scores: dict[str, list[Any]] = {"mse": [], "se": [], "weights": [], "alphas": []}
+    for columns in F:
+        if not isinstance(alpha, str):
+            alphas = check_alphas(alpha, n_steps, spectrum.p)
+            C = step_weights(alphas)
+        elif alpha == "optimal":
+            alphas = greedy_alphas(y, columns, **options)
+            C = step_weights(alphas)
+        elif alpha == "joint":
+            best = [joint_weights(y, columns[:t], **options) for t in range(1, n_steps + 1)]
+            C = np.zeros((n_steps, *best[-1].shape))
+            for t, c in enumerate(best):
+                C[t, : t + 1] = c
+            alphas = np.full(best[-1].shape, np.nan)
+        else:
+            raise ValueError(
+                f"alpha must be a number, a sequence, 'optimal' or 'joint'; got {alpha!r}"
+            )
+        losses = mixture_losses(y, columns, C, w)
+        scores["mse"].append(losses.mean(1))
+        scores["se"].append(losses.std(1) / math.sqrt(losses.shape[1]))
+        scores["weights"].append(C)
+        scores["alphas"].append(alphas)
+    return {name: np.stack(value) for name, value in scores.items()}
+
+
+def gcv_alphas(
+    spectrum: Spectrum, lam: float, n_steps: int, *, clip: bool = False, per_target: bool = False
+) -> np.ndarray:
+    """Greedy α's by generalised cross-validation instead of exact leave-one-out.
+
+    Every diagonal in the leave-one-out recursion is replaced by its mean, which for one
+    step is the usual GCV residual (y − ŷ)_i / (1 − tr A / n). One shot, and cheaper by the
+    product with V∘V, but not exact; for comparison with alpha="optimal".
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+    lam : float
+        The ridge λ.
+    n_steps : int T
+    clip, per_target : bool
+
+    Returns
+    -------
+    alphas : ndarray of shape (T,) or (T, p)
+        To be given to :func:`distill` as ``alpha``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, spectrum
+    >>> x = np.linspace(0, 1, 20)
+    >>> gcv_alphas(spectrum(x[:, None], np.sin(6 * x), RBF(10.0)), 0.1, 3).shape
+    (3,)
+    """
+    lam = float(check_lam(lam, batch=False))
+    F = loo_columns(spectrum, lam, check_n_steps(n_steps), average=True)
+    w = spectrum.sample_weight
+    return greedy_alphas(
+        spectrum.kept(spectrum.Y),
+        F,
+        sample_weight=None if w is None else spectrum.kept(w),
+        clip=clip,
+        per_target=per_target,
+    )

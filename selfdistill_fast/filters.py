@@ -12,9 +12,9 @@ from typing import Any
 
 from selfdistill_fast.alpha import check_alphas
 from selfdistill_fast.backend import get_backend
-from selfdistill_fast.spectrum import check_lam, check_n_steps
+from selfdistill_fast.spectrum import check_lam, check_limit, check_n_steps
 
-__all__ = ["limit_exists", "limit_shrinkage", "shrinkage_path"]
+__all__ = ["limit_shrinkage", "shrinkage_path"]
 
 
 def _eigenvalues(be: Any, d: Any) -> Any:
@@ -61,25 +61,6 @@ def shrinkage_path(d: Any, lam: Any, alpha: Any, n_steps: int, *, backend: Any =
     lam = check_lam(lam, batch=True)
     B = be.shrinkage_path(_eigenvalues(be, d), lam.reshape(-1), check_alphas(alpha, n_steps))
     return B if lam.ndim else B[0]
-
-
-def limit_exists(d: Any, lam: float, alpha: float) -> bool:
-    """Whether the chain with one α converges: |(1 − α) a_k| < 1 for every k.
-
-    Written as −λ < αd and (α − 2)d < λ, which has no cancellation.
-    """
-    return bool((alpha * d > -lam).all() and ((alpha - 2.0) * d < lam).all())
-
-
-def check_limit(d: Any, lam: float, alpha: float) -> None:
-    """ValueError unless the limit of the chain exists."""
-    if not limit_exists(d, lam, alpha):
-        largest = float(d.max())
-        raise ValueError(
-            f"infinitely many steps have no limit at alpha={alpha:g}: it exists only if "
-            f"|(1 - alpha) d/(d + lam)| < 1 for every eigenvalue d, that is for alpha between "
-            f"{-lam / largest:g} and {2.0 + lam / largest:g} here"
-        )
 
 
 def limit_shrinkage(d: Any, lam: float, alpha: float, *, backend: Any = None) -> Any:

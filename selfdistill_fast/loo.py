@@ -1,18 +1,23 @@
-"""Exact leave-one-out of a whole chain of distillation steps, from one factorisation.
+"""Exact leave-one-out and leave-fold-out of a whole chain of distillation steps.
 
-Leaving row i out changes every step of the chain, but linearly. If S is the smoother of
-one step, the model without row i is the model of all rows with target t_i replaced by its
-own prediction u_i, so with δ = u_i − t_i
+Leaving a set S of rows out changes every step of the chain, but linearly. If A_j is the
+smoother of step j, the model without S is the model of all rows with the targets t_S
+replaced by its own predictions u_S there. So with δ_j = u_S − t_S
 
-    δ = −[(I − S) t]_i / (1 − S_ii),      t ← S (t + δ e_i),      [new t]_i = u_i.
+    δ_j = −[(I − A_j)_SS]⁻¹ [(I − A_j) t]_S,    t ← A_j (t + E_S δ_j),    [new t]_S = u_S.
 
 Starting with t = y and iterating, the residual of step j is
 
-    [(I − S) t]_i = [(I − S) S^(j−1) y]_i + Σ_(s<j) δ_s [(I − S) S^(j−s)]_ii,
+    [(I − A_j) t]_S = [(I − A_j) A_(j−1) … A_1 y]_S + Σ_(s<j) [(I − A_j) A_(j−1) … A_s]_SS δ_s.
 
-for every i at once from `residual_steps` and `diag_residuals` alone: nothing but I − S
-enters, so no digit is lost where S is near I. The columns G_k are those of the pure chain
-(α = 0); a chain with any α's predicts Σ_k c_k G_k (see alpha.py).
+Nothing but I − A enters, so no digit is lost where A is near I (an interpolating kernel).
+Single rows are done for every i at once: the blocks are diagonals, one product with V∘V
+for all λ and steps. Folds are done one after the other: one Cholesky factor of |S|² per λ
+and then products with V_S, no block of another step is ever formed.
+
+The columns G_k are those of the pure chain (α = 0); a chain with any α's predicts
+Σ_k c_k G_k (see alpha.py). With a ridge λ_t for each step they depend on the step that the
+chain ends with, and there is a row of columns for each.
 
 (The shortcut (y − ŷ)_i / (1 − B_ii) with the distilled smoother B is wrong for τ >= 2: it
 leaves row i out of the last step only.)
@@ -20,55 +25,250 @@ leaves row i out of the last step only.)
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from selfdistill_fast.alpha import check_alphas, step_weights
-from selfdistill_fast.spectrum import Spectrum, check_lam, check_n_steps
+from selfdistill_fast.spectrum import Spectrum, check_lam, check_lam_steps, check_n_steps, mix
 
-__all__ = ["leave_one_out", "loo_columns", "loo_mixed", "mix"]
+__all__ = [
+    "check_folds",
+    "fold_columns",
+    "leave_fold_out",
+    "leave_one_out",
+    "loo_columns",
+    "mixed_held_out",
+]
 
 
-def loo_columns(spectrum: Spectrum, lam: Any, n_steps: int) -> Any:
-    """Leave-one-out predictions G_1..G_T of the pure chain, (T, n, p) or (L, T, n, p).
+def _held_out(
+    y: Any,
+    E: Any,
+    solve: Callable[[int, Any], Any],
+    couple: Callable[[int, int, Any], Any],
+    xp: Any,
+    start: int = 0,
+) -> tuple[Any, list[Any]]:
+    """The recursion above for the pure chain of the steps start, start + 1, …, T − 1.
 
-    n counts the rows of positive weight; predictions are without the mean ``y_mean``
-    that an intercept adds to the (centred) targets ``spectrum.Y``.
+    y (…, p) targets; E (…, T − start, …, p) its residuals (I − A_j) A_(j−1) … y;
+    ``solve(j, r)`` is [(I − A_j)_SS]⁻¹ r and ``couple(s, j, δ)`` [(I − A_j) … A_s]_SS δ.
+    Returns the predictions u_S of every step, shaped as E, and the δ of every step.
+    """
+    deltas: list[Any] = []
+    G = xp.empty_like(E)
+    target = y
+    for i in range(E.shape[-3]):
+        residual = E[..., i, :, :]
+        for s, delta in enumerate(deltas):
+            residual = residual + couple(start + s, start + i, delta)
+        deltas.append(-solve(start + i, residual))
+        target = target + deltas[-1]
+        G[..., i, :, :] = target
+    return G, deltas
+
+
+def _by_last_step(chains: list[Any], xp: Any) -> Any:
+    """Columns (T, T, n, p) by last step and length from chains[start] (T − start, n, p)."""
+    columns = xp.zeros((len(chains), *chains[0].shape), chains[0].dtype)
+    for start, chain in enumerate(chains):
+        for i in range(len(chain)):
+            columns[start + i, i] = chain[i]
+    return columns
+
+
+def loo_columns(
+    spectrum: Spectrum,
+    lam: Any,
+    n_steps: int,
+    lam_steps: Any = None,
+    *,
+    average: bool = False,
+) -> Any:
+    """Leave-one-out predictions of the pure chain, for the kept rows (n of them).
+
+    G_1..G_T as (T, n, p), or (L, T, n, p) for a batch of λ. With ``lam_steps`` (T, T, n, p):
+    row τ − 1 holds the columns of a chain that ends with step τ. Predictions are without
+    the mean ``y_mean`` that an intercept adds to the centred targets ``spectrum.Y``.
+    ``average`` puts the mean of each diagonal in its place: generalised cross-validation,
+    which is invariant to rotations of the data, and not exact.
     """
     xp = spectrum.backend.xp
-    rows = slice(None) if spectrum.rows is None else spectrum.rows
-    y = spectrum.Y[rows]
+    y = spectrum.kept(spectrum.Y)
     if spectrum.fit_intercept and y.shape[0] == 1:
         raise ValueError(
             "leave-one-out with an intercept needs at least two rows of positive weight: "
             "without the only one nothing is left to fit"
         )
-    E = spectrum.residual_steps(lam, n_steps)
-    Q = spectrum.diag_residuals(lam, n_steps)[..., None]
-    G = xp.empty_like(E)
-    delta = xp.empty_like(E)
-    previous = y
-    for j in range(E.shape[-3]):
-        residual = E[..., j, :, :].copy()
-        for s in range(j):
-            residual += delta[..., s, :, :] * Q[..., j - s, :, :]
-        delta[..., j, :, :] = -residual / Q[..., 0, :, :]
-        G[..., j, :, :] = previous + delta[..., j, :, :]
-        previous = G[..., j, :, :]
-    return G
+    filters = spectrum.residual_filters(lam, n_steps, lam_steps)
+    E = spectrum.applied(filters)
+    Q = spectrum.diagonals(filters)[..., None]
+    if average:
+        Q = Q.mean(-2, keepdims=True)
+    spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
+    if lam_steps is None:
+
+        def window(s: int, j: int) -> Any:
+            return Q[..., j - s, :, :]
+    else:
+
+        def window(s: int, j: int) -> Any:
+            return Q[j, s]
+
+    def chain(start: int, E: Any) -> Any:
+        return _held_out(
+            y,
+            E,
+            lambda j, r: r / window(j, j),
+            lambda s, j, delta: window(s, j) * delta,
+            xp,
+            start,
+        )[0]
+
+    if lam_steps is None:
+        return chain(0, E)
+    return _by_last_step([chain(start, E[start:, start]) for start in range(n_steps)], xp)
 
 
-def mix(C: Any, F: Any, xp: Any) -> Any:
-    """Σ_k C[τ, k] F[k] for every row of step weights.
+def fold_columns(
+    spectrum: Spectrum, lam: Any, n_steps: int, folds: list[Any], lam_steps: Any = None
+) -> Any:
+    """Leave-fold-out predictions of the pure chain, for **all** training rows (n of them).
 
-    C (T, T) or (T, T, p) with its own weights for each target; F (…, T, n, p) → (…, T, n, p).
+    Otherwise as :func:`loo_columns`. ``folds`` are index arrays into all training rows.
+    A row of weight 0 is predicted by the chain without its fold, too.
     """
-    if C.ndim == 2:
-        return (C @ F.reshape(*F.shape[:-2], -1)).reshape(F.shape)
-    mixed = xp.moveaxis(C, -1, 0) @ xp.moveaxis(F, -1, -3)
-    return xp.moveaxis(mixed, -3, -1)
+    be = spectrum.backend
+    xp = be.xp
+    if lam_steps is None and np.ndim(lam) == 1:
+        return xp.stack([fold_columns(spectrum, one, n_steps, folds) for one in lam])
+    is_kept = xp.ones(spectrum.n, bool) if spectrum.rows is None else spectrum.sample_weight > 0
+    position = xp.cumsum(is_kept) - 1  # of a training row among the kept ones
+    spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
+    y = spectrum.kept(spectrum.Y)
+    root = xp.ones(len(y)) if spectrum.sample_weight is None else None
+    if root is None:
+        root = spectrum.kept(spectrum.sample_weight) ** 0.5
+    root = root.astype(spectrum.dtype)[:, None]
+    filters = spectrum.residual_filters(lam, n_steps, lam_steps)
+    pure = spectrum.pure_filters(lam, n_steps, lam_steps)
+    steps = spectrum.pure_steps(lam, n_steps, lam_steps)
+    E = spectrum.applied(filters)
+    starts = range(1 if lam_steps is None else n_steps)
+    shape = (spectrum.n, spectrum.p)
+    chains = [xp.empty((n_steps - start, *shape), E.dtype) for start in starts]
+
+    def window(s: int, j: int) -> Any:
+        return filters[j - s] if lam_steps is None else filters[j, s]
+
+    def pure_window(s: int, j: int) -> Any:
+        return pure[j - s] if lam_steps is None else pure[j, j - s]
+
+    for fold in folds:
+        dropped = fold[~is_kept[fold]]
+        rows = position[fold[is_kept[fold]]]
+        if spectrum.fit_intercept and len(rows) == len(y):
+            raise ValueError(
+                "a fold holds every row of positive weight: with an intercept nothing is left "
+                "to fit without it; use more folds"
+            )
+        factors: dict[int, Any] = {}
+
+        def solve(j: int, r: Any, rows: Any = rows, factors: Any = factors) -> Any:
+            key = 0 if lam_steps is None else j  # one λ, one factor
+            if key not in factors:
+                factors[key] = be.cholesky(spectrum.block(window(j, j), rows))
+            return be.cholesky_solve(factors[key], r)
+
+        def couple(s: int, j: int, delta: Any, rows: Any = rows) -> Any:
+            return spectrum.block_matmul(window(s, j), rows, delta)
+
+        for start in starts:
+            residuals = (E if lam_steps is None else E[start:, start])[:, rows] * root[rows]
+            G, deltas = _held_out(y[rows] * root[rows], residuals, solve, couple, xp, start)
+            chains[start][:, fold[is_kept[fold]]] = G / root[rows]
+            for j in range(start, n_steps if len(dropped) else 0):
+                # the model without the fold: that of all rows with targets t_S + δ
+                coordinates = steps[j] if lam_steps is None else steps[j, j - start]
+                mean = -spectrum.y_mean
+                for s, delta in enumerate(deltas[: j - start + 1], start):
+                    added, shift = spectrum.impulse(pure_window(s, j), rows, delta)
+                    coordinates, mean = coordinates + added, mean + shift
+                F = spectrum.evaluate(spectrum.select(dropped), coordinates[None])[0]
+                chains[start][j - start, dropped] = F + mean
+    return chains[0] if lam_steps is None else _by_last_step(chains, xp)
 
 
-def leave_one_out(spectrum: Spectrum, lam: Any, alpha: Any, n_steps: int) -> Any:
+def check_folds(folds: Any, n: int) -> list[np.ndarray]:
+    """Folds as index arrays that hold every row once; ValueError or TypeError otherwise.
+
+    ``folds``: a number k of contiguous folds (scikit-learn's ``KFold(k)``), an array of n
+    group labels, a scikit-learn splitter, or its list of (train, test) index pairs, where
+    the training set of each fold must be all the other rows.
+    """
+    from sklearn.model_selection import KFold
+
+    if isinstance(folds, (bool, np.bool_, str)):
+        raise TypeError(f"folds must be a number, group labels or a splitter, got {folds!r}")
+    if isinstance(folds, numbers.Real):
+        k = check_n_steps(folds, "folds")
+        if not 2 <= k <= n:
+            raise ValueError(f"folds must be between 2 and the number of rows ({n}), got {k}")
+        folds = KFold(k)
+    if hasattr(folds, "split"):
+        folds = list(folds.split(np.zeros((n, 1))))
+    every = np.arange(n)
+    if isinstance(folds, (list, tuple)) and len(folds) and isinstance(folds[0], (list, tuple)):
+        parts = [np.asarray(test) for _, test in folds]
+        for train, test in folds:
+            if not np.array_equal(np.union1d(train, test), every):
+                raise ValueError("every fold must be trained on all the other rows")
+    else:
+        labels = np.asarray(folds)
+        if labels.shape != (n,):
+            raise ValueError(f"group labels must have shape ({n},), got {labels.shape}")
+        _, group = np.unique(labels, return_inverse=True)
+        parts = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
+    if not np.array_equal(np.sort(np.concatenate(parts)), every):
+        raise ValueError("every row must be in exactly one fold: the test sets overlap")
+    return parts
+
+
+def mixed_held_out(
+    spectrum: Spectrum, lam: Any, C: Any, *, folds: Any = None, lam_steps: Any = None
+) -> Any:
+    """Held-out predictions of chains given by their step weights C, (T, T) or (T, T, p).
+
+    ``folds`` None: leave-one-out; else what :func:`check_folds` returns.
+    """
+    xp = spectrum.backend.xp
+    T = len(C)
+    C = xp.asarray(C)
+    scheduled = lam_steps is not None
+    if folds is not None:
+        G = mix(C, fold_columns(spectrum, lam, T, folds, lam_steps), xp, scheduled=scheduled)
+        G = G + spectrum.y_mean
+    else:
+        G = mix(C, loo_columns(spectrum, lam, T, lam_steps), xp, scheduled=scheduled)
+        G = G + spectrum.y_mean
+        if spectrum.rows is not None:
+            kept, G = G, xp.empty((*G.shape[:-2], spectrum.n, spectrum.p), G.dtype)
+            G[..., spectrum.rows, :] = kept
+            dropped = xp.nonzero(spectrum.sample_weight == 0)[0]
+            pure = spectrum.pure_steps(lam, T, lam_steps)
+            pure = mix(C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
+            F = spectrum.evaluate(spectrum.select(dropped), pure.reshape(-1, *pure.shape[-2:]))
+            G[..., dropped, :] = F.reshape(*G.shape[:-2], len(dropped), spectrum.p)
+    G = G.astype(spectrum.dtype)
+    return G[..., 0] if spectrum.one_target else G
+
+
+def leave_one_out(
+    spectrum: Spectrum, lam: Any, alpha: Any, n_steps: int, *, lam_steps: Any = None
+) -> Any:
     """Leave-one-out predictions of every step of the chain, exactly.
 
     Equal to n chains of refits, each without one row, evaluated at that row.
@@ -83,6 +283,8 @@ def leave_one_out(spectrum: Spectrum, lam: Any, alpha: Any, n_steps: int) -> Any
         Ground-truth weights of the steps 2..T, the same in every refit.
     n_steps : int
         Number of steps T >= 1.
+    lam_steps : sequence of T floats, optional
+        A ridge for each step; ``lam`` is not used then and may be None.
 
     Returns
     -------
@@ -104,22 +306,58 @@ def leave_one_out(spectrum: Spectrum, lam: Any, alpha: Any, n_steps: int) -> Any
     >>> leave_one_out(s, 0.1, 0.5, 3).shape
     (3, 20)
     """
+    lam, C, lam_steps = _check(spectrum, lam, alpha, n_steps, lam_steps)
+    return mixed_held_out(spectrum, lam, C, lam_steps=lam_steps)
+
+
+def leave_fold_out(
+    spectrum: Spectrum, lam: Any, alpha: Any, n_steps: int, folds: Any, *, lam_steps: Any = None
+) -> Any:
+    """Leave-fold-out predictions of every step of the chain, exactly.
+
+    Equal to one chain of refits for each fold, without its rows, evaluated at them.
+
+    Parameters
+    ----------
+    spectrum, lam, alpha, n_steps, lam_steps
+        As in :func:`leave_one_out`.
+    folds : int, array_like of shape (n,), or splitter
+        A number of contiguous folds, as scikit-learn's ``KFold``; a label for each row, for
+        groups that are left out together; or a scikit-learn splitter.
+
+    Returns
+    -------
+    predictions : ndarray of shape (T, n), or (T, n, p) for 2-D targets; leading L for a batch
+        A row of weight 0 is predicted by the chain without its fold.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`leave_one_out`; folds that do not hold every row once; with an intercept,
+        a fold that holds every row of positive weight.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, leave_fold_out, spectrum
+    >>> X = np.linspace(0, 1, 20)[:, None]; y = np.sin(6 * X[:, 0])
+    >>> s = spectrum(X, y, RBF(10.0))
+    >>> leave_fold_out(s, 0.1, 0.5, 3, folds=5).shape
+    (3, 20)
+    """
+    lam, C, lam_steps = _check(spectrum, lam, alpha, n_steps, lam_steps)
+    return mixed_held_out(
+        spectrum, lam, C, folds=check_folds(folds, spectrum.n), lam_steps=lam_steps
+    )
+
+
+def _check(
+    spectrum: Spectrum, lam: Any, alpha: Any, n_steps: int, lam_steps: Any
+) -> tuple[Any, Any, Any]:
+    """λ, step weights and schedule of a chain."""
     n_steps = check_n_steps(n_steps)
-    return loo_mixed(spectrum, lam, step_weights(check_alphas(alpha, n_steps, spectrum.p)))
-
-
-def loo_mixed(spectrum: Spectrum, lam: Any, C: Any) -> Any:
-    """:func:`leave_one_out` of chains given by their step weights C, (T, T) or (T, T, p)."""
-    xp = spectrum.backend.xp
-    lam = check_lam(lam, batch=True)
-    C = xp.asarray(C)
-    G = mix(C, loo_columns(spectrum, lam, len(C)), xp) + spectrum.y_mean
-    if spectrum.rows is not None:
-        kept, G = G, xp.empty((*G.shape[:-2], spectrum.n, spectrum.p), G.dtype)
-        G[..., spectrum.rows, :] = kept
-        dropped, X_dropped = spectrum.dropped()
-        coordinates = mix(C, spectrum.pure_steps(lam, len(C)), xp).astype(spectrum.dtype)
-        F = spectrum.evaluate(X_dropped, coordinates.reshape(-1, *coordinates.shape[-2:]))
-        G[..., dropped, :] = F.reshape(*G.shape[:-2], len(dropped), spectrum.p)
-    G = G.astype(spectrum.dtype)
-    return G[..., 0] if spectrum.one_target else G
+    if lam_steps is None:
+        lam = check_lam(lam, batch=True)
+    else:
+        lam_steps = check_lam_steps(lam_steps, n_steps)
+    return lam, step_weights(check_alphas(alpha, n_steps, spectrum.p)), lam_steps

@@ -199,6 +199,23 @@ class Reference:
         """
         return np.linalg.eigh(K)
 
+    def cholesky_bytes(self, n: int, dtype: Any) -> int:
+        """Peak bytes of a Cholesky factorisation of order n and its inverse."""
+        return 4 * n * n * np.dtype(dtype).itemsize
+
+    def cholesky(self, K: Any) -> Any:
+        """Lower factor L of symmetric positive definite K = L Lᵀ; K may be destroyed."""
+        return np.linalg.cholesky(K)
+
+    def cholesky_solve(self, L: Any, B: Any) -> Any:
+        """(L Lᵀ)⁻¹ B for L from :meth:`cholesky` and B (n, p)."""
+        return np.linalg.solve(L.T, np.linalg.solve(L, B))
+
+    def cholesky_inverse(self, L: Any) -> Any:
+        """(L Lᵀ)⁻¹ in full for L from :meth:`cholesky`, which may be destroyed."""
+        inverse = np.linalg.inv(L)
+        return inverse.T @ inverse
+
     def squares_matmul(self, V: Any, F: Any) -> Any:
         """(V∘V) @ F in row blocks: V∘V is never a second n² array. V (n, k), F (k, q)."""
         out = self.xp.empty((V.shape[0], F.shape[1]), dtype=F.dtype)

@@ -1,0 +1,448 @@
+"""What all solvers share: the protocol, the training set, and the checks.
+
+With weights W and q = √w/‖√w‖ every solver works on
+
+    K_w = W^½ K W^½,                      without an intercept,
+    H K_w H + shift q qᵀ,  H = I − qqᵀ,   with one,
+
+where the shift moves the eigenvector q away from a null space that it would mix with; and on
+the targets t = W^½ (y − ȳ), which are orthogonal to q. A model with weighted dual coefficients
+c ⟂ q predicts
+
+    f(x) = ȳ + κ(x, X) W^½ c − r·c,   r = W^½ k̄,   k̄_j = Σ_i w_i κ(x_i, x_j) / Σ_i w_i,
+
+with r = 0 and ȳ = 0 without an intercept. Rows of weight 0 drop out of all this.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from typing import Any
+
+import numpy as np
+
+from selfdistill_fast.gram import check_memory, native_gram, native_matmul
+from selfdistill_fast.kernels import Kernel, Precomputed
+
+__all__ = ["Spectrum", "check_lam", "check_lam_steps", "check_n_steps"]
+
+#: rows of K that one step of a blocked O(n²) pass touches
+_BLOCK = 256
+
+
+class Spectrum:
+    """A factorised training set: the part that all solvers share.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    backend : backend object that holds the arrays
+    X : (n, d) training rows; for a precomputed kernel None
+    Y : (n, p) targets, centred by ``y_mean`` where there is an intercept
+    n, k, p : int
+        Training rows, coordinates, targets.
+    target : (n kept rows, p) weighted, centred targets t
+    d : (k,) eigenvalues, ascending and >= 0 (spectral solvers)
+    z : (k, p) rotated targets Vᵀ t (spectral solvers)
+    sample_weight : (n,) or None
+    rows : index array of the rows with positive weight, or None for all
+    y_mean : (p,) the intercept's share of every prediction; 0 without an intercept
+    one_target : bool
+        y was one-dimensional, and so are predictions.
+    """
+
+    kernel: Kernel
+    backend: Any
+    X: Any
+    Y: Any
+    n: int
+    k: int
+    target: Any
+    sample_weight: Any
+    rows: Any
+    y_mean: Any
+    one_target: bool
+    fit_intercept: bool
+
+    def _prepare(
+        self,
+        be: Any,
+        X: Any,
+        y: Any,
+        kernel: Kernel,
+        w: Any,
+        fit_intercept: bool,
+        *,
+        needed: int,
+        max_memory: int | None,
+        shift: float,
+    ) -> Any:
+        """Set the attributes above and return the matrix that is to be factorised, to be destroyed.
+
+        ``needed`` is the peak of bytes, checked before anything of size n² is allocated;
+        q is moved to the eigenvalue ``shift`` · trace/n.
+        """
+        xp = be.xp
+        precomputed = isinstance(kernel, Precomputed)
+        self.backend, self.kernel, self.fit_intercept = be, kernel, fit_intercept
+        self.X = None if precomputed else X
+        self.n, self.one_target = X.shape[0], y.ndim == 1
+        self.sample_weight = w
+        self.rows = None if w is None or bool((w > 0).all()) else xp.nonzero(w > 0)[0]
+        # a precomputed K is not kept, but for what it says of the rows of weight 0
+        self._K_dropped: Any = X[w == 0] if precomputed and self.rows is not None else None
+        check_memory(
+            be,
+            needed,
+            f"{type(self).__name__} of {X.shape[0]} rows in {X.dtype}",
+            int(0.8 * be.available_memory()) if max_memory is None else max_memory,
+            "ways out: float32 input (half of it), fewer training rows, or a larger max_memory",
+        )
+        if not precomputed:
+            K = native_gram(be, self.kept(X), None, kernel)
+        elif self.rows is None:
+            K = X.copy()
+        else:
+            K = X[self.rows][:, self.rows]
+        if not kernel.pair and not precomputed:
+            K = K.copy()  # the caller may keep its function's result
+        if not kernel.definite:
+            _check_symmetric(K, xp)
+        weights = xp.ones(K.shape[0]) if w is None else self.kept(w)
+        self._root = None if w is None else xp.sqrt(weights).astype(X.dtype)
+        if self._root is not None:
+            K *= self._root[:, None]
+            K *= self._root[None, :]
+        Y = y.reshape(self.n, -1).astype("float64")
+        self._q: Any = None
+        self._offset: Any = None
+        self.y_mean = xp.zeros(Y.shape[1])
+        self._total = float(weights.sum())
+        if fit_intercept:
+            self.y_mean = weights @ self.kept(Y) / self._total
+            self._q = xp.sqrt(weights / self._total)
+            m, self.shift = _centre(K, self._q, shift, xp)
+            self._offset = m / self._total**0.5
+        Y = Y - self.y_mean
+        self.Y = Y.astype(X.dtype)
+        self.target = (self.kept(Y) * xp.sqrt(weights)[:, None]).astype(X.dtype)
+        return K
+
+    @property
+    def p(self) -> int:
+        """Number of targets."""
+        return int(self.Y.shape[1])
+
+    @property
+    def dtype(self) -> Any:
+        """float32 or float64."""
+        return self.Y.dtype
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.kernel!r}, n={self.n}, k={self.k}, p={self.p}, "
+            f"dtype={self.dtype}, backend={self.backend.name!r})"
+        )
+
+    # The questions; see the head of this module.
+    def project(self, X_new: Any) -> Any:
+        """Basis functions at new points, (m, k)."""
+        raise NotImplementedError
+
+    def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Coordinates of the pure steps, (T, k, p); with lam (L,) a leading L."""
+        raise NotImplementedError
+
+    def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Filters of the pure steps on the eigenvalues, (T, k); with lam (L,) a leading L."""
+        raise NotImplementedError
+
+    def limit(self, lam: float, alpha: float) -> Any:
+        """Coordinates (k, p) of infinitely many steps with one α, eq. (17)."""
+        raise NotImplementedError
+
+    def diag_powers(self, lam: Any, n_steps: int) -> Any:
+        """diag(A^τ), τ = 1..T, of the training rows of positive weight, (T, n)."""
+        raise NotImplementedError
+
+    # Functions of K, each held as its coordinates along a last axis, for loo.py.
+    def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """(I − A) A^(τ−1), τ = 1..T, without cancellation."""
+        raise NotImplementedError
+
+    def diagonals(self, filters: Any) -> Any:
+        """Diagonals at the kept training rows: filters (…, k) → (…, n)."""
+        raise NotImplementedError
+
+    def applied(self, filters: Any) -> Any:
+        """Filtered targets at the kept training rows: filters (…, k) → (…, n, p)."""
+        raise NotImplementedError
+
+    def block(self, filter_: Any, rows: Any) -> Any:
+        """The symmetric (weighted) block of a set S of kept rows: filter (k,) → (|S|, |S|)."""
+        raise NotImplementedError
+
+    def block_matmul(self, filter_: Any, rows: Any, t: Any) -> Any:
+        """That block times t (|S|, p), without forming it."""
+        raise NotImplementedError
+
+    def in_rows(self, coordinates: Any) -> Any:
+        """Weighted dual coefficients of the kept rows from coordinates (…, k, p)."""
+        raise NotImplementedError
+
+    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
+        """diag B of steps that mix the pure steps with weights C; None without eigenvalues."""
+        raise NotImplementedError
+
+    def largest_eigenvalue(self) -> float:
+        """Largest eigenvalue of K_w, or a bound that is not far above it."""
+        raise NotImplementedError
+
+    def dual(self, coordinates: Any) -> Any:
+        """Dual coefficients (…, n, p) of coordinates (…, k, p); zero for rows of weight 0."""
+        kept = self.in_rows(coordinates)
+        if self._root is not None:
+            kept = kept * self._root[:, None]
+        if self.rows is None:
+            return kept
+        shape = (*coordinates.shape[:-2], self.n, coordinates.shape[-1])
+        full = self.backend.xp.zeros(shape, kept.dtype)
+        full[..., self.rows, :] = kept
+        return full
+
+    def impulse(self, filter_: Any, rows: Any, t: Any) -> tuple[Any, Any]:
+        """Coordinates (k, p) and mean (p,) of a filtered weighted target, t on S and else 0."""
+        raise NotImplementedError
+
+    def select(self, dropped: Any) -> Any:
+        """Training rows of weight 0, as :meth:`evaluate` takes them."""
+        if self.X is not None:
+            return self.X[dropped]
+        position = self.backend.xp.cumsum(self.sample_weight == 0) - 1
+        return self._K_dropped[position[dropped]]
+
+    def constant(self, coordinates: Any) -> Any:
+        """What a prediction adds to κ(x, X) @ dual: ȳ − r·c, (…, p)."""
+        mean = self.y_mean.astype(self.dtype)
+        if self._offset is None:
+            shape = (*coordinates.shape[:-2], coordinates.shape[-1])
+            return self.backend.xp.zeros(shape, self.dtype) + mean
+        return mean - self._offset_of_basis() @ coordinates
+
+    def _offset_of_basis(self) -> Any:
+        """r in coordinates, (k,)."""
+        raise NotImplementedError
+
+    def _weighted_gram(self, X_new: Any) -> Any:
+        """κ(x, X) W^½ at new points, for the kept rows."""
+        X_new = self.check_new(X_new)
+        if self.X is None:
+            K = X_new if self.rows is None else X_new[:, self.rows]
+        else:
+            K = native_gram(self.backend, X_new, self.kept(self.X), self.kernel)
+        return K if self._root is None else K * self._root
+
+    def unweighted(self, a: Any) -> Any:
+        """W^−½ a for a (…, n, p) at the kept rows."""
+        return a if self._root is None else a / self._root[:, None]
+
+    def kept(self, a: Any) -> Any:
+        """The rows of positive weight of an array over training rows."""
+        return a if self.rows is None else a[self.rows]
+
+    def evaluate(self, X_new: Any, coordinates: Any) -> Any:
+        """Predictions (S, m, p) at new points from coordinates (S, k, p).
+
+        ``X_new`` is native; with a precomputed kernel it is K(X_new, X), (m, n).
+        """
+        return evaluate(
+            self.backend,
+            X_new,
+            self.X,
+            self.kernel,
+            self.dual(coordinates),
+            self.constant(coordinates),
+        )
+
+    def warn_without_digits(self, lam: Any) -> None:
+        """RuntimeWarning where λ is below round-off of the largest eigenvalue."""
+        largest, smallest = self.largest_eigenvalue(), float(np.min(lam))
+        if smallest < float(np.finfo(self.dtype).eps) * largest:
+            warnings.warn(
+                f"lam={smallest:g} is below the round-off of the largest eigenvalue {largest:g} in "
+                f"{self.dtype}: held-out predictions may have no correct digit; use a larger lam"
+                + (" or float64" if self.dtype == np.float32 else ""),
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def check_new(self, X_new: Any, name: str = "X") -> Any:
+        """New points as a native array with the right number of columns."""
+        n_features = self.n if self.X is None else int(self.X.shape[1])
+        return check_new(self.backend, X_new, n_features, self.dtype, self.kernel, name)
+
+
+def _check_symmetric(K: Any, xp: Any) -> None:
+    """ValueError unless K equals its transpose up to round-off."""
+    scale = float(abs(K).max()) if K.size else 0.0
+    tolerance = xp.finfo(K.dtype).eps ** (2 / 3) * scale
+    for start in range(0, K.shape[0], _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        gap = float(abs(K[rows] - K[:, rows].T).max())
+        if gap > tolerance:
+            raise ValueError(
+                f"K is not symmetric: |K - K^T| reaches {gap:g} where max |K| is {scale:g}; "
+                "a kernel is a symmetric function"
+            )
+
+
+def _centre(K: Any, q: Any, shift: float, xp: Any) -> tuple[Any, float]:
+    """K ← H K H + s q qᵀ in place, with s = shift · trace/n (or shift, where that is 0).
+
+    With m = Kq: H K H + s qqᵀ = K − q mᵀ − (m − (qᵀm + s) q) qᵀ. Returns m (float64) and s.
+    """
+    n = K.shape[0]
+    qt = q.astype(K.dtype)
+    m = K @ qt
+    qm = float(q @ m.astype("float64"))
+    trace = float(xp.trace(K, dtype="float64")) - qm
+    s = shift * (trace / n if trace > 0.0 else 1.0)
+    left = (m.astype("float64") - (qm + s) * q).astype(K.dtype)
+    for start in range(0, n, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        K[rows] -= qt[rows, None] * m[None, :]
+        K[rows] -= left[rows, None] * qt[None, :]
+    return m.astype("float64"), s
+
+
+def check_new(
+    be: Any, X_new: Any, n_features: int, dtype: Any, kernel: Kernel, name: str = "X"
+) -> Any:
+    """New points as a native array (m, n_features) of ``dtype``; ValueError where they are not."""
+    X_new = be.asarray(X_new, name, ndim=2, dtype=dtype)
+    if X_new.shape[1] != n_features:
+        if isinstance(kernel, Precomputed):
+            raise ValueError(
+                f"{name} must be K({name}, X_train) with {n_features} columns, one for each "
+                f"training row, got shape {X_new.shape}"
+            )
+        raise ValueError(
+            f"{name} has {X_new.shape[1]} features, but the model was fitted with {n_features}"
+        )
+    return X_new
+
+
+def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: Any) -> Any:
+    """κ(X_new, X) @ dual + constant for S models at once, K never formed.
+
+    X_new (m, d), X (n, d), dual (S, n, p), constant (S, p) → (S, m, p).
+    """
+    S, n, p = dual.shape
+    W = be.xp.ascontiguousarray(be.xp.moveaxis(dual, 0, 1).reshape(n, S * p))
+    F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
+    F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0)
+    return F + constant[:, None, :]
+
+
+def check_lam(lam: Any, *, batch: bool) -> Any:
+    """``lam`` as float64: a 0-d value, or with ``batch`` possibly a 1-D array (L,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Not a number, not finite, not > 0, or an array where one value is wanted.
+    """
+    try:
+        value = np.asarray(lam)
+        if value.dtype.kind not in "fiu":
+            raise TypeError
+        value = value.astype(np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"lam must be a real number, got {lam!r}") from None
+    if value.ndim > (1 if batch else 0):
+        raise ValueError(
+            f"lam must be a scalar{' or one-dimensional (a batch of values)' if batch else ''}, "
+            f"got shape {value.shape}"
+            + ("" if batch else "; a 1-D lam is a batch of ridges, never one for each step")
+        )
+    if not (np.isfinite(value) & (value > 0)).all():
+        raise ValueError(f"lam must be finite and > 0 (the ridge λ of (K + λI)⁻¹), got {lam!r}")
+    return value
+
+
+def check_lam_steps(lam_steps: Any, n_steps: int) -> Any:
+    """A ridge for each of the steps 1..T as float64 (T,); TypeError or ValueError otherwise."""
+    value = check_lam(lam_steps, batch=True)
+    if value.shape != (n_steps,):
+        raise ValueError(
+            f"lam_steps must hold {n_steps} ridges, one for each of the steps 1..{n_steps}; "
+            f"got shape {value.shape}"
+        )
+    return value
+
+
+def check_n_steps(n_steps: Any, name: str = "n_steps") -> int:
+    """``n_steps`` as an int >= 1; TypeError or ValueError otherwise."""
+    if isinstance(n_steps, (bool, np.bool_)) or not isinstance(n_steps, numbers.Real):
+        raise TypeError(f"{name} must be an integer >= 1, got {n_steps!r}")
+    value = float(n_steps)
+    if not (math.isfinite(value) and value % 1 == 0 and value >= 1):
+        raise ValueError(f"{name} must be an integer >= 1 (steps count from 1), got {n_steps!r}")
+    return int(value)
+
+
+def check_targets(be: Any, y: Any, n: int, dtype: Any, name: str = "y") -> Any:
+    """Targets as a native (n,) or (n, p) array with p > 0; ValueError where they are not."""
+    y = be.asarray(y, name, ndim=(1, 2), dtype=dtype)
+    if y.shape[0] != n:
+        raise ValueError(f"X has {n} rows, but {name} has {y.shape[0]}")
+    if y.ndim == 2 and y.shape[1] == 0:
+        raise ValueError(f"{name} has no targets: shape {y.shape}")
+    return y
+
+
+def check_sample_weight(be: Any, sample_weight: Any, n: int, name: str = "sample_weight") -> Any:
+    """Weights as a native float64 (n,) array, or None; ValueError where they are not."""
+    if sample_weight is None:
+        return None
+    w = be.asarray(sample_weight, name, ndim=(0, 1), dtype=np.float64)
+    if w.ndim == 0:
+        w = be.xp.full(n, float(w))
+    if w.shape[0] != n:
+        raise ValueError(f"{name} has {w.shape[0]} entries for {n} rows")
+    if bool((w < 0).any()):
+        raise ValueError(f"{name} must be >= 0, got {float(w.min())}")
+    if not bool((w > 0).any()):
+        raise ValueError(f"{name} is zero for every row: nothing is left to fit")
+    return w
+
+
+def check_limit(d: Any, lam: float, alpha: float) -> None:
+    """ValueError unless the chain with one α converges: |(1 − α) a_k| < 1 for every k.
+
+    Written as −λ < αd and (α − 2)d < λ, which has no cancellation.
+    """
+    if not bool((alpha * d > -lam).all() and ((alpha - 2.0) * d < lam).all()):
+        largest = float(d.max())
+        raise ValueError(
+            f"infinitely many steps have no limit at alpha={alpha:g}: it exists only if "
+            f"|(1 - alpha) d/(d + lam)| < 1 for every eigenvalue d, that is for alpha between "
+            f"{-lam / largest:g} and {2.0 + lam / largest:g} here"
+        )
+
+
+def mix(C: Any, F: Any, xp: Any, *, scheduled: bool = False) -> Any:
+    """Σ_k C[τ, k] F[k] for every row of step weights.
+
+    C (T, T) or (T, T, p) with its own weights for each target; F (…, T, n, p) → (…, T, n, p).
+    ``scheduled``: F (T, T, n, p) has its own columns F[τ] for each step.
+    """
+    if scheduled:
+        return xp.stack([mix(C[t : t + 1], F[t], xp)[0] for t in range(len(C))])
+    if C.ndim == 2:
+        product = C @ F.reshape(*F.shape[:-2], -1)
+        return product.reshape(*product.shape[:-1], *F.shape[-2:])
+    product = xp.moveaxis(C, -1, 0) @ xp.moveaxis(F, -1, -3)
+    return xp.moveaxis(product, -3, -1)

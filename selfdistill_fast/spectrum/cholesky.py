@@ -1,0 +1,279 @@
+"""One ridge, no eigenvectors: a Cholesky factor of K + λI, in the buffer of K.
+
+With M = (K_w + λI)⁻¹ (weights and intercept as in eigh.py) every function of K that a chain
+under this one λ needs is a polynomial in x = λM, since A = I − x:
+
+    pure steps      M A^(τ−1) = (1/λ) x (1 − x)^(τ−1),
+    leave-one-out   (I − A) A^(τ−1) = x (1 − x)^(τ−1).
+
+A filter is held as its coefficients of x, x², …, x^T. The steps themselves are triangular
+solves: with c = M t the next targets are A t = t − λc, free. Diagonals need M itself, which
+replaces the factor when it is first asked for: diag M and diag M² (row norms) at n³ flops in
+all serve two steps, and M² in row blocks, at 2n³ more, serves four.
+
+With an intercept q is an eigenvector of H K_w H that is moved to σ = trace/n, so that the
+matrix is well conditioned; its share f(ξ) q qᵀ, ξ = λ/(λ + σ), is taken out of diagonals and
+blocks again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from selfdistill_fast.kernels import Kernel
+from selfdistill_fast.spectrum.base import Spectrum, check_lam, check_n_steps
+
+__all__ = ["CholeskySpectrum"]
+
+#: rows of M² that are formed at a time
+_BLOCK = 256
+#: steps whose diagonals come from M and M² alone
+MAX_LOO_STEPS = 4
+
+
+class CholeskySpectrum(Spectrum):
+    """Factorised training set for one ridge; made by :func:`~selfdistill_fast.spectrum`.
+
+    Coordinates are the dual coefficients of the weighted problem, k = n.
+    """
+
+    def __init__(
+        self,
+        be: Any,
+        X: Any,
+        y: Any,
+        kernel: Kernel,
+        w: Any,
+        fit_intercept: bool,
+        max_memory: int | None,
+        lam: float,
+    ) -> None:
+        xp = be.xp
+        self.lam = lam
+        n = X.shape[0] if w is None else int((w > 0).sum())
+        K = self._prepare(
+            be,
+            X,
+            y,
+            kernel,
+            w,
+            fit_intercept,
+            needed=be.cholesky_bytes(n, X.dtype),
+            max_memory=max_memory,
+            shift=1.0,  # of the size of the other eigenvalues
+        )
+        self.k = K.shape[0]
+        self._norm = float(xp.sqrt(xp.square(K, dtype="float64").sum()))
+        K[xp.arange(self.k), xp.arange(self.k)] += xp.asarray(lam, K.dtype)
+        try:
+            self._factor = be.cholesky(K)
+        except xp.linalg.LinAlgError:
+            raise xp.linalg.LinAlgError(
+                f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
+                "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "
+                "which names the eigenvalue"
+            ) from None
+        self._inverse: Any = None
+        self._powers: list[Any] = []
+
+    # ------------------------------------------------------------ new points
+    def project(self, X_new: Any) -> Any:
+        """Basis functions at new points: κ(x, X) W^½, centred with an intercept, (m, n).
+
+        Parameters
+        ----------
+        X_new : array_like of shape (m, d)
+            With a precomputed kernel K(X_new, X), (m, n).
+        """
+        P = self._weighted_gram(X_new)
+        return P if self._offset is None else P - self._offset_of_basis()
+
+    def _offset_of_basis(self) -> Any:
+        return self._offset.astype(self.dtype)
+
+    def in_rows(self, coordinates: Any) -> Any:
+        """The coordinates themselves: they are weighted dual coefficients."""
+        return coordinates
+
+    def largest_eigenvalue(self) -> float:
+        """The Frobenius norm of K, which bounds it."""
+        return self._norm
+
+    # --------------------------------------------------------------- filters
+    def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Coordinates M A^(τ−1) t of the pure steps.
+
+        Parameters
+        ----------
+        lam : float
+            The λ of the factorisation.
+        n_steps : int T
+
+        Returns
+        -------
+        ndarray of shape (T, n, p)
+        """
+        self._check(lam, lam_steps)
+        steps = self.backend.xp.empty((check_n_steps(n_steps), *self.target.shape), self.dtype)
+        t = self.target
+        for step in range(len(steps)):
+            steps[step] = self._solve(t)
+            t = t - self.lam * steps[step]
+        return steps
+
+    def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Filters M A^(τ−1) as coefficients of x, …, x^T: (T, T)."""
+        return self.residual_filters(lam, n_steps, lam_steps) / self.lam
+
+    def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Filters (I − A) A^(τ−1) = x (1 − x)^(τ−1) as coefficients of x, …, x^T: (T, T)."""
+        self._check(lam, lam_steps)
+        n_steps = check_n_steps(n_steps)
+        filters = self.backend.xp.zeros((n_steps, n_steps), self.dtype)
+        for t in range(n_steps):
+            for power in range(t + 1):
+                filters[t, power] = (-1.0) ** power * math.comb(t, power)
+        return filters
+
+    def limit(self, lam: float, alpha: float) -> Any:
+        """Coordinates α (αK + λ)⁻¹ t of infinitely many steps, eq. (17), (n, p).
+
+        By conjugate gradients on (α + (1 − α) x) c = α M t, whose eigenvalues
+        (αd + λ)/(d + λ) lie between min(α, 1) and max(α, 1).
+
+        Raises
+        ------
+        ValueError
+            α outside [0, 2], where a limit depends on eigenvalues that are not known here.
+        """
+        self._check(lam, None)
+        xp = self.backend.xp
+        if not 0.0 <= alpha <= 2.0:
+            raise ValueError(
+                f"whether infinitely many steps have a limit at alpha={alpha:g} depends on the "
+                "eigenvalues, which solver='cholesky' has not; use solver='eigh'"
+            )
+        b = alpha * self._solve(self.target)
+        c = xp.zeros_like(b)
+        r, search = b.copy(), b.copy()
+        rr = (r * r).sum(0)
+        goal = rr * float(xp.finfo(self.dtype).eps) ** 2
+        for _ in range(10 * self.k + 10):
+            if not bool((rr > goal).any()):
+                break
+            image = alpha * search + (1.0 - alpha) * self.lam * self._solve(search)
+            step = rr / xp.maximum((search * image).sum(0), xp.finfo(self.dtype).tiny)
+            c += step * search
+            r -= step * image
+            previous, rr = rr, (r * r).sum(0)
+            search = r + rr / xp.maximum(previous, xp.finfo(self.dtype).tiny) * search
+        return c
+
+    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
+        """None: there are no eigenvalues here."""
+        return None
+
+    # --------------------------------------------------------- training rows
+    def diag_powers(self, lam: Any, n_steps: int) -> Any:
+        """diag(A^τ), τ = 1..T <= 4, of the kept training rows, (T, n)."""
+        rest = self.backend.xp.cumsum(self.diagonals(self.residual_filters(lam, n_steps)), 0)
+        return 1.0 - rest  # A^τ = I − Σ_(s <= τ) (I − A) A^(s−1), and q passes through both
+
+    def diagonals(self, filters: Any) -> Any:
+        """Diagonals of Σ_j f_j x^j at the kept training rows: filters (…, T) → (…, n)."""
+        xp = self.backend.xp
+        if filters.shape[-1] > MAX_LOO_STEPS:
+            raise ValueError(
+                f"solver='cholesky' has leave-one-out of at most {MAX_LOO_STEPS} steps, asked for "
+                f"{filters.shape[-1]}; use solver='eigh', or a validation set X_val"
+            )
+        return filters @ xp.stack(self._diagonal_powers(filters.shape[-1]))
+
+    def applied(self, filters: Any) -> Any:
+        """Filtered targets at the kept training rows: filters (…, T) → (…, n, p)."""
+        xp = self.backend.xp
+        powers = [self.lam * self._solve(self.target)]
+        while len(powers) < filters.shape[-1]:
+            powers.append(self.lam * self._solve(powers[-1]))
+        return self.unweighted(xp.tensordot(filters, xp.stack(powers), 1))
+
+    def block(self, filter_: Any, rows: Any) -> Any:
+        """The block of x itself (a filter of one step) for a set S of kept rows."""
+        M = self._explicit_inverse()
+        block = self.lam * filter_[0] * M[rows][:, rows]
+        if self._q is not None:
+            q = self._q[rows].astype(self.dtype)
+            block = block - filter_[0] * self._xi * q[:, None] * q[None, :]
+        return block
+
+    def block_matmul(self, filter_: Any, rows: Any, t: Any) -> Any:
+        """The block of a filter times t (|S|, p), by Horner's rule, without forming it."""
+        return self._filtered(filter_, rows, t)[rows]
+
+    def impulse(self, filter_: Any, rows: Any, t: Any) -> tuple[Any, Any]:
+        """Coordinates (n, p) and mean (p,) of a filtered weighted target, t on S and else 0."""
+        mean = 0.0 if self._q is None else self._q[rows] @ t / self._total**0.5
+        return self._filtered(filter_, rows, t), mean
+
+    # --------------------------------------------------------------- helpers
+    @property
+    def _xi(self) -> float:
+        """x on the shifted eigenvector q."""
+        return self.lam / (self.lam + self.shift)
+
+    def _check(self, lam: Any, lam_steps: Any) -> None:
+        if lam_steps is not None or not (check_lam(lam, batch=True) == self.lam).all():
+            raise ValueError(
+                f"solver='cholesky' has factorised lam={self.lam:g} only, asked for "
+                f"{'a schedule' if lam_steps is not None else lam}; use solver='eigh', which "
+                "serves every lam"
+            )
+        if check_lam(lam, batch=True).ndim:
+            raise ValueError("solver='cholesky' serves one scalar lam, not a batch; use 'eigh'")
+
+    def _filtered(self, filter_: Any, rows: Any, t: Any) -> Any:
+        """Σ_j f_j x^j applied to t on rows S (made orthogonal to q) and 0 elsewhere."""
+        full = self.backend.xp.zeros((self.k, t.shape[1]), self.dtype)
+        full[rows] = t
+        if self._q is not None:
+            q = self._q.astype(self.dtype)
+            full -= q[:, None] * (q @ full)
+        result = 0.0
+        for coefficient in filter_[::-1]:
+            result = self.lam * self._solve(result + coefficient * full)
+        return result
+
+    def _solve(self, t: Any) -> Any:
+        """M t, from the factor or, once that is gone, from M."""
+        if self._inverse is not None:
+            return self._inverse @ t
+        return self.backend.cholesky_solve(self._factor, t)
+
+    def _explicit_inverse(self) -> Any:
+        """M, in the buffer of the factor."""
+        if self._inverse is None:
+            self._inverse, self._factor = self.backend.cholesky_inverse(self._factor), None
+        return self._inverse
+
+    def _diagonal_powers(self, count: int) -> list[Any]:
+        """diag x, …, diag x^count on the complement of q; computed once."""
+        xp = self.backend.xp
+        known = 0 if not self._powers else len(self._powers)
+        if known < count:
+            M = self._explicit_inverse()
+            # every kind at once: M and its row norms, or also M² in row blocks
+            powers = xp.empty((2 if count <= 2 else 4, self.k), self.dtype)
+            powers[0] = xp.diagonal(M) * self.lam
+            for start in range(0, self.k, _BLOCK):
+                rows = slice(start, start + _BLOCK)
+                powers[1, rows] = xp.einsum("ij,ij->i", M[rows], M[rows]) * self.lam**2
+                if count > 2:
+                    squared = M[rows] @ M
+                    powers[2, rows] = xp.einsum("ij,ij->i", squared, M[rows]) * self.lam**3
+                    powers[3, rows] = xp.einsum("ij,ij->i", squared, squared) * self.lam**4
+            if self._q is not None:
+                for power in range(len(powers)):
+                    powers[power] -= (self._q**2).astype(self.dtype) * self._xi ** (power + 1)
+            self._powers = list(powers)
+        return self._powers[:count]

@@ -1,0 +1,314 @@
+"""SelfDistilledKernelRidge among scikit-learn's tools, and its numbers against refits."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import oracle
+import pytest
+import tolerance
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from tolerance import assert_close
+
+from selfdistill_fast import (
+    NTK,
+    RBF,
+    Laplacian,
+    Linear,
+    Matern,
+    Polynomial,
+    SelfDistilledKernelRidge,
+)
+
+NOT_REPETITION = (
+    "with alpha='optimal' α is chosen by leave-one-out, where leaving a row out is not "
+    "leaving out one of its two copies"
+)
+
+
+def expected_failures(estimator):
+    if isinstance(estimator.alpha, str):
+        return {"check_sample_weight_equivalence_on_dense_data": NOT_REPETITION}
+    return {}
+
+
+@parametrize_with_checks(
+    [
+        SelfDistilledKernelRidge(),
+        SelfDistilledKernelRidge(alpha="joint", n_steps=3),
+        SelfDistilledKernelRidge(alpha=0.4, n_steps=3),
+        SelfDistilledKernelRidge(alpha=[0.4, -0.5], n_steps=3, fit_intercept=True, lam=0.1),
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def draw(rng, n=20, p=2):
+    X = rng.uniform(-1, 2, (n, 3))
+    return X, np.sin(2 * X[:, :1]) * [[1.0, 0.5][:p]] + 0.3 * rng.standard_normal((n, p))
+
+
+# ------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_default_alpha_is_by_exact_leave_one_out(backend, rng, intercept, weighted):
+    X, Y = draw(rng, n=14)
+    weight = rng.uniform(0.2, 2.0, len(X)) if weighted else None
+    model = SelfDistilledKernelRidge(
+        "rbf", gamma=0.7, lam=0.2, n_steps=4, fit_intercept=intercept, backend=backend
+    ).fit(X, Y, weight)
+    K = oracle.kernel_matrix(RBF(0.7), X)
+
+    def student(alphas):
+        return oracle.leave_one_out(K, Y, 0.2, alphas, weight, intercept)[-1]
+
+    alphas = oracle.algorithm_1(student([np.nan]), student, Y, 4, weight=weight)
+    assert np.isnan(model.alphas_[0])
+    assert_close(model.alphas_[1:], alphas[1:], 1e-8)
+    assert_close(model.weights_, oracle.weights_of(model.alphas_), 1e-12)
+    left_out = oracle.leave_one_out(K, Y, 0.2, model.alphas_, weight, intercept)
+    errors = np.square(left_out - Y).mean(2)
+    expected = np.average(errors, axis=1, weights=weight)
+    assert_close(model.loo_mse_, expected, 1e-10)
+    # then the model itself: refits with those α's
+    models = oracle.chain(K, Y, 0.2, model.alphas_, weight, intercept)
+    X_new = rng.uniform(-1, 2, (5, 3))
+    refits = oracle.predict(models, oracle.kernel_matrix(RBF(0.7), X_new, X))
+    assert_close(model.predict_path(X_new), refits, 1e-10)
+    assert_close(model.predict(X_new), refits[-1], 1e-10)
+    assert_close(model.predict(X_new, step=2), refits[1], 1e-10)
+    assert model.dual_coef_.shape == Y.shape
+    assert model.n_features_in_ == 3
+
+
+def test_alpha_on_a_validation_set(backend, rng):
+    X, Y = draw(rng)
+    X_val, Y_val = draw(rng, n=11)
+    weight = rng.uniform(0.2, 2.0, len(X_val))
+    model = SelfDistilledKernelRidge(gamma=0.7, lam=0.2, n_steps=3, backend=backend)
+    model.fit(X, Y, X_val=X_val, y_val=Y_val, sample_weight_val=weight)
+    K, K_val = oracle.kernel_matrix(RBF(0.7), X), oracle.kernel_matrix(RBF(0.7), X_val, X)
+
+    def student(alphas):
+        return oracle.predict(oracle.chain(K, Y, 0.2, alphas), K_val)[-1]
+
+    expected = oracle.algorithm_1(student([np.nan]), student, Y_val, 3, weight=weight)
+    assert_close(model.alphas_[1:], expected[1:], 1e-8)
+
+
+def test_clip(backend, rng):
+    X, _ = draw(rng)
+    # pure noise: leave-one-out wants less than no ground truth
+    y = np.random.default_rng(0).standard_normal(len(X))
+    free = SelfDistilledKernelRidge(lam=0.1, backend=backend).fit(X, y)
+    clipped = SelfDistilledKernelRidge(lam=0.1, clip=True, backend=backend).fit(X, y)
+    assert free.alphas_[1] < 0
+    assert clipped.alphas_[1] == 0.0
+
+
+def test_fixed_alpha_and_the_limit(backend, rng):
+    X, Y = draw(rng)
+    model = SelfDistilledKernelRidge(alpha=0.25, lam=0.2, n_steps=3, backend=backend).fit(X, Y)
+    ridge = KernelRidge(alpha=0.8, kernel="rbf").fit(X, Y)
+    assert_close(model.predict(X, step=math.inf), ridge.predict(X), 1e-11)
+    assert_close(model.predict(X, step="all"), model.predict_path(X), 1e-15)
+
+
+def test_step_one_is_kernel_ridge_for_every_name(backend, rng):
+    """scikit-learn's names and its gamma=None -> 1/n_features."""
+    X, Y = draw(rng)
+    for name, options in (
+        ("rbf", {}),
+        ("rbf", {"gamma": 0.3}),
+        ("laplacian", {}),
+        ("poly", {"degree": 2, "coef0": 0.5}),
+        ("polynomial", {}),
+        ("linear", {}),
+    ):
+        model = SelfDistilledKernelRidge(name, lam=0.3, n_steps=1, backend=backend, **options)
+        ridge = KernelRidge(alpha=0.3, kernel=name, **options)
+        assert_close(model.fit(X, Y).predict(X), ridge.fit(X, Y).predict(X), 1e-10, what=name)
+
+
+def test_names_mean_the_kernel_objects(rng):
+    X, Y = draw(rng)
+    for name, options, kernel in (
+        ("rbf", {}, RBF(1 / 3)),
+        ("rbf", {"gamma": 2.0}, RBF(2.0)),
+        ("laplacian", {}, Laplacian(1 / 3)),
+        ("matern", {"length_scale": 0.7, "nu": 2.5}, Matern(0.7, 2.5)),
+        ("poly", {}, Polynomial(3, 1 / 3, 1)),
+        ("linear", {}, Linear()),
+        ("ntk", {}, NTK(1)),
+    ):
+        named = SelfDistilledKernelRidge(name, lam=0.3, **options).fit(X, Y)
+        given = SelfDistilledKernelRidge(kernel, lam=0.3).fit(X, Y)
+        np.testing.assert_array_equal(named.predict(X), given.predict(X))
+    function = SelfDistilledKernelRidge(lambda A, B: A @ B.T, lam=0.3).fit(X, Y)
+    named = SelfDistilledKernelRidge("linear", lam=0.3).fit(X, Y)
+    assert_close(function.predict(X), named.predict(X), 1e-10)
+
+
+@pytest.mark.parametrize("alpha", ["optimal", "joint", 0.4])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_weight_zero_is_dropping_the_row(backend, rng, alpha, intercept):
+    X, Y = draw(rng)
+    weight = rng.uniform(0.2, 2.0, len(X))
+    weight[[2, 9]] = 0
+    Y[[2, 9]] = 1e3
+    keep = weight > 0
+    model = SelfDistilledKernelRidge(
+        alpha=alpha, n_steps=3, lam=0.2, fit_intercept=intercept, backend=backend
+    )
+    whole = clone(model).fit(X, Y, weight)
+    kept = clone(model).fit(X[keep], Y[keep], weight[keep])
+    assert_close(whole.predict_path(X), kept.predict_path(X), 1e-9)
+    assert_close(whole.weights_, kept.weights_, 1e-8)
+    assert_close(whole.loo_mse_, kept.loo_mse_, 1e-9)
+    assert whole.dual_coef_.shape == Y.shape
+    assert (whole.dual_coef_[~keep] == 0).all()
+
+
+def test_a_scalar_weight_scales_lam(rng):
+    X, Y = draw(rng)
+    scaled = SelfDistilledKernelRidge(lam=0.4, alpha=0.3).fit(X, Y, np.full(len(X), 2.0))
+    plain = SelfDistilledKernelRidge(lam=0.2, alpha=0.3).fit(X, Y)
+    assert_close(scaled.predict(X), plain.predict(X), 1e-12)
+
+
+def test_float32_in_float32_out(backend, rng):
+    X, Y = (a.astype(np.float32) for a in draw(rng))
+    model = SelfDistilledKernelRidge(lam=0.3, alpha=0.4, n_steps=3, backend=backend).fit(X, Y)
+    assert model.predict(X).dtype == np.float32
+    assert model.dual_coef_.dtype == np.float32
+    double = SelfDistilledKernelRidge(lam=0.3, alpha=0.4, n_steps=3, backend=backend)
+    double.fit(X.astype(float), Y.astype(float))
+    rtol = tolerance.chain(oracle.d_max(oracle.kernel_matrix(RBF(1 / 3), X)), 0.3, 1, np.float32)
+    assert_close(model.predict_path(X), double.predict_path(X.astype(float)), rtol)
+    assert double.predict(X.astype(float)).dtype == np.float64
+
+
+def test_shapes_of_targets(backend, rng):
+    X, Y = draw(rng)
+    column = SelfDistilledKernelRidge(backend=backend).fit(X, Y[:, :1])
+    flat = SelfDistilledKernelRidge(backend=backend).fit(X, Y[:, 0])
+    assert column.predict(X).shape == (len(X), 1)
+    assert flat.predict(X).shape == (len(X),)
+    assert flat.dual_coef_.shape == (len(X),)
+    assert column.predict_path(X).shape == (2, len(X), 1)
+    np.testing.assert_array_equal(column.predict(X)[:, 0], flat.predict(X))
+
+
+def test_classification_by_one_hot_targets(backend):
+    X, labels = load_iris(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    train = np.arange(len(X)) % 2 == 0
+    model = SelfDistilledKernelRidge(lam=0.1, n_steps=3, backend=backend)
+    model.fit(X[train], np.eye(3)[labels[train]])
+    scores = model.predict(X[~train])
+    assert scores.shape == (75, 3)
+    assert (scores.argmax(1) == labels[~train]).sum() >= 69
+
+
+# ------------------------------------------------------------------ among scikit-learn's tools
+
+
+def test_tags():
+    tags = get_tags(SelfDistilledKernelRidge())
+    assert tags.target_tags.multi_output
+    assert tags.estimator_type == "regressor"
+    assert not tags.input_tags.pairwise
+    assert not tags.input_tags.sparse
+    assert get_tags(SelfDistilledKernelRidge("precomputed")).input_tags.pairwise
+
+
+def test_clone_and_parameters():
+    model = SelfDistilledKernelRidge(RBF(0.3), lam=0.2, alpha=[0.1, 0.2], n_steps=3, clip=True)
+    copy = clone(model)
+    assert copy.get_params() == model.get_params()
+    assert set(model.get_params()) == {
+        "kernel", "lam", "alpha", "n_steps", "gamma", "degree", "coef0", "length_scale", "nu",
+        "fit_intercept", "clip", "solver", "solver_options", "backend", "random_state",
+    }  # fmt: skip
+    assert copy.set_params(lam=3.0, alpha="joint").lam == 3.0
+    with pytest.raises(TypeError):
+        SelfDistilledKernelRidge("rbf", 1.0)  # keyword only
+
+
+def test_pipeline_with_weights(rng):
+    X, Y = draw(rng)
+    weight = rng.uniform(0.2, 2.0, len(X))
+    pipeline = make_pipeline(StandardScaler(), SelfDistilledKernelRidge(lam=0.2))
+    pipeline.fit(X, Y, selfdistilledkernelridge__sample_weight=weight)
+    scaled = StandardScaler().fit_transform(X)
+    by_hand = SelfDistilledKernelRidge(lam=0.2).fit(scaled, Y, weight)
+    np.testing.assert_array_equal(pipeline.predict(X), by_hand.predict(scaled))
+    assert pipeline.score(X, Y) == by_hand.score(scaled, Y)
+
+
+def test_grid_search(rng):
+    X, Y = draw(rng, n=30)
+    grid = {"lam": [0.01, 1.0], "n_steps": [1, 3], "kernel": ["rbf", Laplacian(0.5)]}
+    search = GridSearchCV(SelfDistilledKernelRidge(), grid, cv=3).fit(X, Y)
+    scores = [
+        cross_val_score(SelfDistilledKernelRidge(**p), X, Y, cv=3).mean()
+        for p in search.cv_results_["params"]
+    ]
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], scores, rtol=1e-12)
+    assert search.best_estimator_.predict(X).shape == Y.shape
+
+
+def test_precomputed_is_split_by_rows_and_columns(backend, rng):
+    X, Y = draw(rng, n=24)
+    K = oracle.kernel_matrix(RBF(1 / 3), X)
+    cv = KFold(4)
+    pairwise = SelfDistilledKernelRidge("precomputed", lam=0.2, n_steps=3, backend=backend)
+    plain = SelfDistilledKernelRidge("rbf", lam=0.2, n_steps=3, backend=backend)
+    expected = cross_val_predict(plain, X, Y, cv=cv)
+    assert_close(cross_val_predict(pairwise, K, Y, cv=cv), expected, 1e-9)
+    search = GridSearchCV(pairwise, {"lam": [0.01, 0.2]}, cv=cv).fit(K, Y)
+    named = GridSearchCV(plain, {"lam": [0.01, 0.2]}, cv=cv).fit(X, Y)
+    np.testing.assert_allclose(
+        search.cv_results_["mean_test_score"], named.cv_results_["mean_test_score"], rtol=1e-9
+    )
+
+
+def test_pickle(backend, rng):
+    X, Y = draw(rng)
+    model = SelfDistilledKernelRidge(lam=0.2, n_steps=3, backend=backend).fit(X, Y)
+    back = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(back.predict_path(X), model.predict_path(X))
+
+
+def test_reprs():
+    model = SelfDistilledKernelRidge(lam=0.2)
+    assert repr(model) == "SelfDistilledKernelRidge(lam=0.2)"
+    assert "SelfDistilledKernelRidge" in model._repr_html_()
+
+
+def test_predict_before_fit():
+    from sklearn.exceptions import NotFittedError
+
+    with pytest.raises(NotFittedError):
+        SelfDistilledKernelRidge().predict(np.ones((2, 2)))
+
+
+def test_refitting_forgets(rng):
+    X, Y = draw(rng)
+    model = SelfDistilledKernelRidge(n_steps=4).fit(X, Y)
+    model.set_params(n_steps=2).fit(X[:9, :2], Y[:9, 0])
+    fresh = SelfDistilledKernelRidge(n_steps=2).fit(X[:9, :2], Y[:9, 0])
+    np.testing.assert_array_equal(model.predict_path(X[:, :2]), fresh.predict_path(X[:, :2]))

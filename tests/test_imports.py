@@ -1,0 +1,169 @@
+"""The rooms of the package and the doors between them; what importing it drags in."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import selfdistill_fast
+from selfdistill_fast import shrinkage_path
+
+PACKAGE = Path(inspect.getfile(shrinkage_path)).parent
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if "build" not in path.parts
+}
+
+#: room -> rooms it may import; data flow the other way
+LAYERS = {
+    "kernels": set(),
+    "alpha": set(),
+    "backend": {"kernels"},
+    "gram": {"kernels", "backend"},
+    "spectrum": {"kernels", "backend", "gram"},
+    "filters": {"kernels", "backend", "gram", "spectrum", "alpha"},
+    "loo": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
+    "diagnostics": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
+    "distill": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha"},
+    "estimator": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha", "distill"},
+}
+#: what speaks only in the backend's verbs and its array namespace
+SOLVERS = ["gram", "filters", "loo", *(name for name in FILES if name.startswith("spectrum"))]
+
+
+def room(module):
+    return module.split(".")[0]
+
+
+def imports(name):
+    """Modules of this package that a file imports, by their first part; "_core" included."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = ["selfdistill_fast", *name.split(".")]
+            inside = package[: len(package) - node.level + name.endswith("__init__")]
+            base = ".".join(inside + ([node.module] if node.module else []))
+            base = base if node.level else node.module
+            found |= {base} | {f"{base}.{a.name}" for a in node.names}
+    prefix = "selfdistill_fast."
+    return {m.removeprefix(prefix) for m in found if m.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_run_against_the_data_flow(name):
+    here = room(name)
+    if here not in LAYERS:
+        pytest.skip("not a room of the numerical core")
+    modules = {room(other) for other in FILES} | {"_core"}
+    used = {room(other) for other in imports(name)} & modules - {here}
+    allowed = LAYERS[here] | ({"_core"} if here == "backend" else set())
+    assert used <= allowed, f"{name} imports {sorted(used - allowed)}"
+
+
+def test_the_layers_have_no_cycle_and_every_room_exists():
+    done = []
+    while len(done) < len(LAYERS):
+        ready = [r for r, below in LAYERS.items() if r not in done and below <= set(done)]
+        assert ready, "cycle"
+        done += ready
+    assert set(LAYERS) <= {room(name) for name in FILES}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_the_backend_touches_the_compiled_module(name):
+    if room(name) in ("backend", "config"):  # config reports what was compiled
+        assert "selfdistill_fast" not in imports(name)
+    else:
+        assert not any(other.split(".")[0] == "_core" for other in imports(name))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers_speak_to_the_backend(name):
+    """No linear algebra of their own: a GPU backend must not need a rewrite."""
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                assert not alias.name.startswith(("scipy", "numpy.linalg")), alias.name
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert not (node.module or "").startswith("scipy"), node.module
+            if node.module == "numpy.linalg":
+                assert [a.name for a in node.names] == ["LinAlgError"]
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Attribute)
+            and node.value.attr == "linalg"
+        ):
+            assert node.attr == "LinAlgError", f"{name}:{node.lineno} uses linalg.{node.attr}"
+
+
+def test_alpha_is_a_leaf():
+    assert imports("alpha") == set()
+
+
+def test_backends_have_the_same_signatures():
+    """A fast backend overrides the reference's verbs with the same parameters."""
+    from selfdistill_fast.backend import get_backend
+    from selfdistill_fast.backend.reference import Reference
+
+    if importlib.util.find_spec("selfdistill_fast._core") is None:
+        pytest.skip("selfdistill_fast._core is not built")
+    fast = type(get_backend("cpu"))
+    verbs = [v for v, f in vars(Reference).items() if inspect.isfunction(f) and v[0] != "_"]
+    assert {"gram", "gram_matmul", "eigh", "asarray"} <= set(verbs)
+    assert issubclass(fast, Reference)
+    for verb in verbs:
+        ours, theirs = (inspect.signature(getattr(c, verb)) for c in (fast, Reference))
+        assert list(ours.parameters) == list(theirs.parameters), verb
+        for a, b in zip(ours.parameters.values(), theirs.parameters.values(), strict=True):
+            assert (a.kind, a.default) == (b.kind, b.default), f"{verb}({a.name})"
+
+
+def test_every_public_name_exists_and_has_a_docstring():
+    for name in selfdistill_fast.__all__:
+        assert inspect.getdoc(getattr(selfdistill_fast, name)), name
+    assert set(selfdistill_fast.__all__) <= set(dir(selfdistill_fast))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = selfdistill_fast.no_such_name
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_drags_in_nothing_heavy():
+    heavy = ["torch", "cupy", "matplotlib", "pandas", "sklearn", "typer", "rich", "pyarrow"]
+    code = f"import selfdistill_fast, sys; print(*(set({heavy}) & set(sys.modules)))"
+    assert run(code) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to count threads")
+def test_importing_starts_no_thread():
+    code = (
+        "import os, numpy, scipy.linalg\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "import selfdistill_fast\n"
+        "print(before, len(os.listdir('/proc/self/task')))"
+    )
+    before, after = run(code)
+    assert before == after
+
+
+def test_the_estimator_is_imported_when_it_is_used():
+    code = (
+        "import selfdistill_fast as s, sys\n"
+        "assert 'sklearn' not in sys.modules\n"
+        "s.SelfDistilledKernelRidge\n"
+        "print('sklearn' in sys.modules)"
+    )
+    assert run(code) == ["True"]

@@ -1,0 +1,75 @@
+"""How close is close: the one table of tolerances, and the comparison that uses it.
+
+A chain of refits loses digits in proportion to the conditioning d_max/λ of the ridge
+system and to the size Σ|c_k| of the weights that mix the pure steps; no method does
+better. So predictions agree to
+
+    max(floor, 100 · eps · (d_max/λ) · Σ|c_k|)   relative to the largest pure step in the mix.
+
+A Gram matrix loses digits to the rounding of a squared distance, eps · (‖x‖² + ‖z‖²),
+multiplied by the slope of the kernel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: dtype -> (machine epsilon, floor of relative agreement)
+TABLE = {
+    np.dtype(np.float64): (2.0**-52, 1e-10),
+    np.dtype(np.float32): (2.0**-23, 1e-5),
+}
+
+
+def eps(dtype=np.float64):
+    return TABLE[np.dtype(dtype)][0]
+
+
+def floor(dtype=np.float64):
+    return TABLE[np.dtype(dtype)][1]
+
+
+def chain(d_max, lam, c=1.0, dtype=np.float64):
+    """Relative tolerance of a mixed chain with weights ``c`` on the pure steps."""
+    return max(floor(dtype), 100 * eps(dtype) * (d_max / lam) * np.abs(c).sum())
+
+
+def gram(kernel, X, Z, dtype=np.float64):
+    """Absolute tolerance of K(X, Z): rounding of the pair quantity times the slope, and of κ."""
+    xx = float(np.square(X).sum(1).max(initial=0.0))
+    zz = float(np.square(Z).sum(1).max(initial=0.0))
+    name = type(kernel).__name__
+    if name == "RBF":
+        slope, size = kernel.gamma, 1.0
+    elif name == "Laplacian":
+        # sums of |x_j - z_j|: at most the norms' sum times the root of the dimension
+        slope, size = kernel.gamma * np.sqrt(X.shape[1] / max(xx + zz, 1e-300)), 1.0
+    elif name == "Matern":
+        # bounded by the slope where the points are apart; coincident ones are exact
+        slope, size = 3.0 / kernel.length_scale**2, 1.0
+    elif name == "Polynomial":
+        size = (kernel.gamma * np.sqrt(xx * zz) + abs(kernel.coef0)) ** kernel.degree
+        base = kernel.gamma * np.sqrt(xx * zz) + abs(kernel.coef0)
+        slope = kernel.degree * kernel.gamma * base ** (kernel.degree - 1)
+    elif name == "Linear":
+        slope, size = 1.0, np.sqrt(xx * zz)
+    elif name == "NTK":
+        slope, size = kernel.depth + 1.0, (kernel.depth + 1.0) * np.sqrt(xx * zz)
+    else:
+        raise KeyError(name)
+    return 8 * eps(dtype) * (slope * (xx + zz) + size)
+
+
+def assert_close(actual, expected, rtol, scale=None, what="values"):
+    """max |actual - expected| <= rtol · scale; ``scale`` defaults to max |expected|."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, not {expected.shape}"
+    if expected.size == 0:
+        return
+    assert np.isfinite(actual).all(), f"{what}: not finite"
+    error = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max()
+    scale = np.abs(expected).max() if scale is None else scale
+    assert error <= rtol * scale, (
+        f"{what}: off by {error:.3e} = {error / max(scale, 1e-300):.3e} of their size, "
+        f"allowed {rtol:.3e}"
+    )
