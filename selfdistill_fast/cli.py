@@ -498,7 +498,7 @@ def _score(
 ) -> dict[str, Any]:
     """Errors of every step and of the limit on each set, in the units of the data."""
     from selfdistill_fast import limit_shrinkage
-    from selfdistill_fast.loo import loo_mixed
+    from selfdistill_fast.loo import mixed_held_out
 
     T, train = path.n_steps, sets["train"]
     X = {name: scaling.features(rows.X) for name, rows in sets.items()}
@@ -513,7 +513,7 @@ def _score(
         return every
 
     def leave_one_out(lam: float, weights: np.ndarray) -> np.ndarray:
-        G = loo_mixed(fitted, lam, weights)
+        G = mixed_held_out(fitted, lam, weights)
         return train.rmse(scaling.original(G.reshape(len(G), *train.Y.shape)))
 
     errors = {name: rows.rmse(scaling.original(predictions(name))) for name, rows in sets.items()}

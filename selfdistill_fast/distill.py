@@ -634,8 +634,7 @@ def _columns(
     if y_val.shape[1] != spectrum.p:
         raise ValueError(f"y_val has {y_val.shape[1]} target(s), the training set {spectrum.p}")
     w = check_sample_weight(be, sample_weight_val, X_val.shape[0], "sample_weight_val")
-    F = spectrum.evaluate(X_val, pure.reshape(-1, *pure.shape[-2:]))
-    return y_val, F.reshape(*pure.shape[:-2], *y_val.shape), w
+    return y_val, spectrum.evaluate(X_val, pure), w
 
 
 def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -125,8 +125,9 @@ def gram_matmul(
     if W.shape[0] != m:
         raise ValueError(f"W has {W.shape[0]} rows, but K(X, Z) has {m} columns")
     out = _check_out(out, (n, *W.shape[1:]), X.dtype)
-    W2 = W.reshape(m, -1)
-    result = native_matmul(be, X, Z, W2, kernel, None if out is None else out.reshape(n, -1))
+    p = W.shape[1] if W.ndim == 2 else 1
+    out2 = None if out is None else out.reshape(n, p)
+    result = native_matmul(be, X, Z, W.reshape(m, p), kernel, out2)
     return result.reshape(n, *W.shape[1:]) if out is None else out
 
 

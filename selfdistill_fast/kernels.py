@@ -298,13 +298,13 @@ class NTK(Kernel):
 
     def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
         angle = s
-        rho = t = xp.cos(angle)
+        t = xp.cos(angle)
         for _ in range(self.depth):
-            k0 = (math.pi - angle) / math.pi
-            k1 = rho * k0 + xp.sin(angle) / math.pi
-            t = t * k0 + k1
-            rho = xp.minimum(k1, 1.0)
-            angle = xp.arccos(rho)
+            # h = 1 − κ₁(cos θ), which keeps the digits of a small angle; ρ_h = 1 − h
+            h = 2.0 * xp.sin(0.5 * angle) ** 2
+            h = xp.maximum(h - (xp.sin(angle) - angle * xp.cos(angle)) / math.pi, 0.0)
+            t = t * (1.0 - angle / math.pi) + (1.0 - h)
+            angle = 2.0 * xp.arcsin(xp.sqrt(0.5 * h))
         return xp.sqrt(xx * zz) * t
 
     def diagonal(self, xp: Any, xx: Any) -> Any:

@@ -6,11 +6,13 @@ replaced by its own predictions u_S there. So with δ_j = u_S − t_S
 
     δ_j = −[(I − A_j)_SS]⁻¹ [(I − A_j) t]_S,    t ← A_j (t + E_S δ_j),    [new t]_S = u_S.
 
-Starting with t = y and iterating, the residual of step j is
+Starting with t = y and iterating,
 
-    [(I − A_j) t]_S = [(I − A_j) A_(j−1) … A_1 y]_S + Σ_(s<j) [(I − A_j) A_(j−1) … A_s]_SS δ_s.
+    [(I − A_j) t]_S = [(I − A_j) A_(j−1) … A_1 y]_S + Σ_(s<j) [(I − A_j) A_(j−1) … A_s]_SS δ_s,
+    u_S             = [A_j … A_1 y]_S + Σ_(s<=j) [A_j … A_s]_SS δ_s.
 
-Nothing but I − A enters, so no digit is lost where A is near I (an interpolating kernel).
+I − A is never computed from A, nor A from I − A: no digit is lost where A is near I (an
+interpolating kernel) or near 0 (strong regularisation).
 Single rows are done for every i at once: the blocks are diagonals, one product with V∘V
 for all λ and steps. Folds are done one after the other: one Cholesky factor of |S|² per λ
 and then products with V_S, no block of another step is ever formed.
@@ -45,29 +47,30 @@ __all__ = [
 
 
 def _held_out(
-    y: Any,
     E: Any,
+    F: Any,
     solve: Callable[[int, Any], Any],
     couple: Callable[[int, int, Any], Any],
+    spread: Callable[[int, int, Any], Any],
     xp: Any,
     start: int = 0,
 ) -> tuple[Any, list[Any]]:
     """The recursion above for the pure chain of the steps start, start + 1, …, T − 1.
 
-    y (…, p) targets; E (…, T − start, …, p) its residuals (I − A_j) A_(j−1) … y;
-    ``solve(j, r)`` is [(I − A_j)_SS]⁻¹ r and ``couple(s, j, δ)`` [(I − A_j) … A_s]_SS δ.
-    Returns the predictions u_S of every step, shaped as E, and the δ of every step.
+    E, F (…, T − start, …, p): its residuals (I − A_j) A_(j−1) … y and predictions A_j … y;
+    ``solve(j, r)`` is [(I − A_j)_SS]⁻¹ r, ``couple(s, j, δ)`` [(I − A_j) A_(j−1) … A_s]_SS δ
+    and ``spread(s, j, δ)`` [A_j … A_s]_SS δ.
+    Returns the predictions u_S of every step, shaped as F, and the δ of every step.
     """
     deltas: list[Any] = []
-    G = xp.empty_like(E)
-    target = y
+    G = F.copy()
     for i in range(E.shape[-3]):
         residual = E[..., i, :, :]
-        for s, delta in enumerate(deltas):
-            residual = residual + couple(start + s, start + i, delta)
+        for s, delta in enumerate(deltas, start):
+            residual = residual + couple(s, start + i, delta)
         deltas.append(-solve(start + i, residual))
-        target = target + deltas[-1]
-        G[..., i, :, :] = target
+        for s, delta in enumerate(deltas, start):
+            G[..., i, :, :] += spread(s, start + i, delta)
     return G, deltas
 
 
@@ -97,40 +100,39 @@ def loo_columns(
     which is invariant to rotations of the data, and not exact.
     """
     xp = spectrum.backend.xp
-    y = spectrum.kept(spectrum.Y)
-    if spectrum.fit_intercept and y.shape[0] == 1:
+    if spectrum.fit_intercept and spectrum.target.shape[0] == 1:
         raise ValueError(
             "leave-one-out with an intercept needs at least two rows of positive weight: "
             "without the only one nothing is left to fit"
         )
-    filters = spectrum.residual_filters(lam, n_steps, lam_steps)
-    E = spectrum.applied(filters)
-    Q = spectrum.diagonals(filters)[..., None]
-    if average:
-        Q = Q.mean(-2, keepdims=True)
     spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
-    if lam_steps is None:
+    residual = spectrum.residual_filters(lam, n_steps, lam_steps)
+    smoother = spectrum.smoother_filters(lam, n_steps, lam_steps)
+    E, F = spectrum.applied(residual), spectrum.applied(smoother)
+    Q, P = spectrum.diagonals(residual)[..., None], spectrum.diagonals(smoother)[..., None]
+    if spectrum.q is not None:  # every smoother passes the mean through
+        P = P + (spectrum.q**2).astype(P.dtype)[:, None]
+    if average:
+        Q, P = Q.mean(-2, keepdims=True), P.mean(-2, keepdims=True)
 
-        def window(s: int, j: int) -> Any:
-            return Q[..., j - s, :, :]
-    else:
+    def window(a: Any, s: int, j: int) -> Any:
+        return a[..., j - s, :, :] if lam_steps is None else a[j, s]
 
-        def window(s: int, j: int) -> Any:
-            return Q[j, s]
-
-    def chain(start: int, E: Any) -> Any:
+    def chain(E: Any, F: Any, start: int) -> Any:
         return _held_out(
-            y,
             E,
-            lambda j, r: r / window(j, j),
-            lambda s, j, delta: window(s, j) * delta,
+            F,
+            lambda j, r: r / window(Q, j, j),
+            lambda s, j, delta: window(Q, s, j) * delta,
+            lambda s, j, delta: window(P, s, j) * delta,
             xp,
             start,
         )[0]
 
     if lam_steps is None:
-        return chain(0, E)
-    return _by_last_step([chain(start, E[start:, start]) for start in range(n_steps)], xp)
+        return chain(E, F, 0)
+    chains = [chain(E[start:, start], F[start:, start], start) for start in range(n_steps)]
+    return _by_last_step(chains, xp)
 
 
 def fold_columns(
@@ -149,23 +151,24 @@ def fold_columns(
     position = xp.cumsum(is_kept) - 1  # of a training row among the kept ones
     spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
     y = spectrum.kept(spectrum.Y)
-    root = xp.ones(len(y)) if spectrum.sample_weight is None else None
-    if root is None:
+    root = xp.ones(len(y))
+    if spectrum.sample_weight is not None:
         root = spectrum.kept(spectrum.sample_weight) ** 0.5
     root = root.astype(spectrum.dtype)[:, None]
-    filters = spectrum.residual_filters(lam, n_steps, lam_steps)
+    residual = spectrum.residual_filters(lam, n_steps, lam_steps)
+    smoother = spectrum.smoother_filters(lam, n_steps, lam_steps)
     pure = spectrum.pure_filters(lam, n_steps, lam_steps)
     steps = spectrum.pure_steps(lam, n_steps, lam_steps)
-    E = spectrum.applied(filters)
+    E, F = spectrum.applied(residual), spectrum.applied(smoother)
     starts = range(1 if lam_steps is None else n_steps)
     shape = (spectrum.n, spectrum.p)
     chains = [xp.empty((n_steps - start, *shape), E.dtype) for start in starts]
 
-    def window(s: int, j: int) -> Any:
+    def window(filters: Any, s: int, j: int) -> Any:
         return filters[j - s] if lam_steps is None else filters[j, s]
 
-    def pure_window(s: int, j: int) -> Any:
-        return pure[j - s] if lam_steps is None else pure[j, j - s]
+    def pure_window(a: Any, s: int, j: int) -> Any:
+        return a[j - s] if lam_steps is None else a[j, j - s]
 
     for fold in folds:
         dropped = fold[~is_kept[fold]]
@@ -180,25 +183,32 @@ def fold_columns(
         def solve(j: int, r: Any, rows: Any = rows, factors: Any = factors) -> Any:
             key = 0 if lam_steps is None else j  # one λ, one factor
             if key not in factors:
-                factors[key] = be.cholesky(spectrum.block(window(j, j), rows))
+                factors[key] = be.cholesky(spectrum.block(window(residual, j, j), rows))
             return be.cholesky_solve(factors[key], r)
 
         def couple(s: int, j: int, delta: Any, rows: Any = rows) -> Any:
-            return spectrum.block_matmul(window(s, j), rows, delta)
+            return spectrum.block_matmul(window(residual, s, j), rows, delta)
+
+        def spread(s: int, j: int, delta: Any, rows: Any = rows) -> Any:
+            passed = spectrum.block_matmul(window(smoother, s, j), rows, delta)
+            if spectrum.q is None:
+                return passed
+            q = spectrum.q[rows].astype(passed.dtype)
+            return passed + q[:, None] * (q @ delta)
 
         for start in starts:
-            residuals = (E if lam_steps is None else E[start:, start])[:, rows] * root[rows]
-            G, deltas = _held_out(y[rows] * root[rows], residuals, solve, couple, xp, start)
+            parts = [a if lam_steps is None else a[start:, start] for a in (E, F)]
+            parts = [a[:, rows] * root[rows] for a in parts]
+            G, deltas = _held_out(*parts, solve, couple, spread, xp, start)
             chains[start][:, fold[is_kept[fold]]] = G / root[rows]
             for j in range(start, n_steps if len(dropped) else 0):
                 # the model without the fold: that of all rows with targets t_S + δ
-                coordinates = steps[j] if lam_steps is None else steps[j, j - start]
-                mean = -spectrum.y_mean
+                coordinates, mean = pure_window(steps, start, j), -spectrum.y_mean
                 for s, delta in enumerate(deltas[: j - start + 1], start):
-                    added, shift = spectrum.impulse(pure_window(s, j), rows, delta)
+                    added, shift = spectrum.impulse(pure_window(pure, s, j), rows, delta)
                     coordinates, mean = coordinates + added, mean + shift
-                F = spectrum.evaluate(spectrum.select(dropped), coordinates[None])[0]
-                chains[start][j - start, dropped] = F + mean
+                predictions = spectrum.evaluate(spectrum.select(dropped), coordinates[None])[0]
+                chains[start][j - start, dropped] = predictions + mean
     return chains[0] if lam_steps is None else _by_last_step(chains, xp)
 
 
@@ -260,8 +270,7 @@ def mixed_held_out(
             dropped = xp.nonzero(spectrum.sample_weight == 0)[0]
             pure = spectrum.pure_steps(lam, T, lam_steps)
             pure = mix(C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
-            F = spectrum.evaluate(spectrum.select(dropped), pure.reshape(-1, *pure.shape[-2:]))
-            G[..., dropped, :] = F.reshape(*G.shape[:-2], len(dropped), spectrum.p)
+            G[..., dropped, :] = spectrum.evaluate(spectrum.select(dropped), pure)
     G = G.astype(spectrum.dtype)
     return G[..., 0] if spectrum.one_target else G
 

@@ -48,6 +48,7 @@ class Spectrum:
     z : (k, p) rotated targets Vᵀ t (spectral solvers)
     sample_weight : (n,) or None
     rows : index array of the rows with positive weight, or None for all
+    q : (n kept rows,) the unit vector √w/‖√w‖ with an intercept, else None
     y_mean : (p,) the intercept's share of every prediction; 0 without an intercept
     one_target : bool
         y was one-dimensional, and so are predictions.
@@ -87,9 +88,9 @@ class Spectrum:
         xp = be.xp
         precomputed = isinstance(kernel, Precomputed)
         self.backend, self.kernel, self.fit_intercept = be, kernel, fit_intercept
-        self.X = None if precomputed else X
+        self.X = None if precomputed else X.copy()  # what the caller does to X later is his own
         self.n, self.one_target = X.shape[0], y.ndim == 1
-        self.sample_weight = w
+        self.sample_weight = None if w is None else w.copy()
         self.rows = None if w is None or bool((w > 0).all()) else xp.nonzero(w > 0)[0]
         # a precomputed K is not kept, but for what it says of the rows of weight 0
         self._K_dropped: Any = X[w == 0] if precomputed and self.rows is not None else None
@@ -116,14 +117,14 @@ class Spectrum:
             K *= self._root[:, None]
             K *= self._root[None, :]
         Y = y.reshape(self.n, -1).astype("float64")
-        self._q: Any = None
+        self.q: Any = None
         self._offset: Any = None
         self.y_mean = xp.zeros(Y.shape[1])
         self._total = float(weights.sum())
         if fit_intercept:
             self.y_mean = weights @ self.kept(Y) / self._total
-            self._q = xp.sqrt(weights / self._total)
-            m, self.shift = _centre(K, self._q, shift, xp)
+            self.q = xp.sqrt(weights / self._total)
+            m, self.shift = _centre(K, self.q, shift, xp)
             self._offset = m / self._total**0.5
         Y = Y - self.y_mean
         self.Y = Y.astype(X.dtype)
@@ -170,6 +171,10 @@ class Spectrum:
     # Functions of K, each held as its coordinates along a last axis, for loo.py.
     def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """(I − A) A^(τ−1), τ = 1..T, without cancellation."""
+        raise NotImplementedError
+
+    def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """A^τ, τ = 1..T, on the complement of q, without cancellation."""
         raise NotImplementedError
 
     def diagonals(self, filters: Any) -> Any:
@@ -253,18 +258,15 @@ class Spectrum:
         return a if self.rows is None else a[self.rows]
 
     def evaluate(self, X_new: Any, coordinates: Any) -> Any:
-        """Predictions (S, m, p) at new points from coordinates (S, k, p).
+        """Predictions (…, m, p) at new points from coordinates (…, k, p).
 
         ``X_new`` is native; with a precomputed kernel it is K(X_new, X), (m, n).
         """
-        return evaluate(
-            self.backend,
-            X_new,
-            self.X,
-            self.kernel,
-            self.dual(coordinates),
-            self.constant(coordinates),
-        )
+        lead, (k, p) = coordinates.shape[:-2], coordinates.shape[-2:]
+        coordinates = coordinates.reshape(math.prod(lead), k, p)
+        dual, constant = self.dual(coordinates), self.constant(coordinates)
+        F = evaluate(self.backend, X_new, self.X, self.kernel, dual, constant)
+        return F.reshape(*lead, X_new.shape[0], p)
 
     def warn_without_digits(self, lam: Any) -> None:
         """RuntimeWarning where λ is below round-off of the largest eigenvalue."""
@@ -442,7 +444,8 @@ def mix(C: Any, F: Any, xp: Any, *, scheduled: bool = False) -> Any:
     if scheduled:
         return xp.stack([mix(C[t : t + 1], F[t], xp)[0] for t in range(len(C))])
     if C.ndim == 2:
-        product = C @ F.reshape(*F.shape[:-2], -1)
-        return product.reshape(*product.shape[:-1], *F.shape[-2:])
+        n, p = F.shape[-2:]
+        product = C @ F.reshape(*F.shape[:-2], n * p)
+        return product.reshape(*product.shape[:-1], n, p)
     product = xp.moveaxis(C, -1, 0) @ xp.moveaxis(F, -1, -3)
     return xp.moveaxis(product, -3, -1)

@@ -6,7 +6,7 @@ under this one λ needs is a polynomial in x = λM, since A = I − x:
     pure steps      M A^(τ−1) = (1/λ) x (1 − x)^(τ−1),
     leave-one-out   (I − A) A^(τ−1) = x (1 − x)^(τ−1).
 
-A filter is held as its coefficients of x, x², …, x^T. The steps themselves are triangular
+A filter is held as its coefficients of 1, x, …, x^T. The steps themselves are triangular
 solves: with c = M t the next targets are A t = t − λc, free. Diagonals need M itself, which
 replaces the factor when it is first asked for: diag M and diag M² (row norms) at n³ flops in
 all serve two steps, and M² in row blocks, at 2n³ more, serves four.
@@ -123,17 +123,31 @@ class CholeskySpectrum(Spectrum):
         return steps
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Filters M A^(τ−1) as coefficients of x, …, x^T: (T, T)."""
+        """Filters M A^(τ−1) as coefficients of 1, x, …, x^T: (T, T + 1)."""
         return self.residual_filters(lam, n_steps, lam_steps) / self.lam
 
     def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Filters (I − A) A^(τ−1) = x (1 − x)^(τ−1) as coefficients of x, …, x^T: (T, T)."""
+        """Filters (I − A) A^(τ−1) = x (1 − x)^(τ−1) as coefficients of 1, x, …, x^T."""
         self._check(lam, lam_steps)
         n_steps = check_n_steps(n_steps)
-        filters = self.backend.xp.zeros((n_steps, n_steps), self.dtype)
+        filters = self.backend.xp.zeros((n_steps, n_steps + 1), self.dtype)
         for t in range(n_steps):
             for power in range(t + 1):
-                filters[t, power] = (-1.0) ** power * math.comb(t, power)
+                filters[t, power + 1] = (-1.0) ** power * math.comb(t, power)
+        return filters
+
+    def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Filters A^τ = (1 − x)^τ as coefficients of 1, x, …, x^T: (T, T + 1).
+
+        Without eigenvalues A is known as I − x only: where regularisation is so strong that
+        A is near 0, predictions keep their digits relative to y, not to themselves.
+        """
+        self._check(lam, lam_steps)
+        n_steps = check_n_steps(n_steps)
+        filters = self.backend.xp.zeros((n_steps, n_steps + 1), self.dtype)
+        for t in range(1, n_steps + 1):
+            for power in range(t + 1):
+                filters[t - 1, power] = (-1.0) ** power * math.comb(t, power)
         return filters
 
     def limit(self, lam: float, alpha: float) -> Any:
@@ -176,35 +190,35 @@ class CholeskySpectrum(Spectrum):
 
     # --------------------------------------------------------- training rows
     def diag_powers(self, lam: Any, n_steps: int) -> Any:
-        """diag(A^τ), τ = 1..T <= 4, of the kept training rows, (T, n)."""
-        rest = self.backend.xp.cumsum(self.diagonals(self.residual_filters(lam, n_steps)), 0)
-        return 1.0 - rest  # A^τ = I − Σ_(s <= τ) (I − A) A^(s−1), and q passes through both
+        """diag(A^τ) (+ q² with an intercept), τ = 1..T <= 4, of the kept training rows, (T, n)."""
+        powers = self.diagonals(self.smoother_filters(lam, n_steps))
+        return powers if self.q is None else powers + (self.q**2).astype(self.dtype)
 
     def diagonals(self, filters: Any) -> Any:
-        """Diagonals of Σ_j f_j x^j at the kept training rows: filters (…, T) → (…, n)."""
-        xp = self.backend.xp
-        if filters.shape[-1] > MAX_LOO_STEPS:
+        """Diagonals of Σ_j f_j x^j at the kept training rows: filters (…, T + 1) → (…, n)."""
+        count = filters.shape[-1] - 1
+        if count > MAX_LOO_STEPS:
             raise ValueError(
                 f"solver='cholesky' has leave-one-out of at most {MAX_LOO_STEPS} steps, asked for "
-                f"{filters.shape[-1]}; use solver='eigh', or a validation set X_val"
+                f"{count}; use solver='eigh', or a validation set X_val"
             )
-        return filters @ xp.stack(self._diagonal_powers(filters.shape[-1]))
+        return filters @ self.backend.xp.stack(self._diagonal_powers(count))
 
     def applied(self, filters: Any) -> Any:
-        """Filtered targets at the kept training rows: filters (…, T) → (…, n, p)."""
+        """Filtered targets at the kept training rows: filters (…, T + 1) → (…, n, p)."""
         xp = self.backend.xp
-        powers = [self.lam * self._solve(self.target)]
+        powers = [self.target]
         while len(powers) < filters.shape[-1]:
             powers.append(self.lam * self._solve(powers[-1]))
         return self.unweighted(xp.tensordot(filters, xp.stack(powers), 1))
 
     def block(self, filter_: Any, rows: Any) -> Any:
-        """The block of x itself (a filter of one step) for a set S of kept rows."""
+        """The block of x itself (the residual filter of one step) for a set S of kept rows."""
         M = self._explicit_inverse()
-        block = self.lam * filter_[0] * M[rows][:, rows]
-        if self._q is not None:
-            q = self._q[rows].astype(self.dtype)
-            block = block - filter_[0] * self._xi * q[:, None] * q[None, :]
+        block = self.lam * filter_[1] * M[rows][:, rows]
+        if self.q is not None:
+            q = self.q[rows].astype(self.dtype)
+            block = block - filter_[1] * self._xi * q[:, None] * q[None, :]
         return block
 
     def block_matmul(self, filter_: Any, rows: Any, t: Any) -> Any:
@@ -213,7 +227,7 @@ class CholeskySpectrum(Spectrum):
 
     def impulse(self, filter_: Any, rows: Any, t: Any) -> tuple[Any, Any]:
         """Coordinates (n, p) and mean (p,) of a filtered weighted target, t on S and else 0."""
-        mean = 0.0 if self._q is None else self._q[rows] @ t / self._total**0.5
+        mean = 0.0 if self.q is None else self.q[rows] @ t / self._total**0.5
         return self._filtered(filter_, rows, t), mean
 
     # --------------------------------------------------------------- helpers
@@ -236,12 +250,12 @@ class CholeskySpectrum(Spectrum):
         """Σ_j f_j x^j applied to t on rows S (made orthogonal to q) and 0 elsewhere."""
         full = self.backend.xp.zeros((self.k, t.shape[1]), self.dtype)
         full[rows] = t
-        if self._q is not None:
-            q = self._q.astype(self.dtype)
+        if self.q is not None:
+            q = self.q.astype(self.dtype)
             full -= q[:, None] * (q @ full)
-        result = 0.0
-        for coefficient in filter_[::-1]:
-            result = self.lam * self._solve(result + coefficient * full)
+        result = filter_[-1] * full
+        for coefficient in filter_[-2::-1]:
+            result = self.lam * self._solve(result) + coefficient * full
         return result
 
     def _solve(self, t: Any) -> Any:
@@ -257,23 +271,23 @@ class CholeskySpectrum(Spectrum):
         return self._inverse
 
     def _diagonal_powers(self, count: int) -> list[Any]:
-        """diag x, …, diag x^count on the complement of q; computed once."""
+        """diag 1, diag x, …, diag x^count on the complement of q; computed once."""
         xp = self.backend.xp
-        known = 0 if not self._powers else len(self._powers)
-        if known < count:
+        if len(self._powers) <= count:
             M = self._explicit_inverse()
             # every kind at once: M and its row norms, or also M² in row blocks
-            powers = xp.empty((2 if count <= 2 else 4, self.k), self.dtype)
-            powers[0] = xp.diagonal(M) * self.lam
+            powers = xp.empty((3 if count <= 2 else 5, self.k), self.dtype)
+            powers[0] = 1.0
+            powers[1] = xp.diagonal(M) * self.lam
             for start in range(0, self.k, _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                powers[1, rows] = xp.einsum("ij,ij->i", M[rows], M[rows]) * self.lam**2
+                powers[2, rows] = xp.einsum("ij,ij->i", M[rows], M[rows]) * self.lam**2
                 if count > 2:
                     squared = M[rows] @ M
-                    powers[2, rows] = xp.einsum("ij,ij->i", squared, M[rows]) * self.lam**3
-                    powers[3, rows] = xp.einsum("ij,ij->i", squared, squared) * self.lam**4
-            if self._q is not None:
+                    powers[3, rows] = xp.einsum("ij,ij->i", squared, M[rows]) * self.lam**3
+                    powers[4, rows] = xp.einsum("ij,ij->i", squared, squared) * self.lam**4
+            if self.q is not None:
                 for power in range(len(powers)):
-                    powers[power] -= (self._q**2).astype(self.dtype) * self._xi ** (power + 1)
+                    powers[power] -= (self.q**2).astype(self.dtype) * self._xi**power
             self._powers = list(powers)
-        return self._powers[:count]
+        return self._powers[: count + 1]

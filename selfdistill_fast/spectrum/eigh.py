@@ -10,6 +10,7 @@ A filter is held as its values on the eigenvalues, (k,).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from selfdistill_fast.kernels import Kernel
@@ -51,7 +52,7 @@ class EighSpectrum(Spectrum):
         d, V = be.eigh(K)
         del K
         if fit_intercept:
-            d, V = _without(d, V, self._q, be.xp)
+            d, V = _without(d, V, self.q, be.xp)
         self.d = _clamped(d, len(self.target), kernel, be.xp)
         self.V, self.k = V, int(self.d.shape[0])
         self.z = V.T @ self.target
@@ -75,8 +76,9 @@ class EighSpectrum(Spectrum):
         """V @ coordinates for coordinates (..., k, p), one product for all."""
         xp = self.backend.xp
         lead, p = coordinates.shape[:-2], coordinates.shape[-1]
-        flat = xp.moveaxis(coordinates.reshape(-1, self.k, p), 0, 1).reshape(self.k, -1)
-        product = (self.V @ flat).reshape(self.V.shape[0], -1, p)
+        S = math.prod(lead)
+        flat = xp.moveaxis(coordinates.reshape(S, self.k, p), 0, 1).reshape(self.k, S * p)
+        product = (self.V @ flat).reshape(self.V.shape[0], S, p)
         return xp.moveaxis(product, 1, 0).reshape(*lead, self.V.shape[0], p)
 
     def largest_eigenvalue(self) -> float:
@@ -149,6 +151,15 @@ class EighSpectrum(Spectrum):
         lam = check_lam(lam, batch=True)
         return self.pure_filters(lam, n_steps) * lam.astype(self.dtype)[..., None, None]
 
+    def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Filters of A^τ, or of A_j … A_s under a ridge for each step.
+
+        Parameters and shapes as :meth:`residual_filters`: a^τ, or Π_(s <= t <= j) d/(d + λ_t).
+        """
+        if lam_steps is not None:
+            return self._windows(lam_steps) * self.d
+        return self.pure_filters(lam, n_steps) * self.d
+
     def limit(self, lam: float, alpha: float) -> Any:
         """Coordinates α/(αd + λ) z of infinitely many steps, eq. (17), (k, p).
 
@@ -186,12 +197,13 @@ class EighSpectrum(Spectrum):
         ndarray of shape (T, n), or (L, T, n) for a batch; n counts rows of positive weight
         """
         powers = self.diagonals(self.d * self.pure_filters(lam, n_steps))
-        return powers if self._q is None else powers + (self._q**2).astype(self.dtype)
+        return powers if self.q is None else powers + (self.q**2).astype(self.dtype)
 
     def diagonals(self, filters: Any) -> Any:
         """diag(V f Vᵀ) of the kept training rows: filters (…, k) → (…, n), one product for all."""
-        F = filters.reshape(-1, self.k).T
-        return self.backend.squares_matmul(self.V, F).T.reshape(*filters.shape[:-1], -1)
+        lead = filters.shape[:-1]
+        F = filters.reshape(math.prod(lead), self.k).T
+        return self.backend.squares_matmul(self.V, F).T.reshape(*lead, self.V.shape[0])
 
     def applied(self, filters: Any) -> Any:
         """W^−½ V f z, a filtered y at the kept training rows: filters (…, k) → (…, n, p)."""
@@ -210,7 +222,7 @@ class EighSpectrum(Spectrum):
     def impulse(self, filter_: Any, rows: Any, t: Any) -> tuple[Any, Any]:
         """Coordinates (k, p) and mean (p,) of a filtered weighted target, t on S and else 0."""
         coordinates = filter_[:, None] * (self.V[rows].T @ t)
-        return coordinates, 0.0 if self._q is None else self._q[rows] @ t / self._total**0.5
+        return coordinates, 0.0 if self.q is None else self.q[rows] @ t / self._total**0.5
 
     # --------------------------------------------------------------- helpers
     def _windows(self, lam_steps: Any) -> Any:

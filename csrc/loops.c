@@ -1,0 +1,794 @@
+/* loops.c: every loop of sdf.h, compiled once per instruction set and precision.
+ *
+ * The build defines SDF_BITS (64 or 32) and SDF_ISA_ID (a suffix of an sdf_isa, such as
+ * AVX2), sets the compiler flags of that instruction set, and gets one table of pointers.
+ *
+ *   squared distance   s = |x|^2 + |z|^2 - 2 <x, z>, of centred rows. The norms are summed in
+ *                      the order of the inner product, so equal rows give 0. Where
+ *                      s < CANCELLED (|x|^2 + |z|^2), or an overflow gave NaN, the pair is
+ *                      done again as sum (x - z)^2 from the rows as given: no distance has lost
+ *                      more than a factor 1/CANCELLED, however close or far from 0 the points.
+ *   angle of NTK       rho = <u, v> of unit rows is carried as e = 1 - |rho| with the sign of
+ *                      rho; where e is small, e = |u -+ v|^2 / 2 is done again likewise.
+ *
+ * Everything is symmetric in x and z to the last bit, so K(X, X) is, and the order of the
+ * operations for one entry depends on nothing but its two rows.
+ */
+#include "sdf.h"
+
+#include <stdint.h>
+
+#include "elementary.h"
+
+/* Sizes, and why.
+ *
+ *   MR x NV   register tile: MR rows by NV vectors of accumulators, NV vectors of the panel
+ *             and one temporary must fit the registers (32 for AVX-512 and NEON, else 16),
+ *             and there must be at least 8 accumulators to cover the latency of 2 FMA units.
+ *   TILE      192 = 8 x 24 = 4 x 48 = 16 x 12 = 24 x 8 panels of any precision. A unit of
+ *             UNIT x TILE reals (24 KiB in double) stays in L1 from the inner products to the
+ *             store, and a row of a tile is 24 cache lines of `out`.
+ *   UNIT      16: a whole cache line of float along the mirrored direction.
+ *   DEPTH     columns of X at a time: DEPTH x TILE reals of panels (384 KiB) stay in L2.
+ *   DIRECT    up to this d, differences cost no more than inner products plus mending.
+ */
+enum { TILE = 192, UNIT = 16, DEPTH = 256 };
+#if defined(__AVX512F__)
+enum { MR = 8, NV = 3, DIRECT = 16 };
+#elif defined(__AVX2__)
+enum { MR = 4, NV = 3, DIRECT = 8 };
+#elif defined(__aarch64__)
+enum { MR = 4, NV = 4, DIRECT = 8 };
+#else
+enum { MR = 4, NV = 2, DIRECT = 8 };
+#endif
+enum { NR = NV * LANES, TARGETS = SIMD_BYTES == 64 ? 4 : 2, CHUNK = 64 };
+
+_Static_assert(NR % MR == 0 && TILE % NR == 0 && TILE % UNIT == 0, "tiles are whole panels");
+_Static_assert(UNIT % MR == 0 && UNIT % LINE == 0, "units are whole register tiles and lines");
+
+#if SDF_BITS == 64
+#define CANCELLED 1e-3 /* s is then good to about 1e-13 sqrt(d) */
+#define LARGEST 1e307
+#else
+#define CANCELLED 1e-2f /* 1e-5 sqrt(d) */
+#define LARGEST 1e37f
+#endif
+
+static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static inline ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+static inline ptrdiff_t quotient_up(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+/* ------------------------------------------------------------------ the job */
+
+static rate rate_of(double a) {
+  a = a < -(double)LARGEST ? -(double)LARGEST : a;
+  const double log2_e = 0x1.71547652b82fep+0, log2_e_low = 0x1.777d0ffda0d24p-56;
+  const double high = a * log2_e;
+  const double low = __builtin_fma(a, log2_e, -high) + a * log2_e_low;
+  rate k = {(real)a, (real)high, (real)low, (real)LARGEST};
+  if (SDF_BITS == 32) k.low = (real)((high - (double)k.high) + low);
+  if (-(double)EXP_LOWEST < -a * (double)LARGEST) k.furthest = (real)((double)EXP_LOWEST / a);
+  return k;
+}
+
+static sdf_status prepare(sdf_job *job) {
+  static const int8_t pair_of[] = {
+#define SQUARES SDF_PAIR_SQUARES
+#define L1 SDF_PAIR_L1
+#define INNER SDF_PAIR_INNER
+#define ANGLE SDF_PAIR_ANGLE
+#define PAIR(id, name, pair) pair,
+      SDF_KERNELS(PAIR)};
+  if (job->kernel < 0 || job->kernel >= SDF_N_KERNELS) return SDF_BAD_KERNEL;
+  if (job->n < 0 || job->m < 0 || job->d < 0) return SDF_BAD_SIZE;
+  if (job->z == NULL && job->n != job->m) return SDF_BAD_SIZE;
+  if (job->out != NULL && job->ld < job->m) return SDF_BAD_SIZE;
+
+  double a = job->a; /* -> the rate of the exponential */
+  switch ((sdf_kernel)job->kernel) {
+    case SDF_MATERN32: a *= 1.7320508075688772; break;
+    case SDF_MATERN52: a *= 2.2360679774997896; break;
+    case SDF_POLYNOMIAL:
+    case SDF_NTK:
+      if (job->degree < 1) return SDF_BAD_PARAMETER;
+      break;
+    default: break;
+  }
+  const int decays = pair_of[job->kernel] == SDF_PAIR_SQUARES ||
+                     pair_of[job->kernel] == SDF_PAIR_L1;
+  if (decays && !(a > 0)) return SDF_BAD_PARAMETER;
+  const rate k = rate_of(decays ? -a : -1);
+  job->rate[0] = (double)k.a;
+  job->rate[1] = (double)k.high;
+  job->rate[2] = (double)k.low;
+  job->rate[3] = (double)k.furthest;
+
+  job->pair = pair_of[job->kernel];
+  if (job->pair == SDF_PAIR_SQUARES && job->d <= DIRECT) job->pair = SDF_PAIR_DIFFERENCES;
+  job->centred = job->pair == SDF_PAIR_SQUARES;
+  job->symmetric = job->z == NULL;
+
+  /* Lines of `out` can be written whole only where every row begins alike. */
+  const uintptr_t address = (uintptr_t)job->out;
+  const int alike = job->out != NULL && address % sizeof(real) == 0 && job->ld % LINE == 0;
+  job->streaming = job->stream && alike;
+  job->pad_z = job->streaming ? (ptrdiff_t)(address % 64 / sizeof(real)) : 0;
+  job->pad_x = job->symmetric ? job->pad_z : 0;
+
+  const ptrdiff_t rows_x = job->n ? job->n + job->pad_x : 0;
+  const ptrdiff_t rows_z = job->m ? job->m + job->pad_z : 0;
+  job->panels_x = quotient_up(rows_x, NR);
+  job->panels_z = job->symmetric ? 0 : quotient_up(rows_z, NR);
+  job->tiles_x = quotient_up(rows_x, TILE);
+  job->tiles_z = quotient_up(rows_z, TILE);
+  job->tiles = job->symmetric ? job->tiles_x * (job->tiles_x + 1) / 2
+                              : job->tiles_x * job->tiles_z;
+  job->norms_size_x = job->panels_x * NR;
+  job->norms_size_z = job->panels_z * NR;
+  job->packed_size_x = job->norms_size_x * job->d;
+  job->packed_size_z = job->norms_size_z * job->d;
+  job->pairs_size = job->tiles * TILE * TILE;
+  job->scratch_size = TILE * (job->d > DEPTH ? TILE : UNIT);
+  return SDF_OK;
+}
+
+static int unusable(const void *buffer, ptrdiff_t size) {
+  return size > 0 && (buffer == NULL || (uintptr_t)buffer % 64 != 0);
+}
+
+static sdf_status check(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, ptrdiff_t count) {
+  if (lo < 0 || hi < lo || hi > count) return SDF_BAD_RANGE;
+  if (unusable(job->packed_x, job->packed_size_x) || unusable(job->norms_x, job->norms_size_x) ||
+      unusable(job->packed_z, job->packed_size_z) || unusable(job->norms_z, job->norms_size_z) ||
+      unusable(job->shift, job->d)) {
+    return SDF_NO_MEMORY_GIVEN;
+  }
+  return SDF_OK;
+}
+
+/* --------------------------------------------------------------------- pack */
+
+/* The mean of evenly spaced rows is as good a shift as the mean of all: it need only lie
+ * among the points. Scaled terms cannot overflow for finite input. */
+static sdf_status center(const sdf_job *job) {
+  const real *rows = job->symmetric ? job->x : job->z;
+  const ptrdiff_t n = job->symmetric ? job->n : job->m, d = job->d;
+  const ptrdiff_t count = least(n, 1024);
+  real *shift = job->shift;
+  if (unusable(shift, d)) return SDF_NO_MEMORY_GIVEN;
+  for (ptrdiff_t k0 = 0; k0 < d; k0 += CHUNK) {
+    const ptrdiff_t width = least(CHUNK, d - k0);
+    double sum[CHUNK] = {0};
+    for (ptrdiff_t s = 0; s < count; s++) {
+      const real *row = rows + (s * n / count) * d + k0;
+      for (ptrdiff_t k = 0; k < width; k++) sum[k] += (double)row[k] * (1.0 / (double)count);
+    }
+    for (ptrdiff_t k = 0; k < width; k++) {
+      const real mean = (real)sum[k];
+      shift[k0 + k] = mean - mean == 0 ? mean : 0; /* 0 for what is not finite */
+    }
+  }
+  return SDF_OK;
+}
+
+static real norm_of(const real *row, ptrdiff_t d) {
+  double largest = 0, sum = 0;
+  for (ptrdiff_t k = 0; k < d; k++) {
+    const double value = row[k] < 0 ? -(double)row[k] : (double)row[k];
+    largest = largest < value ? value : largest;
+  }
+  if (largest == 0) return 0;
+  for (ptrdiff_t k = 0; k < d; k++) {
+    const double value = (double)row[k] / largest;
+    sum += value * value;
+  }
+  return (real)(largest * __builtin_sqrt(sum));
+}
+
+static void pack_panel(const sdf_job *job, const real *rows, ptrdiff_t n, ptrdiff_t pad,
+                       ptrdiff_t panel, real *packed, real *norms) {
+  const ptrdiff_t d = job->d, first = panel * NR - pad;
+  const real *shift = job->shift;
+  real scale[NR];
+  packed += panel * NR * d;
+  norms += panel * NR;
+
+  for (int r = 0; r < NR; r++) {
+    const ptrdiff_t i = first + r;
+    norms[r] = 0;
+    scale[r] = 1;
+    if (job->pair == SDF_PAIR_ANGLE && i >= 0 && i < n) {
+      norms[r] = norm_of(rows + i * d, d);
+      scale[r] = norms[r] > 0 ? 1 / norms[r] : 0;
+    }
+  }
+  for (int r = 0; r < NR; r += LANES) {
+    ptrdiff_t k = 0;
+    if (first + r >= 0 && first + r + LANES <= n) {
+      const real *corner = rows + (first + r) * d;
+      for (; k + LANES <= d; k += LANES) {
+        vec block[LANES];
+        const vec moved = load_any_(shift + k);
+        for (int l = 0; l < LANES; l++) {
+          block[l] = (load_any_(corner + l * d + k) - moved) * scale[r + l];
+        }
+        transpose_(block);
+        for (int l = 0; l < LANES; l++) store_(packed + (k + l) * NR + r, block[l]);
+      }
+    }
+    for (int l = 0; l < LANES; l++) {
+      const ptrdiff_t i = first + r + l;
+      const int real_row = i >= 0 && i < n;
+      for (ptrdiff_t c = k; c < d; c++) {
+        packed[c * NR + r + l] = real_row ? (rows[i * d + c] - shift[c]) * scale[r + l] : 0;
+      }
+    }
+  }
+  if (job->pair == SDF_PAIR_SQUARES) { /* in the order of pair_inner */
+    for (int r = 0; r < NR; r += LANES) {
+      vec sum = {0};
+      for (ptrdiff_t k = 0; k < d; k++) {
+        const vec value = load_(packed + k * NR + r);
+        sum += value * value;
+      }
+      store_(norms + r, sum);
+    }
+  }
+}
+
+static sdf_status pack(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi) {
+  const sdf_status status = check(job, lo, hi, job->panels_x + job->panels_z);
+  if (status != SDF_OK) return status;
+  for (ptrdiff_t p = lo; p < hi; p++) {
+    if (p < job->panels_x) {
+      pack_panel(job, job->x, job->n, job->pad_x, p, job->packed_x, job->norms_x);
+    } else {
+      pack_panel(job, job->z, job->m, job->pad_z, p - job->panels_x, job->packed_z,
+                 job->norms_z);
+    }
+  }
+  return SDF_OK;
+}
+
+/* -------------------------------------------------------------- pair quantity */
+
+/* t[r][c] (+)= sum over `count` columns k of f(x[k][r], z[k][c]), MR x NR, in registers.
+ * The step between columns of a panel is NR; x points at a row of its panel. */
+#define PAIR_LOOP(name, UPDATE)                                                                \
+  static void name(const real *restrict x, const real *restrict z, ptrdiff_t count, int first, \
+                   real *restrict t, ptrdiff_t width) {                                        \
+    vec sum[MR][NV];                                                                           \
+    _Pragma("GCC unroll 8") for (int r = 0; r < MR; r++) {                                     \
+      _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) {                                   \
+        sum[r][v] = first ? (vec){0} : load_(t + r * width + v * LANES);                       \
+      }                                                                                        \
+    }                                                                                          \
+    for (ptrdiff_t k = 0; k < count; k++, x += NR, z += NR) {                                  \
+      vec b[NV];                                                                               \
+      _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) b[v] = load_(z + v * LANES);        \
+      _Pragma("GCC unroll 8") for (int r = 0; r < MR; r++) {                                   \
+        _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) { UPDATE }                        \
+      }                                                                                        \
+    }                                                                                          \
+    _Pragma("GCC unroll 8") for (int r = 0; r < MR; r++) {                                     \
+      _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) {                                   \
+        store_(t + r * width + v * LANES, sum[r][v]);                                          \
+      }                                                                                        \
+    }                                                                                          \
+  }
+
+PAIR_LOOP(pair_inner, sum[r][v] += b[v] * x[r];)
+PAIR_LOOP(pair_differences, const vec gap = b[v] - x[r]; sum[r][v] += gap * gap;)
+PAIR_LOOP(pair_l1, sum[r][v] += abs_(b[v] - x[r]);)
+
+/* sum (x/a - z/b)^2, without the divisions where a = b = 1. Quotients, not products: a
+ * contracted a x - b z would round its two sides differently. */
+static inline __attribute__((always_inline)) real squared_gap(const real *x, real a,
+                                                              const real *z, real b,
+                                                              ptrdiff_t d, const int scaled) {
+  vec sum = {0};
+  ptrdiff_t k = 0;
+  for (; k + LANES <= d; k += LANES) {
+    vec left = load_any_(x + k), right = load_any_(z + k);
+    if (scaled) left /= a, right /= b;
+    sum += (left - right) * (left - right);
+  }
+  real total = 0;
+  for (int l = 0; l < LANES; l++) total += sum[l];
+  for (; k < d; k++) {
+    const real gap = scaled ? x[k] / a - z[k] / b : x[k] - z[k];
+    total += gap * gap;
+  }
+  return total;
+}
+
+typedef struct { /* where a unit lies, in rows counted from the padded beginning */
+  ptrdiff_t i, rows, j, width;
+} place;
+
+/* Inner products t of one row -> squared distances; mended where they cancel. */
+static void squares_of_row(const sdf_job *job, ptrdiff_t i, ptrdiff_t j, ptrdiff_t width,
+                           real *t) {
+  const real *norms = (const real *)(job->symmetric ? job->norms_x : job->norms_z) + j;
+  const real norm = ((const real *)job->norms_x)[i];
+  ivec bad = {0};
+  for (ptrdiff_t c = 0; c < width; c += LANES) {
+    const vec both = load_(norms + c) + norm;
+    const vec s = both - 2 * load_(t + c);
+    bad |= ~(s >= CANCELLED * both);
+    store_(t + c, s);
+  }
+  i -= job->pad_x;
+  j -= job->pad_z;
+  if (!any_(bad) || i < 0 || i >= job->n) return;
+  const real *x = job->x, *z = job->symmetric ? job->x : job->z;
+  for (ptrdiff_t c = most(0, -j); c < least(width, job->m - j); c++) {
+    if (!(t[c] >= CANCELLED * (norms[c] + norm))) {
+      t[c] = squared_gap(x + i * job->d, 1, z + (j + c) * job->d, 1, job->d, 0);
+    }
+  }
+}
+
+/* Cosines t of one row -> 1 - |cos| with the sign of cos; mended likewise. */
+static void angles_of_row(const sdf_job *job, ptrdiff_t i, ptrdiff_t j, ptrdiff_t width,
+                          real *t) {
+  const real *norms = (const real *)(job->symmetric ? job->norms_x : job->norms_z) + j;
+  const real norm = ((const real *)job->norms_x)[i];
+  ivec bad = {0};
+  for (ptrdiff_t c = 0; c < width; c += LANES) {
+    const vec cosine = load_(t + c);
+    const vec e = 1 - abs_(cosine);
+    bad |= ~(e >= CANCELLED);
+    store_(t + c, (vec)((ivec)e ^ (ivec)sign_(cosine)));
+  }
+  i -= job->pad_x;
+  j -= job->pad_z;
+  if (!any_(bad) || i < 0 || i >= job->n) return;
+  const real *x = job->x, *z = job->symmetric ? job->x : job->z;
+  for (ptrdiff_t c = most(0, -j); c < least(width, job->m - j); c++) {
+    /* e may have come out below 0, which looks like the other sign: e is small all the same */
+    const real e = t[c] < 0 ? -t[c] : t[c];
+    if (!(e >= CANCELLED)) {
+      const real *p = x + i * job->d, *q = z + (j + c) * job->d;
+      const real near = squared_gap(p, norm, q, norms[c], job->d, 1) / 2;
+      t[c] = near <= 1 ? near : -(squared_gap(p, norm, q, -norms[c], job->d, 1) / 2);
+    }
+  }
+}
+
+/* ------------------------------------------------------------- kernel function */
+
+/* e = +-(1 - |rho|) -> t_depth of kernels.NTK. With theta the angle,
+ *   kappa_0 = 1 - theta / pi,  kappa_1 = rho kappa_0 + sin(theta) / pi,
+ *   1 - kappa_1 = (1 - rho) - (sin(theta) - rho theta) / pi,
+ * and the last line keeps the digits of the next angle where rho is near 1. */
+static void ntk(const real *e, real *t, ptrdiff_t count, int depth) {
+  const vec half = splat_((real)0.5), one = splat_(1);
+  const real pi = (real)0x1.921fb54442d18p+1, by_pi = (real)0x1.45f306dc9c883p-2;
+  for (ptrdiff_t c = 0; c < count; c += LANES) {
+    const vec given = load_(e + c);
+    ivec negative = (ivec)given < 0; /* the sign bit: e = -0 is rho = -1 */
+    vec gap = abs_(given), rho = copysign_(one - gap, given), total = rho;
+    for (int h = 0; h < depth; h++) {
+      const ivec close = gap <= half;
+      const vec a = asin_(select_(close, sqrt_(gap * half), one - gap));
+      const vec angle = select_(close, a + a, pi / 2 - a); /* between the lines, <= pi / 2 */
+      const vec theta = select_(negative, pi - angle, angle);
+      const vec sine = sqrt_(gap * (2 - gap));
+      const vec kappa0 = select_(negative, angle * by_pi, one - angle * by_pi);
+      const vec kappa1 = rho * kappa0 + sine * by_pi;
+      total = total * kappa0 + kappa1;
+      gap = select_(negative, one - kappa1, gap + (rho * theta - sine) * by_pi);
+      gap = max_(splat_(0), gap);
+      rho = one - gap;
+      negative = (ivec){0};
+    }
+    store_(t + c, total);
+  }
+}
+
+static void integer_power(const real *s, real *t, ptrdiff_t count, real a, real b, int degree) {
+  for (ptrdiff_t c = 0; c < count; c += LANES) {
+    vec base = load_(s + c) * a + b, power = splat_(1);
+    for (int bits = degree;;) {
+      if (bits & 1) power *= base;
+      bits >>= 1;
+      if (bits == 0) break;
+      base *= base;
+    }
+    store_(t + c, power);
+  }
+}
+
+/* Kernel values t of the pair quantities s of one unit; s and t may be the same. */
+static void apply(const sdf_job *job, place at, const real *s, real *t) {
+  const ptrdiff_t count = at.rows * at.width;
+  const rate k = {(real)job->rate[0], (real)job->rate[1], (real)job->rate[2],
+                  (real)job->rate[3]};
+#define EACH(...)                                         \
+  for (ptrdiff_t c = 0; c < count; c += LANES) {          \
+    const vec value = load_(s + c);                       \
+    vec result;                                           \
+    __VA_ARGS__                                           \
+    store_(t + c, result);                                \
+  }                                                       \
+  break
+  switch ((sdf_kernel)job->kernel) {
+    case SDF_RBF:
+    case SDF_LAPLACIAN: EACH(result = decay_(value, k););
+    case SDF_MATERN12: EACH(result = decay_(sqrt_(value), k););
+    case SDF_MATERN32:
+      EACH(const vec root = min_(splat_(k.furthest), sqrt_(value)); const vec r = root * -k.a;
+           result = (1 + r) * decay_(root, k););
+    case SDF_MATERN52:
+      EACH(const vec root = min_(splat_(k.furthest), sqrt_(value)); const vec r = root * -k.a;
+           result = (1 + r + r * r * (real)(1.0 / 3.0)) * decay_(root, k););
+    case SDF_POLYNOMIAL:
+      integer_power(s, t, count, (real)job->a, (real)job->b, job->degree);
+      break;
+    case SDF_LINEAR: EACH(result = value;);
+    case SDF_NTK: {
+      const real *norms_x = (const real *)job->norms_x + at.i;
+      const real *norms_z = (const real *)(job->symmetric ? job->norms_x : job->norms_z) + at.j;
+      ntk(s, t, count, job->degree);
+      for (ptrdiff_t r = 0; r < at.rows; r++) {
+        for (ptrdiff_t c = 0; c < at.width; c += LANES) {
+          real *p = t + r * at.width + c;
+          store_(p, load_(p) * (load_(norms_z + c) * norms_x[r]));
+        }
+      }
+      break;
+    }
+    default: break; /* prepare refused it */
+  }
+}
+
+/* ----------------------------------------------------------- store of a unit */
+
+static inline void copy_row(real *to, const real *from, ptrdiff_t count, int streaming) {
+  ptrdiff_t c = 0;
+  if (streaming) {
+    for (; c < count && (uintptr_t)(to + c) % 64 != 0; c++) to[c] = from[c];
+    for (; c + LINE <= count; c += LINE) {
+#pragma GCC unroll 4
+      for (int l = 0; l < LINE; l += LANES) stream_(to + c + l, load_any_(from + c + l));
+    }
+  }
+  for (; c + LANES <= count; c += LANES) store_any_(to + c, load_any_(from + c));
+  for (; c < count; c++) to[c] = from[c];
+}
+
+/* Rows and columns of the unit that are not padding, relative to its corner. */
+typedef struct {
+  ptrdiff_t r0, r1, c0, c1;
+} extent;
+
+static extent inside(const sdf_job *job, place at) {
+  const ptrdiff_t i = at.i - job->pad_x, j = at.j - job->pad_z;
+  return (extent){most(0, -i), least(at.rows, job->n - i), most(0, -j),
+                  least(at.width, job->m - j)};
+}
+
+static void store_unit(const sdf_job *job, place at, const real *t, int mirrored) {
+  const extent e = inside(job, at);
+  const ptrdiff_t i = at.i - job->pad_x, j = at.j - job->pad_z, ld = job->ld;
+  real *out = job->out;
+  for (ptrdiff_t r = e.r0; r < e.r1; r++) {
+    copy_row(out + (i + r) * ld + j + e.c0, t + r * at.width + e.c0, e.c1 - e.c0,
+             job->streaming);
+  }
+  if (!mirrored) return;
+  for (ptrdiff_t c = e.c0 / LANES * LANES; c < e.c1; c += LANES) {
+    for (ptrdiff_t r = e.r0 / LANES * LANES; r < e.r1; r += LANES) {
+      if (c >= e.c0 && c + LANES <= e.c1 && r >= e.r0 && r + LANES <= e.r1) {
+        real *to = out + (j + c) * ld + i + r;
+        vec block[LANES];
+        for (int l = 0; l < LANES; l++) block[l] = load_(t + (r + l) * at.width + c);
+        transpose_(block);
+        if (job->streaming) {
+          for (int l = 0; l < LANES; l++) stream_(to + l * ld, block[l]);
+        } else {
+          for (int l = 0; l < LANES; l++) store_any_(to + l * ld, block[l]);
+        }
+      } else {
+        for (ptrdiff_t q = most(c, e.c0); q < least(c + LANES, e.c1); q++) {
+          for (ptrdiff_t p = most(r, e.r0); p < least(r + LANES, e.r1); p++) {
+            out[(j + q) * ld + i + p] = t[p * at.width + q];
+          }
+        }
+      }
+    }
+  }
+}
+
+/* -------------------------------------------------------- product of a unit */
+
+typedef struct { /* arguments of `multiply`, at the first row and column of a unit */
+  const real *w_rows, *w_cols;
+  double *sum_rows, *sum_cols;
+  ptrdiff_t ldw, lds, p;
+} product;
+
+/* Lane l of the result is the sum of the lanes of v[l]. */
+static inline vec sums_(vec v[LANES]) {
+#define SUM_STEP(s)                                                                \
+  _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i += 2 * (s)) {              \
+    v[i] = SHUFFLE(v[i], v[i + (s)], TAKE_LOW, s) + SHUFFLE(v[i], v[i + (s)], TAKE_HIGH, s); \
+  }
+  SUM_STEP(1)
+#if SIMD_BYTES * 8 / SDF_BITS > 2
+  SUM_STEP(2)
+#endif
+#if SIMD_BYTES * 8 / SDF_BITS > 4
+  SUM_STEP(4)
+#endif
+#if SIMD_BYTES * 8 / SDF_BITS > 8
+  SUM_STEP(8)
+#endif
+  return v[0];
+}
+
+/* sum_rows[q][r] += sum_c t[r][c] w[q][c] for q < TQ targets and all rows, TR at a time. */
+static inline __attribute__((always_inline)) void add_to_rows(const real *t, place at,
+                                                              const product *to, ptrdiff_t q,
+                                                              const int TR, const int TQ) {
+  for (ptrdiff_t r = 0; r < at.rows; r += TR) {
+    vec sum[16] = {{0}}; /* TR * TQ of them, and zeros to a multiple of LANES */
+    for (ptrdiff_t c = 0; c < at.width; c += LANES) {
+#pragma GCC unroll 8
+      for (int b = 0; b < TQ; b++) {
+        const vec w = load_(to->w_cols + (q + b) * to->ldw + c);
+#pragma GCC unroll 8
+        for (int a = 0; a < TR; a++) {
+          sum[b * TR + a] += load_(t + (r + a) * at.width + c) * w;
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int s = 0; s < TR * TQ; s += LANES) {
+      const vec total = sums_(sum + s);
+      for (int l = 0; l < least(LANES, TR * TQ - s); l++) {
+        to->sum_rows[(q + (s + l) / TR) * to->lds + r + (s + l) % TR] += (double)total[l];
+      }
+    }
+  }
+}
+
+/* sum_cols[q][c] += sum_r t[r][c] w[q][r] for q < TQ targets and all columns. */
+static inline __attribute__((always_inline)) void add_to_cols(const real *t, place at,
+                                                              const product *to, ptrdiff_t q,
+                                                              const int TQ) {
+  for (ptrdiff_t c = 0; c < at.width; c += NR) {
+    vec sum[TARGETS][NV] = {{{0}}};
+    for (ptrdiff_t r = 0; r < at.rows; r++) {
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) {
+        const vec value = load_(t + r * at.width + c + v * LANES);
+#pragma GCC unroll 8
+        for (int b = 0; b < TQ; b++) sum[b][v] += value * to->w_rows[(q + b) * to->ldw + r];
+      }
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < TQ; b++) {
+      real total[NR] __attribute__((aligned(64)));
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) store_(total + v * LANES, sum[b][v]);
+      double *sums = to->sum_cols + (q + b) * to->lds + c;
+      for (int l = 0; l < NR; l++) sums[l] += (double)total[l];
+    }
+  }
+}
+
+static void multiply_unit(const real *t, place at, const product *to, int mirrored) {
+  ptrdiff_t q = 0;
+  for (; q + TARGETS <= to->p; q += TARGETS) {
+    add_to_rows(t, at, to, q, 4, TARGETS);
+    if (mirrored) add_to_cols(t, at, to, q, TARGETS);
+  }
+  for (; q < to->p; q++) {
+    add_to_rows(t, at, to, q, MR, 1);
+    if (mirrored) add_to_cols(t, at, to, q, 1);
+  }
+}
+
+/* ------------------------------------------------------------------ one tile */
+
+enum { PAIRS = 1, KERNEL = 2 }; /* steps of a tile */
+
+/* Tile (ti, tj): pair quantities, kernel function, then store or product (`to`). Where all
+ * columns of X fit one pass, a unit goes through every step before the next begins. */
+static void do_tile(const sdf_job *job, ptrdiff_t ti, ptrdiff_t tj, int steps, real *pairs,
+                    real *scratch, const product *to) {
+  const real *packed_x = job->packed_x;
+  const real *packed_z = job->symmetric ? job->packed_x : job->packed_z;
+  const ptrdiff_t d = job->d, i0 = ti * TILE, j0 = tj * TILE;
+  const ptrdiff_t panels = job->symmetric ? job->panels_x : job->panels_z;
+  const ptrdiff_t width = least(TILE, panels * NR - j0);
+  const ptrdiff_t rows = least(TILE, quotient_up(job->n + job->pad_x - i0, MR) * MR);
+  const int mirrored = job->symmetric && ti != tj;
+  void (*const pair_loop)(const real *, const real *, ptrdiff_t, int, real *, ptrdiff_t) =
+      job->pair == SDF_PAIR_DIFFERENCES ? pair_differences
+      : job->pair == SDF_PAIR_L1        ? pair_l1
+                                        : pair_inner;
+
+  ptrdiff_t k = (steps & PAIRS) ? 0 : d; /* the first column not yet seen */
+  do {
+    const ptrdiff_t depth = least(DEPTH, d - k);
+    for (ptrdiff_t u = 0; u < rows; u += UNIT) {
+      const place at = {i0 + u, least(UNIT, rows - u), j0, width};
+      real *s = pairs != NULL ? pairs + u * width : scratch + (d > DEPTH ? u * width : 0);
+      if (steps & PAIRS) {
+        for (ptrdiff_t j = j0; j < j0 + width; j += NR) {
+          const real *z = packed_z + j * d + k * NR;
+          for (ptrdiff_t i = at.i; i < at.i + at.rows; i += MR) {
+            const real *x = packed_x + i / NR * NR * d + i % NR + k * NR;
+            pair_loop(x, z, depth, k == 0, s + (i - at.i) * width + (j - j0), width);
+          }
+        }
+        if (k + depth < d) continue;
+        for (ptrdiff_t r = 0; r < at.rows; r++) {
+          if (job->pair == SDF_PAIR_SQUARES) {
+            squares_of_row(job, at.i + r, j0, width, s + r * width);
+          } else if (job->pair == SDF_PAIR_ANGLE) {
+            angles_of_row(job, at.i + r, j0, width, s + r * width);
+          }
+        }
+      }
+      if (!(steps & KERNEL)) continue;
+      real *t = pairs != NULL ? scratch : s;
+      apply(job, at, s, t);
+      if (to == NULL) {
+        store_unit(job, at, t, mirrored);
+      } else {
+        const product here = {to->w_rows + u, to->w_cols, to->sum_rows + u, to->sum_cols,
+                              to->ldw,        to->lds,    to->p};
+        multiply_unit(t, at, &here, mirrored);
+      }
+    }
+    k += depth;
+  } while (k < d);
+}
+
+static sdf_status do_tiles(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, int steps,
+                           real *pairs, void *scratch) {
+  const sdf_status status = check(job, lo, hi, job->tiles);
+  if (status != SDF_OK) return status;
+  if ((steps & KERNEL) && (job->out == NULL || unusable(scratch, 1))) return SDF_NO_MEMORY_GIVEN;
+  if (steps != (PAIRS | KERNEL) && unusable(pairs, job->pairs_size)) return SDF_NO_MEMORY_GIVEN;
+
+  ptrdiff_t ti = 0, tj = lo; /* tile `lo` in rows of tiles, from the diagonal for K(X, X) */
+  for (ptrdiff_t width; ti < job->tiles_x; ti++, tj -= width) {
+    width = job->tiles_z - (job->symmetric ? ti : 0);
+    if (tj < width) break;
+  }
+  if (job->symmetric) tj += ti;
+  for (ptrdiff_t t = lo; t < hi; t++) {
+    do_tile(job, ti, tj, steps, pairs == NULL ? NULL : pairs + t * TILE * TILE, scratch, NULL);
+    if (++tj == job->tiles_z) tj = job->symmetric ? ++ti : (++ti, 0);
+  }
+  if (job->streaming) stream_end_();
+  return SDF_OK;
+}
+
+static sdf_status gram(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *scratch) {
+  return do_tiles(job, lo, hi, PAIRS | KERNEL, NULL, scratch);
+}
+
+static sdf_status pairs(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi) {
+  return do_tiles(job, lo, hi, PAIRS, job->pairs, NULL);
+}
+
+static sdf_status of_pairs(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *scratch) {
+  return do_tiles(job, lo, hi, KERNEL, job->pairs, scratch);
+}
+
+static sdf_status multiply(const sdf_job *job, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t j0,
+                           ptrdiff_t j1, const void *wt, ptrdiff_t ldw, ptrdiff_t p,
+                           double *sum_rows, double *sum_cols, ptrdiff_t lds, void *scratch) {
+  const sdf_status status = check(job, i0, i1, job->tiles_x);
+  if (status != SDF_OK) return status;
+  if (j0 < 0 || j1 < j0 || j1 > job->tiles_z) return SDF_BAD_RANGE;
+  if (p < 0 || ldw < TILE * job->tiles_z || lds < TILE * most(job->tiles_x, job->tiles_z) ||
+      ldw % LINE != 0) {
+    return SDF_BAD_SIZE;
+  }
+  if (unusable(wt, p) || unusable(scratch, 1) || (p > 0 && sum_rows == NULL) ||
+      (p > 0 && job->symmetric && sum_cols == NULL)) {
+    return SDF_NO_MEMORY_GIVEN;
+  }
+  const real *w = wt;
+  for (ptrdiff_t ti = i0; ti < i1; ti++) {
+    for (ptrdiff_t tj = job->symmetric ? most(j0, ti) : j0; tj < j1; tj++) {
+      const product to = {w + ti * TILE, w + tj * TILE, sum_rows + ti * TILE,
+                          job->symmetric ? sum_cols + tj * TILE : NULL, ldw, lds, p};
+      do_tile(job, ti, tj, PAIRS | KERNEL, NULL, scratch, &to);
+    }
+  }
+  return SDF_OK;
+}
+
+/* ------------------------------------------------------------- spectral filters */
+
+static sdf_status shrinkage_path(const void *d, ptrdiff_t k, const double *lam, ptrdiff_t n_lam,
+                                 const double *alpha, ptrdiff_t n_steps, void *out,
+                                 ptrdiff_t lo, ptrdiff_t hi) {
+  const ptrdiff_t blocks = quotient_up(k, SDF_FILTER_BLOCK);
+  if (lo < 0 || hi < lo || hi > n_lam * blocks) return SDF_BAD_RANGE;
+  for (ptrdiff_t unit = lo; unit < hi; unit++) {
+    const ptrdiff_t l = unit / blocks, first = unit % blocks * SDF_FILTER_BLOCK;
+    const ptrdiff_t count = least(SDF_FILTER_BLOCK, k - first);
+    const real *eigenvalues = (const real *)d + first;
+    double a[SDF_FILTER_BLOCK], b[SDF_FILTER_BLOCK];
+    for (ptrdiff_t c = 0; c < count; c++) {
+      a[c] = (double)eigenvalues[c] / ((double)eigenvalues[c] + lam[l]);
+      b[c] = 1;
+    }
+    for (ptrdiff_t t = 0; t < n_steps; t++) {
+      const double weight = t == 0 ? 0 : alpha[t];
+      real *row = (real *)out + (l * n_steps + t) * k + first;
+      for (ptrdiff_t c = 0; c < count; c++) {
+        b[c] = a[c] * ((1 - weight) * b[c] + weight);
+        row[c] = (real)b[c];
+      }
+    }
+  }
+  return SDF_OK;
+}
+
+static sdf_status pure_filters(const void *d, ptrdiff_t k, const double *lam, ptrdiff_t n_lam,
+                               ptrdiff_t n_steps, void *out, ptrdiff_t lo, ptrdiff_t hi) {
+  const ptrdiff_t blocks = quotient_up(k, SDF_FILTER_BLOCK);
+  if (lo < 0 || hi < lo || hi > n_lam * blocks) return SDF_BAD_RANGE;
+  for (ptrdiff_t unit = lo; unit < hi; unit++) {
+    const ptrdiff_t l = unit / blocks, first = unit % blocks * SDF_FILTER_BLOCK;
+    const ptrdiff_t count = least(SDF_FILTER_BLOCK, k - first);
+    const real *eigenvalues = (const real *)d + first;
+    double a[SDF_FILTER_BLOCK], filter[SDF_FILTER_BLOCK];
+    for (ptrdiff_t c = 0; c < count; c++) {
+      const double sum = (double)eigenvalues[c] + lam[l];
+      a[c] = (double)eigenvalues[c] / sum;
+      filter[c] = 1 / sum;
+    }
+    for (ptrdiff_t t = 0; t < n_steps; t++) {
+      real *row = (real *)out + (l * n_steps + t) * k + first;
+      for (ptrdiff_t c = 0; c < count; c++) {
+        row[c] = (real)filter[c];
+        filter[c] *= a[c];
+      }
+    }
+  }
+  return SDF_OK;
+}
+
+static void exp_each(const void *x, void *y, ptrdiff_t n) {
+  const real *from = x;
+  real *to = y;
+  ptrdiff_t i = 0;
+  for (; i + LANES <= n; i += LANES) store_any_(to + i, exp_(load_any_(from + i)));
+  for (; i < n; i++) to[i] = exp_(splat_(from[i]))[0];
+}
+
+/* ------------------------------------------------------------------- the table */
+
+#define JOIN_(a, b, c, d) a##b##c##d
+#define JOIN(a, b, c, d) JOIN_(a, b, c, d)
+const sdf_loops JOIN(sdf_f, SDF_BITS, _, SDF_ISA_ID) = {
+    .isa = JOIN(SDF_, SDF_ISA_ID, , ),
+    .real_size = sizeof(real),
+    .mr = MR,
+    .nr = NR,
+    .tile = TILE,
+    .line = LINE,
+    .direct = DIRECT,
+    .exp = exp_each,
+    .prepare = prepare,
+    .center = center,
+    .pack = pack,
+    .gram = gram,
+    .pairs = pairs,
+    .of_pairs = of_pairs,
+    .multiply = multiply,
+    .shrinkage_path = shrinkage_path,
+    .pure_filters = pure_filters,
+};

@@ -1,0 +1,177 @@
+/* sdf.h: the whole contract between the C loops and everybody else.
+ *
+ * The loops compute Gram matrices K(X, Z) of the kernels below, products K(X, Z) W with K
+ * never formed, and the spectral filters of self-distillation. They allocate nothing, start
+ * no thread and do no input or output: the caller fills a `sdf_job`, hands over scratch
+ * memory and calls a loop on a range of panels or tiles. Any partition of a range into
+ * calls, in any order and on any threads, gives the same bits.
+ *
+ * X is (n, d), Z is (m, d), rows contiguous. A loop never sees them as such:
+ *
+ *   1. pack    rows -> panels of `nr` rows, column by column: panel[k][0..nr). Squared
+ *              distances subtract `shift` here; NTK divides rows by their norms.
+ *   2. gram    tile by tile of tile x tile entries, in units of a few rows that stay in L1:
+ *              pair quantity in registers (inner product, squared difference, L1), distance
+ *              by norms, kernel function, store (and mirrored store where X is Z).
+ *      or multiply: the last step is instead a product with columns of W.
+ *
+ * Rows of a packed operand are counted from -pad: the first `pad` rows of its first panel are
+ * zero, so that a tile begins where a cache line of `out` begins.
+ */
+#ifndef SDF_H
+#define SDF_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SDF_ABI 1 /* changes whenever a struct below does */
+
+/* X(identifier, message) */
+#define SDF_STATUSES(X)                                                                        \
+  X(OK, "no error")                                                                            \
+  X(BAD_KERNEL, "no kernel has this id")                                                       \
+  X(BAD_PARAMETER, "a kernel parameter is out of range")                                       \
+  X(BAD_SIZE, "a number of rows, columns or leading elements is negative or too small")        \
+  X(BAD_RANGE, "the range of panels or tiles is not within the job")                           \
+  X(NO_MEMORY_GIVEN, "a buffer that this loop needs is NULL or not aligned to 64 bytes")
+
+/* X(identifier, name in kernels.py, pair quantity) */
+#define SDF_KERNELS(X)                                                                         \
+  X(RBF, "rbf", SQUARES)             /* exp(-a s),               s = |x - z|^2 */              \
+  X(LAPLACIAN, "laplacian", L1)      /* exp(-a s),               s = |x - z|_1 */              \
+  X(MATERN12, "matern12", SQUARES)   /* exp(-r),                 r = a sqrt(s) */              \
+  X(MATERN32, "matern32", SQUARES)   /* (1 + r) exp(-r),         r = a sqrt(3 s) */            \
+  X(MATERN52, "matern52", SQUARES)   /* (1 + r + r^2/3) exp(-r), r = a sqrt(5 s) */            \
+  X(POLYNOMIAL, "polynomial", INNER) /* (a s + b)^degree,        s = <x, z> */                 \
+  X(LINEAR, "linear", INNER)         /* s */                                                   \
+  X(NTK, "ntk", ANGLE)               /* |x| |z| t_degree(angle), see kernels.py */
+
+/* X(identifier, name for SDF_ISA), each better than those before it */
+#define SDF_ISAS(X) X(GENERIC, "generic") X(AVX2, "avx2") X(AVX512, "avx512")
+
+#define SDF_ENUM(id, ...) SDF_##id,
+typedef enum { SDF_STATUSES(SDF_ENUM) SDF_N_STATUSES } sdf_status;
+typedef enum { SDF_KERNELS(SDF_ENUM) SDF_N_KERNELS } sdf_kernel;
+typedef enum { SDF_ISAS(SDF_ENUM) SDF_N_ISAS } sdf_isa;
+#undef SDF_ENUM
+
+/* How the pair quantity of a job is computed; chosen by `prepare`. */
+typedef enum {
+  SDF_PAIR_INNER,       /* <x, z> */
+  SDF_PAIR_SQUARES,     /* |x|^2 + |z|^2 - 2 <x, z>, by differences where that cancels */
+  SDF_PAIR_DIFFERENCES, /* sum (x - z)^2, for few columns */
+  SDF_PAIR_L1,          /* sum |x - z| */
+  SDF_PAIR_ANGLE        /* +-(1 - |cos|), the sign that of cos, likewise */
+} sdf_pair;
+
+/* One Gram matrix. "real" below is double or float, by the table of loops in use. The caller
+ * fills the first part and calls `prepare`, which fills the last; then it provides the
+ * buffers of the sizes found there. */
+typedef struct {
+  /* filled by the caller */
+  int32_t kernel;    /* sdf_kernel */
+  int32_t degree;    /* of POLYNOMIAL; depth of NTK */
+  double a, b;       /* parameters */
+  ptrdiff_t n, m, d; /* sizes */
+  const void *x;     /* real (n, d) */
+  const void *z;     /* real (m, d); NULL: K(X, X) */
+  void *out;         /* real (n, ld), ld >= m; NULL where nothing is written */
+  ptrdiff_t ld;
+  int32_t stream; /* write `out` past the caches: for matrices larger than these */
+
+  /* buffers, aligned to 64 bytes, sizes in reals; pack fills all but `shift` and `pairs` */
+  void *shift;           /* d rounded up to `line` reals: `center` or zeros */
+  void *packed_x;        /* packed_size_x */
+  void *packed_z;        /* packed_size_z; the same as packed_x for K(X, X) */
+  void *norms_x;         /* norms_size_x */
+  void *norms_z;         /* norms_size_z; the same as norms_x for K(X, X) */
+  void *pairs;           /* pairs_size: only for `pairs` and `of_pairs` */
+
+  /* filled by prepare */
+  int32_t pair; /* sdf_pair */
+  int32_t symmetric, centred, streaming;
+  ptrdiff_t pad_x, pad_z;
+  ptrdiff_t panels_x, panels_z; /* pack ranges over panels_x + panels_z */
+  ptrdiff_t tiles_x, tiles_z;   /* rows and columns of tiles */
+  ptrdiff_t tiles;              /* gram ranges over these: upper triangle for K(X, X) */
+  ptrdiff_t packed_size_x, packed_size_z, norms_size_x, norms_size_z, pairs_size;
+  ptrdiff_t scratch_size; /* reals, for each concurrent call */
+  double rate[4];         /* private to the loops */
+} sdf_job;
+
+/* The loops of one instruction set and one precision. */
+typedef struct {
+  sdf_isa isa;
+  int32_t real_size; /* 8 or 4 */
+  int32_t mr, nr;    /* register tile */
+  int32_t tile;      /* entries along the side of a tile */
+  int32_t line;      /* reals in a cache line */
+  int32_t direct;    /* squared distances are sums of differences up to this d */
+
+  /* y[i] = exp(x[i]); x and y real (n), may be the same */
+  void (*exp)(const void *x, void *y, ptrdiff_t n);
+
+  /* Derived sizes and constants of a job. May be called again after a change of kernel. */
+  sdf_status (*prepare)(sdf_job *job);
+
+  /* job->shift = mean of (at most 1024) rows of Z, or of X: call once, if job->centred. */
+  sdf_status (*center)(const sdf_job *job);
+
+  /* Packs panels [lo, hi) of X, then of Z. */
+  sdf_status (*pack)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi);
+
+  /* out = K(X, Z), tiles [lo, hi). */
+  sdf_status (*gram)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *scratch);
+
+  /* The same in two steps, so that kernels of one pair quantity share it. */
+  sdf_status (*pairs)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi);
+  sdf_status (*of_pairs)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *scratch);
+
+  /* With tile rows [i0, i1) and tile columns [j0, j1):
+   *   sum_rows[q][i] += sum_j K[i][j] wt[q][j],  and for K(X, X) above the diagonal
+   *   sum_cols[q][j] += sum_i K[i][j] wt[q][i].
+   * wt is real (p, ldw): W transposed, zero beyond m, 64-byte aligned, ldw >= tile tiles_z.
+   * The sums are double (p, lds), lds >= tile max(tiles_x, tiles_z). Within a tile the
+   * products are summed in real, across tiles in double. K(X, X) skips tiles below the
+   * diagonal. */
+  sdf_status (*multiply)(const sdf_job *job, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t j0,
+                         ptrdiff_t j1, const void *wt, ptrdiff_t ldw, ptrdiff_t p,
+                         double *sum_rows, double *sum_cols, ptrdiff_t lds, void *scratch);
+
+  /* Spectral filters, d real (k), lam (n_lam), results real (n_lam, n_steps, k), with
+   * A = d / (d + lam), everything in double. Units [lo, hi) of
+   * n_lam * ceil(k / SDF_FILTER_BLOCK).
+   *   shrinkage_path: B_t = A ((1 - alpha[t]) B_(t-1) + alpha[t]), B_0 = 1, alpha[0] unused
+   *   pure_filters:   C_t = A^t / (d + lam), t = 0 .. n_steps - 1 */
+  sdf_status (*shrinkage_path)(const void *d, ptrdiff_t k, const double *lam, ptrdiff_t n_lam,
+                               const double *alpha, ptrdiff_t n_steps, void *out, ptrdiff_t lo,
+                               ptrdiff_t hi);
+  sdf_status (*pure_filters)(const void *d, ptrdiff_t k, const double *lam, ptrdiff_t n_lam,
+                             ptrdiff_t n_steps, void *out, ptrdiff_t lo, ptrdiff_t hi);
+} sdf_loops;
+
+enum { SDF_FILTER_BLOCK = 512 };
+
+/* What other extension modules get through the capsule selfdistill_fast._core._C_API. */
+typedef struct {
+  int32_t abi; /* SDF_ABI */
+  const sdf_loops *f32, *f64;
+} sdf_api;
+
+const char *sdf_message(sdf_status status);
+const char *sdf_kernel_name(int kernel);
+const char *sdf_isa_name(int isa);
+
+/* The loops for one precision (4 or 8 bytes); NULL where the build or this processor (or its
+ * operating system) lacks the instruction set. */
+const sdf_loops *sdf_loops_of(int isa, int real_size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,240 @@
+"""The CPU backend: SciPy's LAPACK, and the C loops of ``_core`` for everything else.
+
+It overrides the verbs of the reference backend; their docstrings hold. Native arrays are
+NumPy arrays. Results of our own loops have the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from selfdistill_fast import _core
+from selfdistill_fast.backend import threads
+from selfdistill_fast.backend.reference import Reference
+from selfdistill_fast.kernels import Kernel
+
+__all__ = ["Cpu"]
+
+#: bytes from which ``out`` is written past the caches: what no cache holds anyway
+STREAM_BYTES = 16 << 20
+#: columns of X from which kernels that share a distance read it from memory rather than
+#: compute it again
+SHARE_COLUMNS = 64
+#: row and column blocks of ``gram_matmul``: bounds its memory to this many times that of
+#: the result, in double
+MATMUL_BLOCKS = 12
+#: targets up to which the symmetry of K(X, X) is used in a product
+MATMUL_MIRRORED = 32
+
+
+def _readable(a: np.ndarray) -> np.ndarray:
+    """``a`` itself where the loops can read it, else a copy."""
+    return np.require(a, requirements=["C", "A"])
+
+
+class Cpu(Reference):
+    """Verbs of a backend on the processor.
+
+    Parameters
+    ----------
+    n_threads : int, optional
+        Threads for this library's own loops; None honours OMP_NUM_THREADS, the affinity
+        of the process and its cgroup quota. LAPACK and BLAS have their own setting.
+    """
+
+    name = "cpu"
+
+    def __init__(self, n_threads: int | None = None) -> None:
+        super().__init__(threads.check_n_threads(n_threads))
+
+    def _run(self, function: Any, count: int, cost_ns: float) -> None:
+        threads.run(function, count, cost_ns, self.n_threads)
+
+    # --------------------------------------------------------------- kernels
+    def _packed(self, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> _core.Gram:
+        stream = out is not None and out.nbytes >= STREAM_BYTES
+        X = _readable(X)
+        Z = None if Z is None else _readable(Z)
+        job = _core.Gram(X, Z, kernel.c_spec, out, stream=stream)
+        self._run(job.pack, job.n_panels, 24.0 * X.shape[1] + 100.0)
+        return job
+
+    @staticmethod
+    def _tile_ns(job: _core.Gram, d: int) -> float:
+        return job.tile**2 * (0.4 + 0.04 * d)
+
+    def gram(self, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
+        shape = (X.shape[0], (X if Z is None else Z).shape[0])
+        target = out
+        if out is None or not _writable_apart(out, X, Z):
+            target = np.empty(shape, dtype=X.dtype)
+        job = self._packed(X, Z, kernel, target)
+        self._run(job.gram, job.n_tiles, self._tile_ns(job, X.shape[1]))
+        if out is None:
+            return target
+        if target is not out:
+            out[...] = target
+        return out
+
+    def gram_matmul(self, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = None) -> Any:
+        n, p = X.shape[0], W.shape[1]
+        m = (X if Z is None else Z).shape[0]
+        if W.shape[0] != m:
+            raise ValueError(f"W has {W.shape[0]} rows but K has {m} columns; they must agree")
+        if W.dtype != X.dtype:
+            raise TypeError(f"X is {X.dtype} but W is {W.dtype}; they must agree")
+        if out is None:
+            out = np.empty((n, p), dtype=X.dtype)
+        elif out.shape != (n, p) or out.dtype != X.dtype:
+            raise ValueError(
+                f"out must be {X.dtype} of shape {(n, p)}, got {out.dtype} of shape {out.shape}"
+            )
+        if 0 in (n, m, p):
+            out[...] = 0
+            return out
+        mirrored = Z is None and p <= MATMUL_MIRRORED
+        job = self._packed(X, Z if Z is not None or mirrored else X, kernel)
+        rows, columns = job.tile_grid
+
+        # Blocks of tiles: their number follows from the sizes alone. Each column block has
+        # its own sums, added up in order at the end, whichever thread made them.
+        if mirrored:
+            starts = _cut(rows, MATMUL_BLOCKS)
+            blocks = [(i, j) for i in range(len(starts) - 1) for j in range(i, len(starts) - 1)]
+            row_starts = column_starts = starts
+        else:
+            row_starts = _cut(rows, max(rows // 2, 1))
+            column_starts = _cut(columns, max(1, MATMUL_BLOCKS // (len(row_starts) - 1)))
+            blocks = [
+                (i, j) for i in range(len(row_starts) - 1) for j in range(len(column_starts) - 1)
+            ]
+        Wt = _core.empty_aligned((p, job.tile * columns), X.dtype)
+        Wt[:, :m] = W.T
+        Wt[:, m:] = 0
+        sums = np.zeros((max(len(column_starts) - 1, 1), p, job.tile * max(rows, columns)))
+
+        def multiply(lo: int, hi: int) -> Iterator[None]:
+            for i, j in blocks[lo:hi]:
+                for row in range(row_starts[i], row_starts[i + 1]):
+                    job.multiply(
+                        (row, row + 1),
+                        (column_starts[j], column_starts[j + 1]),
+                        Wt,
+                        sums[j],
+                        sums[i if mirrored else j],
+                    )
+                    yield
+
+        tiles_per_block = max(1, rows * columns // max(len(blocks), 1))
+        cost = tiles_per_block * (self._tile_ns(job, X.shape[1]) + job.tile**2 * 0.1 * p)
+        self._run(multiply, len(blocks), cost)
+        out[...] = sums.sum(axis=0)[:, :n].T
+        return out
+
+    def gram_sweep(
+        self, X: Any, Z: Any, kernels: Sequence[Kernel], out: Any = None
+    ) -> Iterator[Any]:
+        kernels = list(kernels)
+        shared = len(kernels) > 1 and len({kernel.pair for kernel in kernels}) == 1
+        if not shared:
+            yield from super().gram_sweep(X, Z, kernels, out)
+            return
+        if out is None:
+            out = np.empty((X.shape[0], (X if Z is None else Z).shape[0]), dtype=X.dtype)
+        elif not _writable_apart(out, X, Z):
+            yield from super().gram_sweep(X, Z, kernels, out)
+            return
+        job = self._packed(X, Z, kernels[0], out)
+        cost = self._tile_ns(job, X.shape[1])
+        step = job.gram
+        if X.shape[1] >= SHARE_COLUMNS:
+            job.keep_pairs()
+            self._run(job.pairs, job.n_tiles, cost)
+            step, cost = job.of_pairs, self._tile_ns(job, 0)
+        for kernel in kernels:
+            job.set_kernel(kernel.c_spec)
+            self._run(step, job.n_tiles, cost)
+            yield out
+
+    # -------------------------------------------------------- linear algebra
+    # A C-ordered symmetric K is K.T in Fortran order: LAPACK works in its buffer.
+    def eigh_bytes(self, n: int, dtype: Any) -> int:
+        return 3 * n * n * np.dtype(dtype).itemsize  # K, which becomes V, and 2n² of workspace
+
+    def cholesky_bytes(self, n: int, dtype: Any) -> int:
+        return n * (n + 2048) * np.dtype(dtype).itemsize  # K, L and M share a buffer
+
+    def cholesky(self, K: Any) -> Any:
+        from scipy.linalg import get_lapack_funcs
+
+        (potrf,) = get_lapack_funcs(("potrf",), (K,))
+        U, info = potrf(K.T, lower=0, overwrite_a=1, clean=1)
+        if info > 0:
+            raise np.linalg.LinAlgError(f"the leading minor of order {info} is not positive")
+        return U.T
+
+    def cholesky_solve(self, L: Any, B: Any) -> Any:
+        from scipy.linalg import get_lapack_funcs
+
+        (potrs,) = get_lapack_funcs(("potrs",), (L,))
+        X, _ = potrs(L.T, B, lower=0)
+        return X
+
+    def cholesky_inverse(self, L: Any) -> Any:
+        from scipy.linalg import get_lapack_funcs
+
+        (potri,) = get_lapack_funcs(("potri",), (L,))
+        U, _ = potri(L.T, lower=0, overwrite_c=1)
+        M = U.T  # lower triangle; mirrored block by block, in place
+        for start in range(0, M.shape[0], 256):
+            stop = min(start + 256, M.shape[0])
+            square = M[start:stop, start:stop]
+            square += np.tril(square, -1).T
+            M[start:stop, stop:] = M[stop:, start:stop].T
+        return M
+
+    def eigh(self, K: Any) -> tuple[Any, Any]:
+        from scipy.linalg import eigh
+
+        return eigh(K.T, overwrite_a=True, check_finite=False, driver="evd")
+
+    # --------------------------------------------------------------- filters
+    def shrinkage_path(self, d: Any, lam: Any, alpha: Any) -> Any:
+        d, lam, alpha = _readable(d), _readable(lam), _readable(alpha)
+        B = np.empty((lam.shape[0], alpha.shape[0], d.shape[0]), dtype=d.dtype)
+        self._run(
+            lambda lo, hi: _core.shrinkage_path(d, lam, alpha, B, lo, hi),
+            _core.filter_units(d.shape[0], lam.shape[0]),
+            512 * (1.0 + 0.5 * alpha.shape[0]),
+        )
+        return B
+
+    def pure_filters(self, d: Any, lam: Any, n_steps: int) -> Any:
+        d, lam = _readable(d), _readable(lam)
+        C = np.empty((lam.shape[0], n_steps, d.shape[0]), dtype=d.dtype)
+        self._run(
+            lambda lo, hi: _core.pure_filters(d, lam, C, lo, hi),
+            _core.filter_units(d.shape[0], lam.shape[0]),
+            512 * (1.0 + 0.5 * n_steps),
+        )
+        return C
+
+
+def _writable_apart(out: np.ndarray, *inputs: np.ndarray | None) -> bool:
+    """Whether the loops may write ``out`` while they read the inputs."""
+    return bool(
+        out.flags.c_contiguous
+        and out.flags.aligned
+        and out.flags.writeable
+        and all(out.dtype == a.dtype for a in inputs if a is not None)
+        and not any(np.may_share_memory(out, a) for a in inputs if a is not None)
+    )
+
+
+def _cut(count: int, parts: int) -> list[int]:
+    """Boundaries of at most ``parts`` nearly equal parts of ``range(count)``."""
+    parts = max(1, min(parts, count))
+    return [count * part // parts for part in range(parts + 1)]

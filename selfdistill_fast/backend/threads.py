@@ -1,0 +1,153 @@
+"""The one file that knows threads: runs a loop of the C core over a range of units.
+
+The range is cut into blocks whose size follows from the cost of a unit alone, never from
+the number of threads, and the loops give the same bits for any cut. The calling thread
+works too; helpers come from one pool, which starts at the first range that is worth it. A
+range below the grain is done by the caller alone. Our helpers never call BLAS, so no
+thread pools nest.
+
+Ctrl-C (any exception) stops the range: no further block starts, the running ones, a few
+milliseconds each, are awaited, so that nothing writes to a buffer after ``run`` is left.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import numbers
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from selfdistill_fast.backend import host
+
+__all__ = ["check_n_threads", "n_threads_now", "run"]
+
+#: nanoseconds of work in a block: long against the cost of handing it out (some
+#: microseconds), short against Ctrl-C and against waiting for the last one
+BLOCK_NS = 2_000_000
+#: below this much work the helpers cost more than they bring
+GRAIN_NS = 150_000
+
+_available_cpus = functools.cache(host.available_cpus)
+
+_lock = threading.Lock()
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
+
+
+def check_n_threads(n_threads: object) -> int | None:
+    """``n_threads`` as a positive int or None; TypeError or ValueError otherwise."""
+    if n_threads is None:
+        return None
+    if isinstance(n_threads, bool) or not isinstance(n_threads, numbers.Integral):
+        raise TypeError(f"n_threads must be a positive integer or None, got {n_threads!r}")
+    if n_threads < 1:
+        raise ValueError(
+            f"n_threads must be at least 1, got {n_threads}; None means all that this process may use"
+        )
+    return int(n_threads)
+
+
+def n_threads_now(n_threads: int | None = None) -> int:
+    """Threads to use: as asked, else OMP_NUM_THREADS, affinity and cgroup quota."""
+    if n_threads is not None:
+        return n_threads
+    available = _available_cpus()
+    try:
+        # a list gives the threads of each nesting level; ours is the outermost
+        asked = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])
+    except ValueError:
+        return available
+    return min(asked, available) if asked > 0 else available
+
+
+def _helpers(count: int) -> ThreadPoolExecutor:
+    global _pool, _pool_size
+    with _lock:
+        if _pool is None or _pool_size < count:
+            if _pool is not None:
+                _pool.shutdown(wait=False)  # it finishes what it has
+            _pool = ThreadPoolExecutor(count, thread_name_prefix="selfdistill_fast")
+            _pool_size = count
+        return _pool
+
+
+def _forget_pool() -> None:
+    """In a forked child the threads of the parent do not exist: begin anew."""
+    global _lock, _pool, _pool_size
+    _lock = threading.Lock()
+    _pool = None
+    _pool_size = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def run(
+    function: Callable[[int, int], Iterable[object] | None],
+    count: int,
+    cost_ns: float,
+    n_threads: int | None = None,
+) -> None:
+    """Call ``function(lo, hi)`` on blocks that cover ``range(count)``, in any order.
+
+    Parameters
+    ----------
+    function : callable
+        Releases the GIL and may run concurrently with itself. One that takes long returns
+        an iterator (is a generator): it is stopped where it yields.
+    count : int
+        Number of units.
+    cost_ns : float
+        Rough time of one unit on one thread, in nanoseconds.
+    n_threads : int, optional
+        None: all that the process may use.
+
+    Raises
+    ------
+    Whatever ``function`` raises, or KeyboardInterrupt, once no block is running.
+    """
+    block = max(1, round(BLOCK_NS / max(cost_ns, 1.0)))
+    n_blocks = -(-count // block)
+    threads = min(n_threads_now(n_threads), n_blocks)
+    if count * cost_ns < GRAIN_NS:
+        threads = 1
+    numbers_ = itertools.count()
+    stop = False
+
+    def work() -> None:
+        while not stop:
+            number = next(numbers_)
+            if number >= n_blocks:
+                return
+            pauses = function(number * block, min((number + 1) * block, count))
+            for _ in pauses or ():
+                if stop:
+                    return
+
+    futures: list[Future[None]] = []
+    try:
+        if threads > 1:
+            pool = _helpers(threads - 1)
+            futures.extend(pool.submit(work) for _ in range(threads - 1))
+        work()
+        for future in futures:
+            # a helper that is still busy elsewhere is not waited for: nothing is left to do
+            if not future.cancel():
+                future.result()
+    finally:
+        stop = True
+        for future in futures:
+            _await(future)
+
+
+def _await(future: Future[None]) -> None:
+    """Wait until ``future`` is not running, however often Ctrl-C is pressed."""
+    while not (future.cancel() or future.done()):
+        try:
+            future.exception(timeout=0.05)
+        except (TimeoutError, KeyboardInterrupt):
+            continue
