@@ -16,7 +16,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 # as in an activated environment: without build isolation, meson and ninja are found on PATH
-IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 PIP := $(IN_VENV) $(BIN)/python -m pip --disable-pip-version-check
 BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options)
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)

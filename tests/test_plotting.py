@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from selfdistill_fast import RBF, distill, plotting, spectrum
+from selfdistill_fast import RBF, SelfDistilledKernelRidgeCV, distill, plotting, spectrum
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,22 @@ def test_any_number_of_steps(fitted, n_steps, tmp_path):
         {"one": np.arange(n_steps) + 1.0}, limits={"one": 3.0}, alphas=path.alphas
     )
     plotting.save_figure(figure, tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("gammas", [None, [1.0, 10.0, 100.0]])
+def test_cross_validation_has_a_line_for_each_step_at_the_best_gamma(gammas):
+    rng = np.random.default_rng(1)
+    X = rng.uniform(size=(30, 1))
+    y = np.sin(6 * X[:, 0]) + 0.3 * rng.normal(size=30)
+    lams = [1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0]
+    model = SelfDistilledKernelRidgeCV(lams=lams, gammas=gammas, max_steps=3).fit(X, y)
+    ax = model.plot()
+    assert ax.get_legend_handles_labels()[1] == ["τ = 1", "τ = 2", "τ = 3", "chosen"]
+    chosen = ax.lines[-1]
+    assert chosen.get_xdata()[0] == model.best_lam_
+    line = ax.lines[model.best_step_ - 1]
+    np.testing.assert_array_equal(line.get_xdata(), lams)
+    assert line.get_ydata().min() == pytest.approx(-model.best_score_)
 
 
 def test_what_cannot_be_drawn_is_said(fitted, tmp_path):
