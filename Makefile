@@ -16,7 +16,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 # as in an activated environment: without build isolation, meson and ninja are found on PATH
-IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 PIP := $(IN_VENV) $(BIN)/python -m pip --disable-pip-version-check
 BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options)
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
@@ -43,7 +43,8 @@ lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
 bench: $(VENV_BENCH)/.installed  ## benchmarks and their peers against a normal install
 	$(VENV_BENCH)/bin/pytest bench -o testpaths=bench -o python_files='bench_*.py test_*.py' $(ARGS)
 
-build wheel: $(VENV)/.python  ## a wheel in dist/
+build: wheel
+wheel: $(VENV)/.python  ## a wheel in dist/ (also: make build)
 	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 

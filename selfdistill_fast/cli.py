@@ -68,6 +68,9 @@ EXAMPLE_TARGETS = (
 EXAMPLE_GAMMA = 80.0
 EXAMPLE_LAM = 0.2
 
+#: what errors are called, in JSON and in words
+SETS = {"train": "training", "loo": "leave-one-out", "val": "validation", "test": "test"}
+
 
 class InputError(ValueError):
     """An option that cannot be used as given."""
@@ -317,7 +320,9 @@ def fit(
     figure: Annotated[
         Path | None, typer.Option(help="Draw error over steps (.png, .svg, .pdf).")
     ] = None,
-    solver: Annotated[str, typer.Option(help="How K is factorised: auto or eigh.")] = "auto",
+    solver: Annotated[
+        str, typer.Option(help="How K is factorised: auto, eigh or cholesky.")
+    ] = "auto",
     header: Annotated[
         bool | None,
         typer.Option("--header/--no-header", help="Whether a CSV has one. [default: found out]"),
@@ -337,6 +342,7 @@ def fit(
     """
     from selfdistill_fast import distill, spectrum
     from selfdistill_fast.plotting import figure_format
+    from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
 
     if not (math.isfinite(lam) and lam > 0):
         raise InputError(f"--lam must be a positive number, got {lam:g}")
@@ -346,7 +352,7 @@ def fit(
         figure_format(figure)
     table = read_table(data, header=header)
     layout = Layout.choose(table, target or ["-1"], weights, drop or [])
-    train, held = split(table, layout, {"--test": test, "--val": val}, seed=seed)
+    train, held = split(table, layout, {"--test": test, "--val": val}, seed=seed, header=header)
     n = len(train)
     if n < 2:
         raise InputError(f"{n} training row(s) are left; at least 2 are needed")
@@ -366,16 +372,20 @@ def fit(
     chooses = val is not None and isinstance(weight, str)
     on = scaling.apply(held["--val"]) if chooses else None
 
-    with _progress(f"factorising the {n} × {n} kernel matrix"):
-        fitted = spectrum(
-            scaled.X,
-            scaled.Y,
-            chosen,
-            solver=solver,
-            lam=lam,
-            sample_weight=scaled.w,
-            fit_intercept=intercept,
-        )
+    def factorise(ridge: float) -> Any:
+        with _progress(f"factorising the {n} × {n} kernel matrix"):
+            return spectrum(
+                scaled.X,
+                scaled.Y,
+                chosen,
+                # leave-one-out of a longer chain needs eigenvectors
+                solver="eigh" if solver == "auto" and steps > MAX_LOO_STEPS else solver,
+                lam=ridge,
+                sample_weight=scaled.w,
+                fit_intercept=intercept,
+            )
+
+    fitted = factorise(lam)
     with _progress(f"{steps} steps of distillation"):
         path = distill(
             fitted,
@@ -388,7 +398,13 @@ def fit(
             clip=clip,
         )
         sets = {"train": train, **{name.strip("-"): rows for name, rows in held.items()}}
-        scores = _score(fitted, path, lam, weight, sets, scaling)
+        scores = _score(fitted, path, sets, scaling)
+    used = type(fitted).__name__.removesuffix("Spectrum").lower()
+    spectral = fitted if hasattr(fitted, "d") else None
+    del fitted  # without eigenvalues it serves one λ, and the limit has another
+    scores["limit"] = _score_limit(
+        lambda ridge: spectral or factorise(ridge), path, lam, weight, sets, scaling
+    )
 
     results = {
         "data": str(data),
@@ -399,7 +415,7 @@ def fit(
         "fit_intercept": intercept,
         "clip": clip,
         "standardize": standardize,
-        "solver": solver,
+        "solver": used,
         "n_features": len(layout.features),
         "targets": layout.target_names,
         **{f"n_{name}": len(rows) for name, rows in sets.items()},
@@ -493,63 +509,80 @@ def _hint_at_scales(train: Rows, names: list[str]) -> None:
         )
 
 
-def _score(
-    fitted: Any, path: Any, lam: float, alpha: Any, sets: dict[str, Rows], scaling: Scaling
-) -> dict[str, Any]:
-    """Errors of every step and of the limit on each set, in the units of the data."""
-    from selfdistill_fast import limit_shrinkage
-    from selfdistill_fast.loo import mixed_held_out
-
-    T, train = path.n_steps, sets["train"]
-    X = {name: scaling.features(rows.X) for name, rows in sets.items()}
+def _score(fitted: Any, path: Any, sets: dict[str, Rows], scaling: Scaling) -> dict[str, Any]:
+    """Errors of every step on each set, in the units of the data."""
+    T = path.n_steps
     exists = ~np.isnan(path.step_weights.reshape(T, -1)).any(axis=1)
-
-    def predictions(name: str) -> np.ndarray:
+    errors = {}
+    for name, rows in sets.items():
+        X = scaling.features(rows.X)
         if exists.all():
-            return path.predict(X[name], step="all")
-        # a joint optimum without an α-sequence has a last step only
-        every = np.full((T, *sets[name].Y.shape), np.nan)
-        every[-1] = path.predict(X[name])
-        return every
-
-    def leave_one_out(lam: float, weights: np.ndarray) -> np.ndarray:
-        G = mixed_held_out(fitted, lam, weights)
-        return train.rmse(scaling.original(G.reshape(len(G), *train.Y.shape)))
-
-    errors = {name: rows.rmse(scaling.original(predictions(name))) for name, rows in sets.items()}
-    errors["loo"] = leave_one_out(lam, path.step_weights)
-    one = 1.0 if fitted.fit_intercept else 0.0
-    dof = one + path.shrinkage.reshape(T, len(fitted.d), -1).sum(axis=1).mean(axis=1)
-    order = [name for name in ("train", "loo", "val", "test") if name in errors]
-    steps = [
-        {
-            "step": t + 1,
-            "alpha": _plain(path.alphas[t]),
-            **{f"{name}_rmse": float(errors[name][t]) for name in order},
-            "dof": float(dof[t]),
-        }
-        for t in range(T)
-    ]
-    limit: dict[str, float] | None = None
-    if _limit(path, X["train"][:1]) is not None:
-        constant = float(np.ravel(alpha)[-1])
-        limit = {"dof": one + float(np.sum(limit_shrinkage(fitted.d, lam, constant)))}
-        for name, rows in sets.items():
-            F = path.predict(X[name], step=math.inf)[None]
-            limit[f"{name}_rmse"] = float(rows.rmse(scaling.original(F))[0])
-        if constant > 0:  # without any row, too, the limit is kernel ridge regression with λ/α
-            limit["loo_rmse"] = float(leave_one_out(lam / constant, np.ones((1, 1)))[0])
+            F = path.predict(X, step="all").reshape(T, *rows.Y.shape)
+        else:  # a joint optimum without an α-sequence has a last step only
+            F = np.full((T, *rows.Y.shape), np.nan)
+            F[-1] = path.predict(X).reshape(rows.Y.shape)
+        errors[name] = rows.rmse(scaling.original(F))
+    try:
+        errors["loo"], dof = _on_training_rows(
+            fitted, path.lam, path.step_weights, sets["train"], scaling
+        )
+    except ValueError as error:
+        # α needs leave-one-out no more by now: the table is still worth having
+        _say(f"no leave-one-out column: {error}", "yellow")
+        errors["loo"] = dof = np.full(T, np.nan)
+    best = {name: int(np.nanargmin(e)) + 1 for name, e in errors.items() if not np.isnan(e).all()}
     return {
-        "alphas": _plain(path.alphas),
-        "weights": _plain(path.weights),
-        "steps": steps,
-        "limit": limit,
-        "best_step_by_loo": int(np.nanargmin(errors["loo"])) + 1,
+        "alphas": path.alphas.tolist(),
+        "weights": path.weights.tolist(),
+        "best_step_by_loo": best.get("loo"),
+        "best_step_by_val": best.get("val"),
+        "steps": [
+            {
+                "step": t + 1,
+                "alpha": path.alphas[t].tolist(),
+                **{f"{name}_rmse": float(errors[name][t]) for name in SETS if name in errors},
+                "dof": float(dof[t]),
+            }
+            for t in range(T)
+        ],
     }
 
 
-def _plain(values: Any) -> Any:
-    return np.asarray(values).tolist()
+def _on_training_rows(
+    fitted: Any, lam: float, C: np.ndarray, train: Rows, scaling: Scaling
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leave-one-out error and effective degrees of freedom of chains with step weights C."""
+    from selfdistill_fast.loo import mixed_held_out
+
+    G = mixed_held_out(fitted, lam, C).reshape(len(C), *train.Y.shape)
+    # the trace of a chain's smoother, an intercept included
+    return train.rmse(scaling.original(G)), C @ fitted.diag_powers(lam, len(C)).sum(axis=1)
+
+
+def _score_limit(
+    factorise: Callable[[float], Any],
+    path: Any,
+    lam: float,
+    alpha: Any,
+    sets: dict[str, Rows],
+    scaling: Scaling,
+) -> dict[str, float] | None:
+    """The same of infinitely many steps; None where they have no limit."""
+    X = {name: scaling.features(rows.X) for name, rows in sets.items()}
+    if _limit(path, X["train"][:1]) is None:
+        return None
+    limit = {}
+    for name, rows in sets.items():
+        F = path.predict(X[name], step=math.inf).reshape(1, *rows.Y.shape)
+        limit[f"{name}_rmse"] = float(rows.rmse(scaling.original(F))[0])
+    constant = float(np.ravel(alpha)[-1])
+    if constant > 0:  # without any row, too, the limit is kernel ridge regression with λ/α
+        ridge = lam / constant
+        loo, dof = _on_training_rows(
+            factorise(ridge), ridge, np.ones((1, 1)), sets["train"], scaling
+        )
+        limit |= {"loo_rmse": float(loo[0]), "dof": float(dof[0])}
+    return limit
 
 
 def _jsonable(value: Any) -> Any:
@@ -573,21 +606,21 @@ def _print_fit(results: dict[str, Any], kernel: Any) -> None:
     ]
     names = results["targets"]
     console.print(
-        f"{Path(results['data']).name}: {', '.join(counts)}, {results['n_features']} features; "
+        f"{results['data']}: {', '.join(counts)}, {results['n_features']} features; "
         f"target{'s' if len(names) > 1 else ''} {', '.join(names)}",
         markup=False,
         soft_wrap=True,
     )
     chosen_on = "validation rows" if "n_val" in results else "exact leave-one-out"
     about = f", α chosen on {chosen_on}" if isinstance(results["alpha"], str) else ""
-    console.print(f"{kernel!r}, λ = {results['lam']:g}{about}\n", markup=False, soft_wrap=True)
+    console.print(
+        f"{kernel!r}, λ = {results['lam']:g}{about}; solver {results['solver']}\n",
+        markup=False,
+        soft_wrap=True,
+    )
 
-    sets = [("train_rmse", "training"), ("loo_rmse", "leave-one-out")]
-    sets += [
-        (key, word)
-        for key, word in (("val_rmse", "validation"), ("test_rmse", "test"))
-        if key in results["steps"][0]
-    ]
+    sets = [(f"{name}_rmse", word) for name, word in SETS.items()]
+    sets = [(key, word) for key, word in sets if key in results["steps"][0]]
     table = _table("step", "α", *(word for _, word in sets), "eff. dof")
     best = results["best_step_by_loo"]
     for row in results["steps"]:
@@ -601,9 +634,14 @@ def _print_fit(results: dict[str, Any], kernel: Any) -> None:
     limit = results["limit"]
     if limit is not None:
         errors = (_error(limit.get(key)) for key, _ in sets)
-        table.add_row("∞", "", *errors, _error(limit["dof"], 5))
+        table.add_row("∞", "", *errors, _error(limit.get("dof"), 5))
     console.print(table)
-    console.print(f"\nRoot mean squared errors. Best step by leave-one-out: {best}.")
+    summary = "\nRoot mean squared errors."
+    if best is not None:
+        summary += f" Best step by leave-one-out: {best}."
+    if results["best_step_by_val"] is not None:
+        summary += f" Best step on the validation rows: {results['best_step_by_val']}."
+    console.print(summary)
     if results["alpha"] == "joint":
         console.print(
             f"joint is optimal at step {results['n_steps']}; the steps before only lead there."
@@ -623,26 +661,15 @@ def _error(value: float | None, digits: int = 7) -> str:
 def _draw(figure: Path, results: dict[str, Any]) -> None:
     from selfdistill_fast.plotting import figure_errors, save_figure
 
-    labels = {
-        "train_rmse": "training",
-        "loo_rmse": "leave-one-out",
-        "val_rmse": "validation",
-        "test_rmse": "test",
+    steps, limit = results["steps"], results["limit"] or {}
+    errors = {
+        word: [row[f"{name}_rmse"] for row in steps]
+        for name, word in SETS.items()
+        if not math.isnan(steps[-1].get(f"{name}_rmse", math.nan))
     }
-    shown = {key: label for key, label in labels.items() if key in results["steps"][0]}
-    save_figure(
-        figure_errors(
-            {label: [row[key] for row in results["steps"]] for key, label in shown.items()},
-            limits={
-                label: results["limit"][key]
-                for key, label in shown.items()
-                if results["limit"] and key in results["limit"]
-            },
-            alphas=results["alphas"],
-            title=Path(results["data"]).name,
-        ),
-        figure,
-    )
+    limits = {word: limit[f"{name}_rmse"] for name, word in SETS.items() if f"{name}_rmse" in limit}
+    title = "/".join(Path(results["data"]).parts[-2:])
+    save_figure(figure_errors(errors, limits=limits, alphas=results["alphas"], title=title), figure)
 
 
 # ------------------------------------------------------------------ predict

@@ -28,6 +28,7 @@ __all__ = [
     "figure_ratios",
     "figure_shrinkage",
     "figure_solutions",
+    "plot_cv",
     "plot_ratios",
     "plot_shrinkage",
     "plot_solutions",
@@ -281,6 +282,41 @@ def figure_errors(
     bottom.set_xlabel("step τ")
     _integers(bottom)
     return figure
+
+
+def plot_cv(results: Mapping[str, Any], best: int, *, ax: Any = None) -> Any:
+    """Held-out error over λ at the best γ, one line for each number of steps.
+
+    Parameters
+    ----------
+    results : mapping
+        ``cv_results_`` of :class:`~selfdistill_fast.SelfDistilledKernelRidgeCV`: arrays
+        ``gamma``, ``lam``, ``step`` and ``mse`` with one entry per cell of the grid.
+    best : int
+        The chosen cell, marked by a ring.
+    ax : matplotlib.axes.Axes, optional
+        Draw here; by default on a new figure.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = _axes(ax)
+    gamma, lam, step, mse = (np.asarray(results[key]) for key in ("gamma", "lam", "step", "mse"))
+    here = (gamma == gamma[best]) | np.isnan(gamma)
+    steps = np.unique(step)
+    for tau, colour in zip(steps, _colours(len(steps)), strict=True):
+        rows = np.flatnonzero(here & (step == tau))
+        rows = rows[np.argsort(lam[rows])]
+        ax.plot(lam[rows], mse[rows], "o-", color=colour, lw=1.6, ms=3.6, label=f"τ = {tau}")
+    ax.plot(lam[best], mse[best], "o", mfc="none", mec=VERMILION, ms=11, mew=1.5, label="chosen")
+    ax.set_xscale("log")
+    ax.set_xlabel("λ")
+    ax.set_ylabel("held-out mean squared error")
+    if not np.isnan(gamma[best]):
+        ax.set_title(f"γ = {gamma[best]:g}", fontsize=11)
+    ax.legend(frameon=False, fontsize=9.5)
+    return ax
 
 
 def save_figure(figure: Any, path: str | Path, *, dpi: int = 160) -> Path:

@@ -444,7 +444,12 @@ def from_description(description: Mapping[str, Any]) -> tuple[Layout, Scaling]:
 
 
 def split(
-    table: Table, layout: Layout, wanted: Mapping[str, str | None], *, seed: int = 0
+    table: Table,
+    layout: Layout,
+    wanted: Mapping[str, str | None],
+    *,
+    seed: int = 0,
+    header: bool | None = None,
 ) -> tuple[Rows, dict[str, Rows]]:
     """Training rows, and rows that are held out.
 
@@ -458,6 +463,8 @@ def split(
         addition to the table; None: nothing.
     seed : int
         Of the fractions.
+    header : bool, optional
+        Whether a file of rows has a header, as in :func:`read_table`.
 
     Returns
     -------
@@ -480,7 +487,7 @@ def split(
                 )
             owner[rng.permutation(free)[:count]] = name
         elif Path(spec).exists() or ":" not in spec:
-            others[name] = layout.rows(read_table(spec, header=None))
+            others[name] = layout.rows(read_table(spec, header=header))
         else:
             marked = _mask(name, spec, table)
             both = np.flatnonzero(marked & (owner != ""))

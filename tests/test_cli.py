@@ -235,6 +235,23 @@ def test_other_alphas(alpha, frame, csv, tmp_path):
         assert np.ptp(column(results, "train_rmse")) < 1e-12
 
 
+def test_solvers_agree_and_long_chains_do_without_cholesky(csv, tmp_path):
+    options = (csv, "--alpha", "0.25", "--gamma", "0.01", "--intercept")
+    one, other = (fit(*options, "--solver", s, tmp_path=tmp_path) for s in ("eigh", "cholesky"))
+    assert (one["solver"], other["solver"]) == ("eigh", "cholesky")
+    for key in ("train_rmse", "loo_rmse", "dof"):
+        np.testing.assert_allclose(column(one, key), column(other, key), rtol=1e-10)
+        assert one["limit"][key] == pytest.approx(other["limit"][key], rel=1e-10)
+    assert fit(*options, "--steps", 9, tmp_path=tmp_path)["solver"] == "eigh"
+    # asked for by name it has no leave-one-out of nine steps, but everything else
+    results = fit(*options, "--steps", 9, "--solver", "cholesky", tmp_path=tmp_path)
+    assert results["best_step_by_loo"] is None
+    assert all(row["loo_rmse"] is None for row in results["steps"])
+    long = ("fit", csv, "--steps", 9, "--solver", "cholesky")
+    assert "no leave-one-out column" in run(*long, "--alpha", "0.25")
+    assert "at most 4 steps" in run(*long, code=1)
+
+
 def test_the_table_says_what_matters(csv):
     output = run("fit", csv, "--alpha", "0.25", "--gamma", "0.01", "--val", "0.2", "--test", "0.2")
     for word in ("training", "leave-one-out", "validation", "test", "eff. dof", "∞", "0.25"):
@@ -247,10 +264,10 @@ def test_the_table_says_what_matters(csv):
 
 
 def test_a_hint_where_scales_differ(frame, csv, tmp_path):
-    assert "hint" not in run("fit", csv)
+    assert "hint:" not in run("fit", csv)
     frame.assign(c=1e6 * frame["c"]).to_csv(tmp_path / "wide.csv", index=False)
     assert "--standardize" in run("fit", tmp_path / "wide.csv")
-    assert "hint" not in run("fit", tmp_path / "wide.csv", "--standardize")
+    assert "hint:" not in run("fit", tmp_path / "wide.csv", "--standardize")
 
 
 def test_error_figure(csv, tmp_path):
