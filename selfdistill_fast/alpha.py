@@ -45,6 +45,14 @@ def _double(a: Any) -> Any:
     return np.asarray(a, dtype=np.float64)
 
 
+def _numbers(a: Any, name: str) -> np.ndarray:
+    """``a`` as a new float64 array; TypeError where it is not made of numbers."""
+    try:
+        return np.array(a, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number or a sequence of numbers, got {a!r}") from None
+
+
 def _check_columns(y: Any, F: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     """y (m, p), F (T, m, p) and weights (m, 1) or None, in double, shapes checked."""
     y, F = _double(y), _double(F)
@@ -174,10 +182,7 @@ def check_alphas(alpha: Any, n_steps: int, n_targets: int | None = None) -> np.n
         if not math.isfinite(alpha):
             raise ValueError(f"alpha must be finite, got {alpha!r}")
         return alphas
-    try:
-        alphas = np.array(alpha, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"alpha must be a number or a sequence of numbers, got {alpha!r}") from None
+    alphas = _numbers(alpha, "alpha")
     shapes = [()] if n_targets is None else [(), (n_targets,)]
     if alphas.ndim == 0 or alphas.shape[1:] not in shapes:
         raise ValueError(f"alpha has shape {alphas.shape}; expected ({n_steps - 1},) or a scalar")
@@ -237,7 +242,7 @@ def alphas_to_weights(alphas: Any) -> np.ndarray:
     >>> alphas_to_weights([0.5, 0.25])
     array([0.25 , 0.375, 0.375])
     """
-    array = np.asarray(alphas, dtype=np.float64)
+    array = _numbers(alphas, "alphas")
     if array.ndim not in (1, 2):
         raise ValueError(f"alphas must have shape (T,) or (T, p), got {array.shape}")
     leading = len(array) > 0 and bool(np.isnan(array[0]).all()) and array[0].size > 0
@@ -269,7 +274,7 @@ def weights_to_alphas(c: Any) -> np.ndarray:
     >>> weights_to_alphas([0.25, 0.375, 0.375])[1:].tolist()
     [0.5, 0.25]
     """
-    c = np.array(c, dtype=np.float64)
+    c = _numbers(c, "weights")
     if c.ndim not in (1, 2) or c.size == 0:
         raise ValueError(f"weights must have shape (T,) or (T, p), got {c.shape}")
     size = np.abs(c).sum(0)

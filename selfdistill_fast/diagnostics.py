@@ -6,6 +6,7 @@ All functions take eigenvalues ``d`` and are statements about diag B^(τ); see f
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,7 @@ def steps_to_tolerance(d: Any, lam: float, alpha: float, tol: float) -> int:
     >>> steps_to_tolerance([1.0, 3.0], 1.0, 0.5, 1e-3)
     7
     """
-    if not tol > 0:
+    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not tol > 0:
         raise ValueError(f"tol must be > 0, got {tol!r}")
     d, rate = _factors(d, lam, alpha)
     gap = abs(d / (d + lam) - alpha * d / (alpha * d + lam))

@@ -197,9 +197,10 @@ def fold_columns(
             return passed + q[:, None] * (q @ delta)
 
         for start in starts:
-            parts = [a if lam_steps is None else a[start:, start] for a in (E, F)]
-            parts = [a[:, rows] * root[rows] for a in parts]
-            G, deltas = _held_out(*parts, solve, couple, spread, xp, start)
+            E_S, F_S = (
+                (a if lam_steps is None else a[start:, start])[:, rows] * root[rows] for a in (E, F)
+            )
+            G, deltas = _held_out(E_S, F_S, solve, couple, spread, xp, start)
             chains[start][:, fold[is_kept[fold]]] = G / root[rows]
             for j in range(start, n_steps if len(dropped) else 0):
                 # the model without the fold: that of all rows with targets t_S + δ

@@ -32,20 +32,10 @@ LAYERS = {
     "loo": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
     "diagnostics": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
     "distill": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha"},
-    "constrained": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha", "distill"},
-    "plotting": set(),
-    "estimator": {
-        "kernels",
-        "backend",
-        "gram",
-        "spectrum",
-        "filters",
-        "loo",
-        "alpha",
-        "distill",
-        "plotting",  # its head imports no matplotlib
-    },
+    "plotting": {"kernels", "backend", "gram", "spectrum", "filters", "diagnostics", "alpha"},
 }
+LAYERS["constrained"] = LAYERS["distill"] | {"distill"}
+LAYERS["estimator"] = LAYERS["distill"] | {"distill", "plotting"}  # .plot() draws
 #: what speaks only in the backend's verbs and its array namespace
 SOLVERS = ["gram", "filters", "loo", *(name for name in FILES if name.startswith("spectrum"))]
 

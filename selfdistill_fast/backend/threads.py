@@ -45,7 +45,8 @@ def check_n_threads(n_threads: object) -> int | None:
         raise TypeError(f"n_threads must be a positive integer or None, got {n_threads!r}")
     if n_threads < 1:
         raise ValueError(
-            f"n_threads must be at least 1, got {n_threads}; None means all that this process may use"
+            f"n_threads must be at least 1, got {n_threads}; None means all that the process "
+            "may use"
         )
     return int(n_threads)
 

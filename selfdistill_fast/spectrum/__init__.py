@@ -128,7 +128,9 @@ def spectrum(
     if lam is not None:
         lam = check_lam(lam, batch=True)
     if max_memory is not None and (
-        isinstance(max_memory, bool) or not isinstance(max_memory, numbers.Real) or not max_memory > 0
+        isinstance(max_memory, bool)
+        or not isinstance(max_memory, numbers.Real)
+        or not max_memory > 0
     ):
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
     be = get_backend(backend)
