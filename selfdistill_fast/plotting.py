@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "figure_constrained",
     "figure_errors",
     "figure_format",
     "figure_ratios",
@@ -317,6 +318,50 @@ def plot_cv(results: Mapping[str, Any], best: int, *, ax: Any = None) -> Any:
         ax.set_title(f"γ = {gamma[best]:g}", fontsize=11)
     ax.legend(frameon=False, fontsize=9.5)
     return ax
+
+
+def figure_constrained(chain: Any, fixed: Mapping[str, Sequence[float]]) -> Any:
+    """Two theories side by side: λ under a constraint, and the size of every step.
+
+    Left: λ_t of each step of a chain whose training error is held at a tolerance (Mobahi et
+    al. 2020). Right: how fast its predictions shrink, beside chains with a fixed λ (Borup &
+    Andersen 2021), and where it collapses.
+
+    Parameters
+    ----------
+    chain : ConstrainedPath
+        From :func:`~selfdistill_fast.constrained_path`.
+    fixed : mapping of name to (T,) root mean squares of the training predictions of each step
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = _figure(2 * WIDTH, HEIGHT + 0.4)
+    left, right = figure.subplots(1, 2)
+    steps = np.arange(1, len(chain.lam_steps) + 1)
+    left.plot(steps, chain.lam_steps, "o-", color=VERMILION, lw=1.6, ms=4)
+    left.set_yscale("log")
+    left.set_ylabel("λ of the step")
+    left.set_title("(a) ridge that meets the constraint", fontsize=11)
+    along, norms = steps, chain.norms[1:]
+    if chain.collapsed:
+        along, norms = np.append(steps, steps[-1] + 1), np.append(norms, 0.0)
+    right.plot(along, norms, "o-", color=VERMILION, lw=1.6, ms=4, label="constrained")
+    styles = zip((BLUE, GREEN, ORANGE), ("s", "^", "D"), strict=True)
+    for (name, values), (colour, marker) in zip(fixed.items(), styles, strict=False):
+        along = np.arange(1, len(values) + 1)
+        right.plot(along, values, marker=marker, color=colour, lw=1.4, ms=4, label=name)
+    right.set_ylim(bottom=0)
+    right.set_ylabel("root mean square of the predictions")
+    right.set_title("(b) size of the solution", fontsize=11)
+    for ax in (left, right):
+        if chain.collapsed:
+            ax.axvline(steps[-1] + 1, color=GREY, lw=1.0, ls=(0, (4, 2)), label="collapse to zero")
+        ax.set_xlabel("step τ")
+        _integers(ax)
+    _legend(figure, [left, right])
+    return figure
 
 
 def save_figure(figure: Any, path: str | Path, *, dpi: int = 160) -> Path:

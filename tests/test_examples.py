@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
     [
         ("plot_illustrative_example", "{}", ["figure2.png", "figure3.png", "figure4.png"]),
         ("plot_classification_one_hot", "{}/digits.png", ["digits.png"]),
+        ("plot_constrained", "{}/constrained.png", ["constrained.png"]),
+        ("plot_leave_one_out", "{}/leave_one_out.png", ["leave_one_out.png"]),
     ],
 )
 def test_example(name, output, written, tmp_path):
@@ -38,7 +40,12 @@ def test_example(name, output, written, tmp_path):
 
 def test_every_example_is_tested():
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert scripts == {"plot_illustrative_example", "plot_classification_one_hot"}
+    assert scripts == {
+        "plot_illustrative_example",
+        "plot_classification_one_hot",
+        "plot_constrained",
+        "plot_leave_one_out",
+    }
 
 
 def test_readme_code_runs(tmp_path, monkeypatch):
