@@ -314,32 +314,30 @@ class DistillationPath:
         """
         path = Path(path)
         be = get_backend(backend)
-        try:
-            return cls._read(path, be)
-        except (OSError, _Refused) as error:
-            if isinstance(error, OSError):
-                raise
-            raise ValueError(f"{path}: {error}") from None
-        except Exception as error:
-            raise ValueError(
-                f"{path} is damaged and cannot be read as a saved model "
-                f"({type(error).__name__}: {error}); save it again from the fitted model"
-            ) from error
+        with path.open("rb") as file:
+            try:
+                return cls._read(file, be)
+            except _Refused as error:
+                raise ValueError(f"{path}: {error}") from None
+            except Exception as error:
+                raise ValueError(
+                    f"{path} is damaged and cannot be read as a saved model "
+                    f"({type(error).__name__}: {error}); save it again from the fitted model"
+                ) from error
 
     @classmethod
-    def _read(cls, path: Path, be: Any) -> DistillationPath:
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise _Refused("not a saved model (not an .npz file, or cut short)")
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-                if damaged is not None:
-                    raise _Refused(f"damaged: the checksum of {damaged} is wrong")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                if "header" not in archive:
-                    raise _Refused("not a saved model: an .npz file of something else")
-                arrays = {name: archive[name] for name in archive.files}
+    def _read(cls, file: Any, be: Any) -> DistillationPath:
+        if not zipfile.is_zipfile(file):
+            raise _Refused("not a saved model (not an .npz file, or cut short)")
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise _Refused(f"damaged: the checksum of {damaged} is wrong")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            if "header" not in archive:
+                raise _Refused("not a saved model: an .npz file of something else")
+            arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop("header").tobytes().decode())
         if not isinstance(header, dict) or header.get("format") != _FORMAT:
             raise _Refused("not a saved model: its header names another format")
@@ -370,21 +368,27 @@ class DistillationPath:
         if ("X" in arrays) == (kernel.name == "precomputed"):
             raise _Refused("damaged: training rows and kernel do not belong together")
         dtype = arrays["duals"].dtype
-        if dtype not in (np.float32, np.float64):
-            raise _Refused(f"damaged: dual coefficients of dtype {dtype}")
+        doubles = (arrays["alphas"].dtype, arrays["step_weights"].dtype)
+        if dtype not in (np.float32, np.float64) or set(doubles) != {np.dtype(np.float64)}:
+            raise _Refused(f"damaged: coefficients of dtype {dtype}, weights of {doubles}")
         native = {
             name: be.asarray(array, name, dtype=dtype, finite=False)
             for name, array in arrays.items()
             if name not in ("alphas", "step_weights")
         }
+        lam, lam_steps = header["lam"], header["lam_steps"]
+        if (lam is None) == (lam_steps is None):
+            raise _Refused("damaged: one of lam and lam_steps must be there")
+        lam = None if lam is None else float(check_lam(lam, batch=False))
+        lam_steps = None if lam_steps is None else check_lam_steps(lam_steps, T)
         limit: Any = header["limit"]
         if limit is None:
             limit = (native["limit_dual"], native["limit_constant"])
         return cls(
             kernel=kernel,
             X=native.get("X"),
-            lam=header["lam"],
-            lam_steps=None if header["lam_steps"] is None else np.array(header["lam_steps"]),
+            lam=lam,
+            lam_steps=lam_steps,
             step_weights=arrays["step_weights"],
             alphas=arrays["alphas"],
             shrinkage=native.get("shrinkage"),

@@ -168,6 +168,8 @@ class Cpu(Reference):
         return n * (n + 2048) * np.dtype(dtype).itemsize  # K, L and M share a buffer
 
     def cholesky(self, K: Any) -> Any:
+        if K.shape[0] == 0:
+            return K
         from scipy.linalg import get_lapack_funcs
 
         (potrf,) = get_lapack_funcs(("potrf",), (K,))
@@ -177,6 +179,8 @@ class Cpu(Reference):
         return U.T
 
     def cholesky_solve(self, L: Any, B: Any) -> Any:
+        if L.shape[0] == 0:  # LAPACK's wrapper takes no empty array
+            return B.copy()
         from scipy.linalg import get_lapack_funcs
 
         (potrs,) = get_lapack_funcs(("potrs",), (L,))
