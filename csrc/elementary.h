@@ -2,7 +2,7 @@
  *
  *   exp    e^(a x) = 2^n 2^f with n = the rounded a x log2(e) and 2^f = 1 + f P(f). The rate
  *          a is folded into the constant log2(e) a = high + low, and with FMA
- *          f = (x high - n) + x low loses nothing; without FMA, f comes from Cody and
+ *          f = fma(x, high, -n) + x low loses nothing; without FMA, f comes from Cody and
  *          Waite's two-part ln 2. AVX-512: n is a multiple of 1/8 (1/16 in float32), 2^n's
  *          fraction is looked up in a register, and scalef applies the rest. Elsewhere 2^n
  *          is applied as two powers of two, so that results in the denormals round once.
@@ -106,7 +106,7 @@ static inline vec exp_of_(vec x, rate k) {
 #if SIMD_FMA
   const vec rounded = x * k.high + MAGIC / ENTRIES;
   const vec n = rounded - MAGIC / ENTRIES;
-  const vec f = (x * k.high - n) + x * k.low;
+  const vec f = fma_(x, splat_(k.high), -n) + x * k.low;
 #else
   const vec y = x * k.a;
   const vec n = (y * LOG2_E + MAGIC) - MAGIC;

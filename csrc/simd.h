@@ -1,8 +1,8 @@
 /* simd.h: one vector type, `vec`, of SDF_BITS-bit reals, as wide as the instruction set
  * that this file is compiled for. Arithmetic, comparisons and shuffles are the vector
- * extensions of GCC and Clang; intrinsics stand only for the five operations that these
- * do not express (min, max, square root, streaming store, and AVX-512's scalef with its
- * table look-up in elementary.h).
+ * extensions of GCC and Clang; intrinsics stand only for what these do not express (min, max,
+ * square root, streaming store, an FMA that must be one, and AVX-512's scalef with its table
+ * look-up in elementary.h).
  */
 #ifndef SDF_SIMD_H
 #define SDF_SIMD_H
@@ -38,11 +38,8 @@ typedef uint32_t natural;
 #else
 #define SIMD_BYTES 16
 #endif
-
-#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
-#define SIMD_FMA 1 /* a * b + c rounds once: this file's users are compiled with contraction on */
-#else
-#define SIMD_FMA 0
+#if defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 enum { LANES = SIMD_BYTES / (int)sizeof(real), LINE = 64 / (int)sizeof(real) /* of cache */ };
@@ -81,6 +78,24 @@ static inline vec sqrt_(vec a) {
 }
 static inline void stream_(real *p, vec v) { store_(p, v); }
 static inline void stream_end_(void) {}
+#endif
+
+/* a * b + c, rounded once, where the processor can: elsewhere the compiler may contract. */
+#if defined(__FMA__)
+#define SIMD_FMA 1
+static inline vec fma_(vec a, vec b, vec c) { return SIMD(fmadd)(a, b, c); }
+#elif defined(__aarch64__) && SDF_BITS == 64
+#define SIMD_FMA 1
+static inline vec fma_(vec a, vec b, vec c) {
+  return (vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+#elif defined(__aarch64__)
+#define SIMD_FMA 1
+static inline vec fma_(vec a, vec b, vec c) {
+  return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+#else
+#define SIMD_FMA 0
 #endif
 
 static inline vec sign_(vec a) { return (vec)((ivec)a & (ivec)splat_((real)-0.0)); }
