@@ -112,8 +112,8 @@ static inline int any_(ivec mask) {
 #define LIST2(AT, s) AT(0, s), AT(1, s)
 #define LIST4(AT, s) LIST2(AT, s), AT(2, s), AT(3, s)
 #define LIST8(AT, s) LIST4(AT, s), AT(4, s), AT(5, s), AT(6, s), AT(7, s)
-#define LIST16(AT, s)                                                                          \
-  LIST8(AT, s), AT(8, s), AT(9, s), AT(10, s), AT(11, s), AT(12, s), AT(13, s), AT(14, s),      \
+#define LIST16(AT, s)                                                                      \
+  LIST8(AT, s), AT(8, s), AT(9, s), AT(10, s), AT(11, s), AT(12, s), AT(13, s), AT(14, s), \
       AT(15, s)
 #if SIMD_BYTES * 8 / SDF_BITS == 16
 #define LIST LIST16
@@ -134,13 +134,13 @@ static inline int any_(ivec mask) {
 /* Transposes a LANES x LANES block: step s exchanges bit s of the row and lane numbers. */
 #define TAKE_LOW(l, s) (((l) & (s)) ? SIMD_BYTES * 8 / SDF_BITS + (l) - (s) : (l))
 #define TAKE_HIGH(l, s) (((l) & (s)) ? SIMD_BYTES * 8 / SDF_BITS + (l) : (l) + (s))
-#define TRANSPOSE_STEP(v, s)                                                                   \
-  _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) {                                   \
-    if ((i & (s)) == 0) {                                                                      \
-      const vec low = SHUFFLE(v[i], v[i + (s)], TAKE_LOW, s);                                  \
-      v[i + (s)] = SHUFFLE(v[i], v[i + (s)], TAKE_HIGH, s);                                    \
-      v[i] = low;                                                                              \
-    }                                                                                          \
+#define TRANSPOSE_STEP(v, s)                                  \
+  _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) {  \
+    if ((i & (s)) == 0) {                                     \
+      const vec low = SHUFFLE(v[i], v[i + (s)], TAKE_LOW, s); \
+      v[i + (s)] = SHUFFLE(v[i], v[i + (s)], TAKE_HIGH, s);   \
+      v[i] = low;                                             \
+    }                                                         \
   }
 static inline void transpose_(vec v[LANES]) {
   TRANSPOSE_STEP(v, 1)

@@ -67,6 +67,10 @@ class Cpu(Reference):
         return job.tile**2 * (0.4 + 0.04 * d)
 
     def gram(self, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
+        """K(X, Z), each tile of K(X, X) computed once; see :meth:`Reference.gram`.
+
+        In float32 the pair quantities are float32: K is good to about 1e-5 of its largest entry.
+        """
         shape = (X.shape[0], (X if Z is None else Z).shape[0])
         target = out
         if out is None or not _writable_apart(out, X, Z):
@@ -80,6 +84,11 @@ class Cpu(Reference):
         return out
 
     def gram_matmul(self, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = None) -> Any:
+        """K(X, Z) @ W with K never formed; see :meth:`Reference.gram_matmul`.
+
+        Sums are in double across tiles, also in float32. Besides the rows in packed form it
+        takes up to ``MATMUL_BLOCKS`` times the memory of the result, in double.
+        """
         n, p = X.shape[0], W.shape[1]
         m = (X if Z is None else Z).shape[0]
         if W.shape[0] != m:
@@ -137,6 +146,11 @@ class Cpu(Reference):
     def gram_sweep(
         self, X: Any, Z: Any, kernels: Sequence[Kernel], out: Any = None
     ) -> Iterator[Any]:
+        """K(X, Z) of each kernel in turn, in ``out``; see :meth:`Reference.gram_sweep`.
+
+        Kernels of one pair quantity share the packed rows; from ``SHARE_COLUMNS`` columns on
+        they share the distances too, which take another n m reals (half of it for K(X, X)).
+        """
         kernels = list(kernels)
         shared = len(kernels) > 1 and len({kernel.pair for kernel in kernels}) == 1
         if not shared:
@@ -161,13 +175,24 @@ class Cpu(Reference):
 
     # -------------------------------------------------------- linear algebra
     def eigh(self, K: Any) -> tuple[Any, Any]:
+        """As the reference; V is Fortran-ordered and takes the place of K.
+
+        Divide and conquer (``evd``) is the fastest driver and the most orthogonal, and works
+        in place with 2 n² reals of workspace: 3 n² in all. Its workspace does not fit LAPACK's
+        32-bit integers beyond n = 32,000; there ``evr`` is used, 2 n² in all.
+        """
         from scipy.linalg import eigh
 
+        n = K.shape[0]
+        if n == 0:
+            return np.empty(0, K.dtype), np.empty((0, 0), K.dtype)
         # K is symmetric: K.T is the same matrix in Fortran order, which LAPACK takes as it is
-        return eigh(K.T, overwrite_a=True, check_finite=False, driver="evd")
+        driver = "evd" if n <= 32_000 else "evr"
+        return eigh(K.T, overwrite_a=True, check_finite=False, driver=driver)
 
     # --------------------------------------------------------------- filters
     def shrinkage_path(self, d: Any, lam: Any, alpha: Any) -> Any:
+        """diag B^(1..T); see :meth:`Reference.shrinkage_path`."""
         d, lam, alpha = _readable(d), _readable(lam), _readable(alpha)
         B = np.empty((lam.shape[0], alpha.shape[0], d.shape[0]), dtype=d.dtype)
         self._run(
@@ -178,6 +203,7 @@ class Cpu(Reference):
         return B
 
     def pure_filters(self, d: Any, lam: Any, n_steps: int) -> Any:
+        """Pure-step filters; see :meth:`Reference.pure_filters`."""
         d, lam = _readable(d), _readable(lam)
         C = np.empty((lam.shape[0], n_steps, d.shape[0]), dtype=d.dtype)
         self._run(

@@ -20,14 +20,14 @@
 #include "../../csrc/sdf.h"
 
 static int failures = 0;
-#define CHECK(condition, ...)                       \
-  do {                                              \
-    if (!(condition)) {                             \
-      failures++;                                   \
+#define CHECK(condition, ...)                                \
+  do {                                                       \
+    if (!(condition)) {                                      \
+      failures++;                                            \
       printf("%s:%d: %s: ", __FILE__, __LINE__, #condition); \
-      printf(__VA_ARGS__);                          \
-      printf("\n");                                 \
-    }                                               \
+      printf(__VA_ARGS__);                                   \
+      printf("\n");                                          \
+    }                                                        \
   } while (0)
 
 static const ptrdiff_t SIZES[] = {0, 1, 2, 3, 7, 15, 16, 17, 63, 64, 65, 97};
@@ -170,7 +170,11 @@ static void test_exp(const sdf_loops *loops) {
   for (int scale = 0; scale < 3; scale++) {
     for (ptrdiff_t i = 0; i < COUNT; i++) {
       const double u = (double)i / COUNT;
-      set(x, i, scale == 0 ? low + (high - low) * u : scale == 1 ? 2 * u - 1 : noise() * 1e-7, size);
+      set(x, i,
+          scale == 0   ? low + (high - low) * u
+          : scale == 1 ? 2 * u - 1
+                       : noise() * 1e-7,
+          size);
     }
     loops->exp(x, y, COUNT);
     for (ptrdiff_t i = 0; i < COUNT; i++) {
@@ -184,14 +188,16 @@ static void test_exp(const sdf_loops *loops) {
     }
   }
   CHECK(worst <= 2, "exp is off by %Lg ulp", worst);
-  const double special[] = {0, -0.0, INFINITY, -INFINITY, NAN, -NAN, 1e300, -1e300, 5e-324, -5e-324};
+  const double special[] = {0,    -0.0,  INFINITY, -INFINITY, NAN,
+                            -NAN, 1e300, -1e300,   5e-324,    -5e-324};
   enum { N_SPECIAL = sizeof special / sizeof *special };
   for (int i = 0; i < N_SPECIAL; i++) set(x, i, special[i], size);
   loops->exp(x, y, N_SPECIAL);
   const double expected[] = {1, 1, INFINITY, 0, NAN, NAN, INFINITY, 0, 1, 1};
   for (int i = 0; i < N_SPECIAL; i++) {
     const double got = get(y, i, size);
-    CHECK(isnan(expected[i]) ? isnan(got) : got == expected[i], "exp(%g) = %g", special[i], got);
+    CHECK(isnan(expected[i]) ? isnan(got) : got == expected[i], "exp(%g) = %g", special[i],
+          got);
   }
   for (int i = 0; i < N_SIZES; i++) { /* no write past the end */
     void *s = buffer(SIZES[i], size);
@@ -243,14 +249,16 @@ static void test_gram(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
       if (!(error <= worst)) worst = error;
       if (symmetric) CHECK(got == get(job.out, j * job.ld + i, size), "K(X, X) not symmetric");
       const int same = symmetric ? i == j : d > 0 && n > 1 && m > 2 && i == 1 && j == 2;
-      if (same && kernel <= SDF_MATERN52) CHECK(got == 1, "kernel %d: K(x, x) = %.17g", kernel, got);
+      if (same && kernel <= SDF_MATERN52)
+        CHECK(got == 1, "kernel %d: K(x, x) = %.17g", kernel, got);
     }
   }
   /* sqrt of a squared distance halves the digits only below CANCELLED, where it is mended */
-  CHECK(worst <= (200 + 20 * sqrt((double)d)) * eps * scale, "%s f%d %s n %td m %td d %td%s: off by %g eps",
-        sdf_isa_name(loops->isa), 8 * size, sdf_kernel_name(kernel), n, m, d,
-        symmetric ? " symmetric" : "", worst / eps);
-  CHECK(get(memory, offset + n * (m + gap), size) == get(none, 0, size) || n * m == 0, "wrote past out");
+  CHECK(worst <= (200 + 20 * sqrt((double)d)) * eps * scale,
+        "%s f%d %s n %td m %td d %td%s: off by %g eps", sdf_isa_name(loops->isa), 8 * size,
+        sdf_kernel_name(kernel), n, m, d, symmetric ? " symmetric" : "", worst / eps);
+  CHECK(get(memory, offset + n * (m + gap), size) == get(none, 0, size) || n * m == 0,
+        "wrote past out");
 
   memcpy(copy, memory, (size_t)((offset + n * (m + gap)) * size));
   memset(job.out, 0, (size_t)(n * (m + gap) * size));
@@ -266,25 +274,31 @@ static void test_gram(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
   /* product with W, into sums that already hold something */
   for (ptrdiff_t p = 1; p <= 6; p += 5) {
     const ptrdiff_t width = loops->tile * job.tiles_z;
-    const ptrdiff_t sums = loops->tile * (job.tiles_x > job.tiles_z ? job.tiles_x : job.tiles_z);
+    const ptrdiff_t sums =
+        loops->tile * (job.tiles_x > job.tiles_z ? job.tiles_x : job.tiles_z);
     sdf_job plain = job; /* the padding is that of `out`; a product has none */
     plain.out = NULL;
-    plain.shift = plain.packed_x = plain.packed_z = plain.norms_x = plain.norms_z = plain.pairs = NULL;
+    plain.shift = plain.packed_x = plain.packed_z = plain.norms_x = plain.norms_z =
+        plain.pairs = NULL;
     CHECK(loops->prepare(&plain) == SDF_OK, "prepare");
     give_buffers(loops, &plain);
     if (plain.centred && m > 0 && n > 0) loops->center(&plain);
     CHECK(loops->pack(&plain, 0, plain.panels_x + plain.panels_z) == SDF_OK, "pack");
     void *wt = buffer(p * width, size);
     double *rows = buffer(p * sums, 8);
-    for (ptrdiff_t i = 0; i < p * width; i++) set(wt, i, i % (width ? width : 1) < m ? noise() : 0, size);
+    for (ptrdiff_t i = 0; i < p * width; i++)
+      set(wt, i, i % (width ? width : 1) < m ? noise() : 0, size);
     for (ptrdiff_t i = 0; i < p * sums; i++) rows[i] = 1;
-    CHECK(loops->multiply(&plain, 0, plain.tiles_x, 0, plain.tiles_z, wt, width, p, rows, rows, sums,
-                          scratch) == SDF_OK || n * m == 0, "multiply");
+    CHECK(loops->multiply(&plain, 0, plain.tiles_x, 0, plain.tiles_z, wt, width, p, rows, rows,
+                          sums, scratch) == SDF_OK ||
+              n * m == 0,
+          "multiply");
     for (ptrdiff_t q = 0; q < p && n * m > 0; q++) {
       for (ptrdiff_t i = 0; i < n; i++) {
         double want = 1, size_of_sum = 1;
         for (ptrdiff_t j = 0; j < m; j++) {
-          const double term = get(copy, offset + i * job.ld + j, size) * get(wt, q * width + j, size);
+          const double term =
+              get(copy, offset + i * job.ld + j, size) * get(wt, q * width + j, size);
           want += term;
           size_of_sum += fabs(term);
         }
@@ -319,7 +333,8 @@ static void test_filters(const sdf_loops *loops, ptrdiff_t k) {
   for (int pure = 0; pure < 2; pure++) {
     for (ptrdiff_t u = units; u > 0; u--) {
       CHECK((pure ? loops->pure_filters(d, k, lam, N_LAM, STEPS, out, u - 1, u)
-                  : loops->shrinkage_path(d, k, lam, N_LAM, alpha, STEPS, out, u - 1, u)) == SDF_OK,
+                  : loops->shrinkage_path(d, k, lam, N_LAM, alpha, STEPS, out, u - 1, u)) ==
+                SDF_OK,
             "filters");
     }
     for (int l = 0; l < N_LAM; l++) {
@@ -330,14 +345,17 @@ static void test_filters(const sdf_loops *loops, ptrdiff_t k) {
           const long double w = t == 0 ? 0 : alpha[t];
           if (!pure) want = a * ((1 - w) * want + w);
           const double got = get(out, (l * STEPS + t) * k + i, size);
-          CHECK(fabsl(got - want) <= 10 * eps * fmaxl(fabsl(want), pure ? 0 : 1), "filter %g", got);
+          CHECK(fabsl(got - want) <= 10 * eps * fmaxl(fabsl(want), pure ? 0 : 1), "filter %g",
+                got);
           if (pure) want *= a;
         }
       }
     }
   }
-  CHECK(loops->pure_filters(d, k, lam, N_LAM, STEPS, out, 0, units + 1) == SDF_BAD_RANGE, "range");
-  CHECK(loops->shrinkage_path(d, k, lam, N_LAM, alpha, STEPS, out, 1, 0) == SDF_BAD_RANGE, "range");
+  CHECK(loops->pure_filters(d, k, lam, N_LAM, STEPS, out, 0, units + 1) == SDF_BAD_RANGE,
+        "range");
+  CHECK(loops->shrinkage_path(d, k, lam, N_LAM, alpha, STEPS, out, 1, 0) == SDF_BAD_RANGE,
+        "range");
   free(d);
   free(out);
 }
@@ -368,7 +386,8 @@ static void test_statuses(const sdf_loops *loops) {
   CHECK(loops->gram(&job, -1, 1, x) == SDF_BAD_RANGE, "range");
   CHECK(loops->gram(&job, 0, 1, NULL) == SDF_NO_MEMORY_GIVEN, "no scratch");
   free_job(&job);
-  for (int s = 0; s < SDF_N_STATUSES; s++) CHECK(strlen(sdf_message((sdf_status)s)) > 5, "message");
+  for (int s = 0; s < SDF_N_STATUSES; s++)
+    CHECK(strlen(sdf_message((sdf_status)s)) > 5, "message");
   CHECK(sdf_kernel_name(SDF_N_KERNELS) == NULL && sdf_isa_name(-1) == NULL, "names");
   CHECK(sdf_loops_of(SDF_N_ISAS, 8) == NULL && sdf_loops_of(0, 2) == NULL, "tables");
 }
