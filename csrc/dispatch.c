@@ -29,6 +29,7 @@ DECLARE(AVX2)
 DECLARE(AVX512)
 #endif
 
+/* clang-format off */
 static const struct {
   const sdf_loops *f32, *f64;
   int (*supported)(void);
@@ -41,6 +42,7 @@ static const struct {
     ENTRY(AVX512)
 #endif
 };
+/* clang-format on */
 
 const sdf_loops *sdf_loops_of(int isa, int real_size) {
   if (isa < 0 || isa >= SDF_N_ISAS || TABLES[isa].supported == NULL) return NULL;

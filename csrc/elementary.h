@@ -2,7 +2,7 @@
  *
  *   exp    e^(a x) = 2^n 2^f with n = the rounded a x log2(e) and 2^f = 1 + f P(f). The rate
  *          a is folded into the constant log2(e) a = high + low, and with FMA
- *          f = (x high - n) + x low loses nothing; without FMA, f comes from Cody and
+ *          f = fma(x, high, -n) + x low loses nothing; without FMA, f comes from Cody and
  *          Waite's two-part ln 2. AVX-512: n is a multiple of 1/8 (1/16 in float32), 2^n's
  *          fraction is looked up in a register, and scalef applies the rest. Elsewhere 2^n
  *          is applied as two powers of two, so that results in the denormals round once.
@@ -41,8 +41,8 @@
 
 #if SDF_BITS == 64 && defined(__AVX512F__)
 enum { ENTRIES = 8 };
-static const real EXP_P[] = {0x1.62e42fefa39efp-1,  0x1.ebfbdff82c6c4p-3,  0x1.c6b08d704a1e0p-5,
-                             0x1.3b2ab6f1f4dd8p-7,  0x1.5d87fe6ef1950p-10, 0x1.430debcdf0aa1p-13,
+static const real EXP_P[] = {0x1.62e42fefa39efp-1, 0x1.ebfbdff82c6c4p-3,  0x1.c6b08d704a1e0p-5,
+                             0x1.3b2ab6f1f4dd8p-7, 0x1.5d87fe6ef1950p-10, 0x1.430debcdf0aa1p-13,
                              0x1.ffd31cfbc4e1ep-17};
 static const real POWERS[] __attribute__((aligned(64))) = {
     0x1.0000000000000p+0, 0x1.172b83c7d517bp+0, 0x1.306fe0a31b715p+0, 0x1.4bfdad5362a27p+0,
@@ -86,7 +86,8 @@ static inline vec polynomial_(const real *p, int count, vec x) {
   vec sum = splat_(p[count - 1]);
   if (count % 2 == 0) sum = sum * x + p[count - 2];
 #pragma GCC unroll 8
-  for (int j = count - 2 - (count + 1) % 2; j > 0; j -= 2) sum = sum * xx + (p[j] * x + p[j - 1]);
+  for (int j = count - 2 - (count + 1) % 2; j > 0; j -= 2)
+    sum = sum * xx + (p[j] * x + p[j - 1]);
   return sum;
 }
 
@@ -97,16 +98,14 @@ typedef struct {
 } rate;
 
 /* 2^n for integer-valued n within the normal exponents. */
-static inline vec power_of_2_(vec n) {
-  return (vec)((uvec)(n + (MAGIC + BIAS)) << MANTISSA);
-}
+static inline vec power_of_2_(vec n) { return (vec)((uvec)(n + (MAGIC + BIAS)) << MANTISSA); }
 
 /* e^(a x) for x that neither overflows n nor is infinite. */
 static inline vec exp_of_(vec x, rate k) {
 #if SIMD_FMA
   const vec rounded = x * k.high + MAGIC / ENTRIES;
   const vec n = rounded - MAGIC / ENTRIES;
-  const vec f = (x * k.high - n) + x * k.low;
+  const vec f = fma_(x, splat_(k.high), -n) + x * k.low;
 #else
   const vec y = x * k.a;
   const vec n = (y * LOG2_E + MAGIC) - MAGIC;

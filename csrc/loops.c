@@ -30,6 +30,7 @@
  *             store, and a row of a tile is 24 cache lines of `out`.
  *   UNIT      16: a whole cache line of float along the mirrored direction.
  *   DEPTH     columns of X at a time: DEPTH x TILE reals of panels (384 KiB) stay in L2.
+ *             Sums over more columns are sums of such sums, which also bounds their error.
  *   DIRECT    up to this d, differences cost no more than inner products plus mending.
  */
 enum { TILE = 192, UNIT = 16, DEPTH = 256 };
@@ -95,8 +96,8 @@ static sdf_status prepare(sdf_job *job) {
       break;
     default: break;
   }
-  const int decays = pair_of[job->kernel] == SDF_PAIR_SQUARES ||
-                     pair_of[job->kernel] == SDF_PAIR_L1;
+  const int decays =
+      pair_of[job->kernel] == SDF_PAIR_SQUARES || pair_of[job->kernel] == SDF_PAIR_L1;
   if (decays && !(a > 0)) return SDF_BAD_PARAMETER;
   const rate k = rate_of(decays ? -a : -1);
   job->rate[0] = (double)k.a;
@@ -122,8 +123,8 @@ static sdf_status prepare(sdf_job *job) {
   job->panels_z = job->symmetric ? 0 : quotient_up(rows_z, NR);
   job->tiles_x = quotient_up(rows_x, TILE);
   job->tiles_z = quotient_up(rows_z, TILE);
-  job->tiles = job->symmetric ? job->tiles_x * (job->tiles_x + 1) / 2
-                              : job->tiles_x * job->tiles_z;
+  job->tiles =
+      job->symmetric ? job->tiles_x * (job->tiles_x + 1) / 2 : job->tiles_x * job->tiles_z;
   job->norms_size_x = job->panels_x * NR;
   job->norms_size_z = job->panels_z * NR;
   job->packed_size_x = job->norms_size_x * job->d;
@@ -139,9 +140,10 @@ static int unusable(const void *buffer, ptrdiff_t size) {
 
 static sdf_status check(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, ptrdiff_t count) {
   if (lo < 0 || hi < lo || hi > count) return SDF_BAD_RANGE;
-  if (unusable(job->packed_x, job->packed_size_x) || unusable(job->norms_x, job->norms_size_x) ||
-      unusable(job->packed_z, job->packed_size_z) || unusable(job->norms_z, job->norms_size_z) ||
-      unusable(job->shift, job->d)) {
+  if (unusable(job->packed_x, job->packed_size_x) ||
+      unusable(job->norms_x, job->norms_size_x) ||
+      unusable(job->packed_z, job->packed_size_z) ||
+      unusable(job->norms_z, job->norms_size_z) || unusable(job->shift, job->d)) {
     return SDF_NO_MEMORY_GIVEN;
   }
   return SDF_OK;
@@ -227,12 +229,16 @@ static void pack_panel(const sdf_job *job, const real *rows, ptrdiff_t n, ptrdif
   }
   if (job->pair == SDF_PAIR_SQUARES) { /* in the order of pair_inner */
     for (int r = 0; r < NR; r += LANES) {
-      vec sum = {0};
-      for (ptrdiff_t k = 0; k < d; k++) {
-        const vec value = load_(packed + k * NR + r);
-        sum += value * value;
+      vec norm = {0};
+      for (ptrdiff_t k0 = 0; k0 < d; k0 += DEPTH) {
+        vec sum = {0};
+        for (ptrdiff_t k = k0; k < least(k0 + DEPTH, d); k++) {
+          const vec value = load_(packed + k * NR + r);
+          sum += value * value;
+        }
+        norm += sum;
       }
-      store_(norms + r, sum);
+      store_(norms + r, norm);
     }
   }
 }
@@ -260,9 +266,7 @@ static sdf_status pack(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi) {
                    real *restrict t, ptrdiff_t width) {                                        \
     vec sum[MR][NV];                                                                           \
     _Pragma("GCC unroll 8") for (int r = 0; r < MR; r++) {                                     \
-      _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) {                                   \
-        sum[r][v] = first ? (vec){0} : load_(t + r * width + v * LANES);                       \
-      }                                                                                        \
+      _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) { sum[r][v] = (vec){0}; }           \
     }                                                                                          \
     for (ptrdiff_t k = 0; k < count; k++, x += NR, z += NR) {                                  \
       vec b[NV];                                                                               \
@@ -273,6 +277,7 @@ static sdf_status pack(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi) {
     }                                                                                          \
     _Pragma("GCC unroll 8") for (int r = 0; r < MR; r++) {                                     \
       _Pragma("GCC unroll 8") for (int v = 0; v < NV; v++) {                                   \
+        if (!first) sum[r][v] += load_(t + r * width + v * LANES);                             \
         store_(t + r * width + v * LANES, sum[r][v]);                                          \
       }                                                                                        \
     }                                                                                          \
@@ -406,13 +411,13 @@ static void apply(const sdf_job *job, place at, const real *s, real *t) {
   const ptrdiff_t count = at.rows * at.width;
   const rate k = {(real)job->rate[0], (real)job->rate[1], (real)job->rate[2],
                   (real)job->rate[3]};
-#define EACH(...)                                         \
-  for (ptrdiff_t c = 0; c < count; c += LANES) {          \
-    const vec value = load_(s + c);                       \
-    vec result;                                           \
-    __VA_ARGS__                                           \
-    store_(t + c, result);                                \
-  }                                                       \
+#define EACH(...)                                \
+  for (ptrdiff_t c = 0; c < count; c += LANES) { \
+    const vec value = load_(s + c);              \
+    vec result;                                  \
+    __VA_ARGS__                                  \
+    store_(t + c, result);                       \
+  }                                              \
   break
   switch ((sdf_kernel)job->kernel) {
     case SDF_RBF:
@@ -512,8 +517,8 @@ typedef struct { /* arguments of `multiply`, at the first row and column of a un
 
 /* Lane l of the result is the sum of the lanes of v[l]. */
 static inline vec sums_(vec v[LANES]) {
-#define SUM_STEP(s)                                                                \
-  _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i += 2 * (s)) {              \
+#define SUM_STEP(s)                                                                          \
+  _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i += 2 * (s)) {                        \
     v[i] = SHUFFLE(v[i], v[i + (s)], TAKE_LOW, s) + SHUFFLE(v[i], v[i + (s)], TAKE_HIGH, s); \
   }
   SUM_STEP(1)
@@ -641,8 +646,9 @@ static void do_tile(const sdf_job *job, ptrdiff_t ti, ptrdiff_t tj, int steps, r
       if (to == NULL) {
         store_unit(job, at, t, mirrored);
       } else {
-        const product here = {to->w_rows + u, to->w_cols, to->sum_rows + u, to->sum_cols,
-                              to->ldw,        to->lds,    to->p};
+        const product here = {to->w_rows + u, to->w_cols, to->sum_rows + u,
+                              to->sum_cols,   to->ldw,    to->lds,
+                              to->p};
         multiply_unit(t, at, &here, mirrored);
       }
     }
@@ -654,7 +660,8 @@ static sdf_status do_tiles(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, int s
                            real *pairs, void *scratch) {
   const sdf_status status = check(job, lo, hi, job->tiles);
   if (status != SDF_OK) return status;
-  if ((steps & KERNEL) && (job->out == NULL || unusable(scratch, 1))) return SDF_NO_MEMORY_GIVEN;
+  if ((steps & KERNEL) && (job->out == NULL || unusable(scratch, 1)))
+    return SDF_NO_MEMORY_GIVEN;
   if (steps != (PAIRS | KERNEL) && unusable(pairs, job->pairs_size)) return SDF_NO_MEMORY_GIVEN;
 
   ptrdiff_t ti = 0, tj = lo; /* tile `lo` in rows of tiles, from the diagonal for K(X, X) */
@@ -700,8 +707,13 @@ static sdf_status multiply(const sdf_job *job, ptrdiff_t i0, ptrdiff_t i1, ptrdi
   const real *w = wt;
   for (ptrdiff_t ti = i0; ti < i1; ti++) {
     for (ptrdiff_t tj = job->symmetric ? most(j0, ti) : j0; tj < j1; tj++) {
-      const product to = {w + ti * TILE, w + tj * TILE, sum_rows + ti * TILE,
-                          job->symmetric ? sum_cols + tj * TILE : NULL, ldw, lds, p};
+      const product to = {w + ti * TILE,
+                          w + tj * TILE,
+                          sum_rows + ti * TILE,
+                          job->symmetric ? sum_cols + tj * TILE : NULL,
+                          ldw,
+                          lds,
+                          p};
       do_tile(job, ti, tj, PAIRS | KERNEL, NULL, scratch, &to);
     }
   }

@@ -40,15 +40,18 @@ def remez(g, lo, hi, degree):
 
 
 def show(name, c, error):
+    """Print coefficients as C's hexadecimal numbers."""
     print(f"{name}: |P - g| <= {nstr(error, 3)}")
     print(",\n".join(f"    {float(cj).hex()}" for cj in c))
 
 
 def exp_tail(f):
+    """(2^f − 1)/f, by its series at 0."""
     return (mpf(2) ** f - 1) / f if abs(f) > mpf(10) ** -20 else log(2) + f * log(2) ** 2 / 2
 
 
 def asin_tail(y):
+    """(asin(√y)/√y − 1)/y, by its limit at 0."""
     return (asin(sqrt(y)) / sqrt(y) - 1) / y if y > mpf(10) ** -30 else mpf(1) / 6
 
 

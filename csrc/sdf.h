@@ -31,23 +31,23 @@ extern "C" {
 #define SDF_ABI 1 /* changes whenever a struct below does */
 
 /* X(identifier, message) */
-#define SDF_STATUSES(X)                                                                        \
-  X(OK, "no error")                                                                            \
-  X(BAD_KERNEL, "no kernel has this id")                                                       \
-  X(BAD_PARAMETER, "a kernel parameter is out of range")                                       \
-  X(BAD_SIZE, "a number of rows, columns or leading elements is negative or too small")        \
-  X(BAD_RANGE, "the range of panels or tiles is not within the job")                           \
+#define SDF_STATUSES(X)                                                                 \
+  X(OK, "no error")                                                                     \
+  X(BAD_KERNEL, "no kernel has this id")                                                \
+  X(BAD_PARAMETER, "a kernel parameter is out of range")                                \
+  X(BAD_SIZE, "a number of rows, columns or leading elements is negative or too small") \
+  X(BAD_RANGE, "the range of panels or tiles is not within the job")                    \
   X(NO_MEMORY_GIVEN, "a buffer that this loop needs is NULL or not aligned to 64 bytes")
 
 /* X(identifier, name in kernels.py, pair quantity) */
-#define SDF_KERNELS(X)                                                                         \
-  X(RBF, "rbf", SQUARES)             /* exp(-a s),               s = |x - z|^2 */              \
-  X(LAPLACIAN, "laplacian", L1)      /* exp(-a s),               s = |x - z|_1 */              \
-  X(MATERN12, "matern12", SQUARES)   /* exp(-r),                 r = a sqrt(s) */              \
-  X(MATERN32, "matern32", SQUARES)   /* (1 + r) exp(-r),         r = a sqrt(3 s) */            \
-  X(MATERN52, "matern52", SQUARES)   /* (1 + r + r^2/3) exp(-r), r = a sqrt(5 s) */            \
-  X(POLYNOMIAL, "polynomial", INNER) /* (a s + b)^degree,        s = <x, z> */                 \
-  X(LINEAR, "linear", INNER)         /* s */                                                   \
+#define SDF_KERNELS(X)                                                              \
+  X(RBF, "rbf", SQUARES)             /* exp(-a s),               s = |x - z|^2 */   \
+  X(LAPLACIAN, "laplacian", L1)      /* exp(-a s),               s = |x - z|_1 */   \
+  X(MATERN12, "matern12", SQUARES)   /* exp(-r),                 r = a sqrt(s) */   \
+  X(MATERN32, "matern32", SQUARES)   /* (1 + r) exp(-r),         r = a sqrt(3 s) */ \
+  X(MATERN52, "matern52", SQUARES)   /* (1 + r + r^2/3) exp(-r), r = a sqrt(5 s) */ \
+  X(POLYNOMIAL, "polynomial", INNER) /* (a s + b)^degree,        s = <x, z> */      \
+  X(LINEAR, "linear", INNER)         /* s */                                        \
   X(NTK, "ntk", ANGLE)               /* |x| |z| t_degree(angle), see kernels.py */
 
 /* X(identifier, name for SDF_ISA), each better than those before it */
@@ -84,12 +84,12 @@ typedef struct {
   int32_t stream; /* write `out` past the caches: for matrices larger than these */
 
   /* buffers, aligned to 64 bytes, sizes in reals; pack fills all but `shift` and `pairs` */
-  void *shift;           /* d rounded up to `line` reals: `center` or zeros */
-  void *packed_x;        /* packed_size_x */
-  void *packed_z;        /* packed_size_z; the same as packed_x for K(X, X) */
-  void *norms_x;         /* norms_size_x */
-  void *norms_z;         /* norms_size_z; the same as norms_x for K(X, X) */
-  void *pairs;           /* pairs_size: only for `pairs` and `of_pairs` */
+  void *shift;    /* d rounded up to `line` reals: `center` or zeros */
+  void *packed_x; /* packed_size_x */
+  void *packed_z; /* packed_size_z; the same as packed_x for K(X, X) */
+  void *norms_x;  /* norms_size_x */
+  void *norms_z;  /* norms_size_z; the same as norms_x for K(X, X) */
+  void *pairs;    /* pairs_size: only for `pairs` and `of_pairs` */
 
   /* filled by prepare */
   int32_t pair; /* sdf_pair */

@@ -1,8 +1,8 @@
 /* simd.h: one vector type, `vec`, of SDF_BITS-bit reals, as wide as the instruction set
  * that this file is compiled for. Arithmetic, comparisons and shuffles are the vector
- * extensions of GCC and Clang; intrinsics stand only for the five operations that these
- * do not express (min, max, square root, streaming store, and AVX-512's scalef with its
- * table look-up in elementary.h).
+ * extensions of GCC and Clang; intrinsics stand only for what these do not express (min, max,
+ * square root, streaming store, an FMA that must be one, and AVX-512's scalef with its table
+ * look-up in elementary.h).
  */
 #ifndef SDF_SIMD_H
 #define SDF_SIMD_H
@@ -38,11 +38,8 @@ typedef uint32_t natural;
 #else
 #define SIMD_BYTES 16
 #endif
-
-#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
-#define SIMD_FMA 1 /* a * b + c rounds once: this file's users are compiled with contraction on */
-#else
-#define SIMD_FMA 0
+#if defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 enum { LANES = SIMD_BYTES / (int)sizeof(real), LINE = 64 / (int)sizeof(real) /* of cache */ };
@@ -83,6 +80,24 @@ static inline void stream_(real *p, vec v) { store_(p, v); }
 static inline void stream_end_(void) {}
 #endif
 
+/* a * b + c, rounded once, where the processor can: elsewhere the compiler may contract. */
+#if defined(__FMA__)
+#define SIMD_FMA 1
+static inline vec fma_(vec a, vec b, vec c) { return SIMD(fmadd)(a, b, c); }
+#elif defined(__aarch64__) && SDF_BITS == 64
+#define SIMD_FMA 1
+static inline vec fma_(vec a, vec b, vec c) {
+  return (vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+#elif defined(__aarch64__)
+#define SIMD_FMA 1
+static inline vec fma_(vec a, vec b, vec c) {
+  return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+#else
+#define SIMD_FMA 0
+#endif
+
 static inline vec sign_(vec a) { return (vec)((ivec)a & (ivec)splat_((real)-0.0)); }
 static inline vec abs_(vec a) { return (vec)((ivec)a & ~(ivec)splat_((real)-0.0)); }
 static inline vec copysign_(vec a, vec b) { return (vec)((ivec)abs_(a) | (ivec)sign_(b)); }
@@ -97,8 +112,8 @@ static inline int any_(ivec mask) {
 #define LIST2(AT, s) AT(0, s), AT(1, s)
 #define LIST4(AT, s) LIST2(AT, s), AT(2, s), AT(3, s)
 #define LIST8(AT, s) LIST4(AT, s), AT(4, s), AT(5, s), AT(6, s), AT(7, s)
-#define LIST16(AT, s)                                                                          \
-  LIST8(AT, s), AT(8, s), AT(9, s), AT(10, s), AT(11, s), AT(12, s), AT(13, s), AT(14, s),      \
+#define LIST16(AT, s)                                                                      \
+  LIST8(AT, s), AT(8, s), AT(9, s), AT(10, s), AT(11, s), AT(12, s), AT(13, s), AT(14, s), \
       AT(15, s)
 #if SIMD_BYTES * 8 / SDF_BITS == 16
 #define LIST LIST16
@@ -119,13 +134,13 @@ static inline int any_(ivec mask) {
 /* Transposes a LANES x LANES block: step s exchanges bit s of the row and lane numbers. */
 #define TAKE_LOW(l, s) (((l) & (s)) ? SIMD_BYTES * 8 / SDF_BITS + (l) - (s) : (l))
 #define TAKE_HIGH(l, s) (((l) & (s)) ? SIMD_BYTES * 8 / SDF_BITS + (l) : (l) + (s))
-#define TRANSPOSE_STEP(v, s)                                                                   \
-  _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) {                                   \
-    if ((i & (s)) == 0) {                                                                      \
-      const vec low = SHUFFLE(v[i], v[i + (s)], TAKE_LOW, s);                                  \
-      v[i + (s)] = SHUFFLE(v[i], v[i + (s)], TAKE_HIGH, s);                                    \
-      v[i] = low;                                                                              \
-    }                                                                                          \
+#define TRANSPOSE_STEP(v, s)                                  \
+  _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) {  \
+    if ((i & (s)) == 0) {                                     \
+      const vec low = SHUFFLE(v[i], v[i + (s)], TAKE_LOW, s); \
+      v[i + (s)] = SHUFFLE(v[i], v[i + (s)], TAKE_HIGH, s);   \
+      v[i] = low;                                             \
+    }                                                         \
   }
 static inline void transpose_(vec v[LANES]) {
   TRANSPOSE_STEP(v, 1)

@@ -204,6 +204,12 @@ cdef class Gram:
         self.kept.append(buffer)
         return buffer.view.buf
 
+    cdef void* _scratch(self) except NULL:
+        cdef void* scratch = aligned_alloc(64, self.job.scratch_size * self.loops.real_size)
+        if scratch == NULL:
+            raise MemoryError
+        return scratch
+
     def _set_kernel(self, spec):
         name, a, b, degree = spec
         if name not in KERNEL_IDS:
@@ -251,9 +257,8 @@ cdef class Gram:
     def gram(self, Py_ssize_t lo, Py_ssize_t hi):
         """Write tiles [lo, hi) of ``n_tiles`` to ``out``."""
         cdef sdf_status status
-        cdef void* scratch
+        cdef void* scratch = self._scratch()
         with nogil:
-            scratch = aligned_alloc(64, self.job.scratch_size * self.loops.real_size)
             status = self.loops.gram(&self.job, lo, hi, scratch)
             free(scratch)
         _raise_from(status)
@@ -274,9 +279,8 @@ cdef class Gram:
     def of_pairs(self, Py_ssize_t lo, Py_ssize_t hi):
         """Write tiles [lo, hi) of K to ``out`` from :meth:`pairs`."""
         cdef sdf_status status
-        cdef void* scratch
+        cdef void* scratch = self._scratch()
         with nogil:
-            scratch = aligned_alloc(64, self.job.scratch_size * self.loops.real_size)
             status = self.loops.of_pairs(&self.job, lo, hi, scratch)
             free(scratch)
         _raise_from(status)
@@ -303,9 +307,8 @@ cdef class Gram:
         if r.view.shape[0] != p or c.view.shape[0] != p or c.view.shape[1] != lds:
             raise ValueError("multiply: the sums must have one row per row of Wt")
         cdef sdf_status status
-        cdef void* scratch
+        cdef void* scratch = self._scratch()
         with nogil:
-            scratch = aligned_alloc(64, self.job.scratch_size * self.loops.real_size)
             status = self.loops.multiply(
                 &self.job, i0, i1, j0, j1, w.view.buf, ldw, p,
                 <double*>r.view.buf, <double*>c.view.buf, lds, scratch)

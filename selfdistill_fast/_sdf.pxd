@@ -21,6 +21,16 @@ cdef extern from "sdf.h" nogil:
     ctypedef enum sdf_status:
         SDF_OK
 
+    ctypedef enum sdf_kernel:
+        SDF_RBF
+        SDF_LAPLACIAN
+        SDF_MATERN12
+        SDF_MATERN32
+        SDF_MATERN52
+        SDF_POLYNOMIAL
+        SDF_LINEAR
+        SDF_NTK
+
     ctypedef struct sdf_job:
         int kernel, degree
         double a, b

@@ -23,6 +23,8 @@ STREAM_BYTES = 16 << 20
 #: columns of X from which kernels that share a distance read it from memory rather than
 #: compute it again
 SHARE_COLUMNS = 64
+#: order up to which the workspace of LAPACK's ``evd`` fits its 32-bit integers
+EVD_ROWS = 32_000
 #: row and column blocks of ``gram_matmul``: bounds its memory to this many times that of
 #: the result, in double
 MATMUL_BLOCKS = 12
@@ -67,6 +69,10 @@ class Cpu(Reference):
         return job.tile**2 * (0.4 + 0.04 * d)
 
     def gram(self, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
+        """K(X, Z), each tile of K(X, X) computed once; see :meth:`Reference.gram`.
+
+        In float32 the pair quantities are float32: K is good to about 1e-5 of its largest entry.
+        """
         shape = (X.shape[0], (X if Z is None else Z).shape[0])
         target = out
         if out is None or not _writable_apart(out, X, Z):
@@ -80,6 +86,11 @@ class Cpu(Reference):
         return out
 
     def gram_matmul(self, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = None) -> Any:
+        """K(X, Z) @ W with K never formed; see :meth:`Reference.gram_matmul`.
+
+        Sums are in double across tiles, also in float32. Besides the rows in packed form it
+        takes up to ``MATMUL_BLOCKS`` times the memory of the result, in double.
+        """
         n, p = X.shape[0], W.shape[1]
         m = (X if Z is None else Z).shape[0]
         if W.shape[0] != m:
@@ -137,6 +148,11 @@ class Cpu(Reference):
     def gram_sweep(
         self, X: Any, Z: Any, kernels: Sequence[Kernel], out: Any = None
     ) -> Iterator[Any]:
+        """K(X, Z) of each kernel in turn, in ``out``; see :meth:`Reference.gram_sweep`.
+
+        Kernels of one pair quantity share the packed rows; from ``SHARE_COLUMNS`` columns on
+        they share the distances too, which take another n m reals (half of it for K(X, X)).
+        """
         kernels = list(kernels)
         shared = len(kernels) > 1 and len({kernel.pair for kernel in kernels}) == 1
         if not shared:
@@ -162,7 +178,7 @@ class Cpu(Reference):
     # -------------------------------------------------------- linear algebra
     # A C-ordered symmetric K is K.T in Fortran order: LAPACK works in its buffer.
     def eigh_bytes(self, n: int, dtype: Any) -> int:
-        return 3 * n * n * np.dtype(dtype).itemsize  # K, which becomes V, and 2n² of workspace
+        return (3 if n <= EVD_ROWS else 2) * n * n * np.dtype(dtype).itemsize
 
     def cholesky_bytes(self, n: int, dtype: Any) -> int:
         return n * (n + 2048) * np.dtype(dtype).itemsize  # K, L and M share a buffer
@@ -201,12 +217,23 @@ class Cpu(Reference):
         return M
 
     def eigh(self, K: Any) -> tuple[Any, Any]:
+        """As the reference; V is Fortran-ordered and takes the place of K.
+
+        Divide and conquer (``evd``) is the fastest driver and the most orthogonal, and works
+        in place with 2 n² reals of workspace: 3 n² in all. Its workspace does not fit LAPACK's
+        32-bit integers beyond n = 32,000; there ``evr`` is used, 2 n² in all.
+        """
         from scipy.linalg import eigh
 
-        return eigh(K.T, overwrite_a=True, check_finite=False, driver="evd")
+        n = K.shape[0]
+        if n == 0:
+            return np.empty(0, K.dtype), np.empty((0, 0), K.dtype)
+        driver = "evd" if n <= EVD_ROWS else "evr"
+        return eigh(K.T, overwrite_a=True, check_finite=False, driver=driver)
 
     # --------------------------------------------------------------- filters
     def shrinkage_path(self, d: Any, lam: Any, alpha: Any) -> Any:
+        """diag B^(1..T); see :meth:`Reference.shrinkage_path`."""
         d, lam, alpha = _readable(d), _readable(lam), _readable(alpha)
         B = np.empty((lam.shape[0], alpha.shape[0], d.shape[0]), dtype=d.dtype)
         self._run(
@@ -217,6 +244,7 @@ class Cpu(Reference):
         return B
 
     def pure_filters(self, d: Any, lam: Any, n_steps: int) -> Any:
+        """Pure-step filters; see :meth:`Reference.pure_filters`."""
         d, lam = _readable(d), _readable(lam)
         C = np.empty((lam.shape[0], n_steps, d.shape[0]), dtype=d.dtype)
         self._run(

@@ -24,9 +24,11 @@ from selfdistill_fast.backend import host
 
 __all__ = ["check_n_threads", "n_threads_now", "run"]
 
-#: nanoseconds of work in a block: long against the cost of handing it out (some
-#: microseconds), short against Ctrl-C and against waiting for the last one
-BLOCK_NS = 2_000_000
+#: nanoseconds of work in a block, at least and at most: long against the cost of handing it
+#: out (some microseconds), short against Ctrl-C and against waiting for the last one
+BLOCK_NS = (50_000, 2_000_000)
+#: blocks in a range, where that makes none too short
+BLOCKS = 32
 #: below this much work the helpers cost more than they bring
 GRAIN_NS = 150_000
 
@@ -45,8 +47,8 @@ def check_n_threads(n_threads: object) -> int | None:
         raise TypeError(f"n_threads must be a positive integer or None, got {n_threads!r}")
     if n_threads < 1:
         raise ValueError(
-            f"n_threads must be at least 1, got {n_threads}; None means all that the process "
-            "may use"
+            f"n_threads must be at least 1, got {n_threads}; "
+            "None means all that this process may use"
         )
     return int(n_threads)
 
@@ -111,7 +113,8 @@ def run(
     ------
     Whatever ``function`` raises, or KeyboardInterrupt, once no block is running.
     """
-    block = max(1, round(BLOCK_NS / max(cost_ns, 1.0)))
+    block_ns = min(max(count * cost_ns / BLOCKS, BLOCK_NS[0]), BLOCK_NS[1])
+    block = max(1, round(block_ns / max(cost_ns, 1.0)))
     n_blocks = -(-count // block)
     threads = min(n_threads_now(n_threads), n_blocks)
     if count * cost_ns < GRAIN_NS:
