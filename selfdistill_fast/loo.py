@@ -50,28 +50,27 @@ def _held_out(
     E: Any,
     F: Any,
     solve: Callable[[int, Any], Any],
-    couple: Callable[[int, int, Any], Any],
-    spread: Callable[[int, int, Any], Any],
-    xp: Any,
+    push: Callable[[Any], Any],
+    couple: Callable[[int, list[Any]], Any],
+    spread: Callable[[int, list[Any]], Any],
     start: int = 0,
 ) -> tuple[Any, list[Any]]:
     """The recursion above for the pure chain of the steps start, start + 1, …, T − 1.
 
     E, F (…, T − start, …, p): its residuals (I − A_j) A_(j−1) … y and predictions A_j … y;
-    ``solve(j, r)`` is [(I − A_j)_SS]⁻¹ r, ``couple(s, j, δ)`` [(I − A_j) A_(j−1) … A_s]_SS δ
-    and ``spread(s, j, δ)`` [A_j … A_s]_SS δ.
-    Returns the predictions u_S of every step, shaped as F, and the δ of every step.
+    ``solve(j, r)`` is [(I − A_j)_SS]⁻¹ r, ``couple(j, handles)`` Σ_s [(I − A_j) … A_s]_SS δ_s
+    and ``spread(j, handles)`` Σ_s [A_j … A_s]_SS δ_s, with ``push(δ)`` for handles.
+    Returns the predictions u_S of every step, shaped as F, and the handles.
     """
-    deltas: list[Any] = []
+    handles: list[Any] = []
     G = F.copy()
     for i in range(E.shape[-3]):
         residual = E[..., i, :, :]
-        for s, delta in enumerate(deltas, start):
-            residual = residual + couple(s, start + i, delta)
-        deltas.append(-solve(start + i, residual))
-        for s, delta in enumerate(deltas, start):
-            G[..., i, :, :] += spread(s, start + i, delta)
-    return G, deltas
+        if handles:
+            residual = residual + couple(start + i, handles)
+        handles.append(push(-solve(start + i, residual)))
+        G[..., i, :, :] += spread(start + i, handles)
+    return G, handles
 
 
 def _by_last_step(chains: list[Any], xp: Any) -> Any:
@@ -119,13 +118,16 @@ def loo_columns(
         return a[..., j - s, :, :] if lam_steps is None else a[j, s]
 
     def chain(E: Any, F: Any, start: int) -> Any:
+        def total(a: Any, j: int, deltas: list[Any]) -> Any:
+            return sum(window(a, s, j) * delta for s, delta in enumerate(deltas, start))
+
         return _held_out(
             E,
             F,
             lambda j, r: r / window(Q, j, j),
-            lambda s, j, delta: window(Q, s, j) * delta,
-            lambda s, j, delta: window(P, s, j) * delta,
-            xp,
+            lambda delta: delta,
+            lambda j, deltas: total(Q, j, deltas),
+            lambda j, deltas: total(P, j, deltas),
             start,
         )[0]
 
@@ -143,8 +145,7 @@ def fold_columns(
     Otherwise as :func:`loo_columns`. ``folds`` are index arrays into all training rows.
     A row of weight 0 is predicted by the chain without its fold, too.
     """
-    be = spectrum.backend
-    xp = be.xp
+    xp = spectrum.backend.xp
     if lam_steps is None and np.ndim(lam) == 1:
         return xp.stack([fold_columns(spectrum, one, n_steps, folds) for one in lam])
     is_kept = xp.ones(spectrum.n, bool) if spectrum.rows is None else spectrum.sample_weight > 0
@@ -164,52 +165,65 @@ def fold_columns(
     shape = (spectrum.n, spectrum.p)
     chains = [xp.empty((n_steps - start, *shape), E.dtype) for start in starts]
 
-    def window(filters: Any, s: int, j: int) -> Any:
-        return filters[j - s] if lam_steps is None else filters[j, s]
+    def windows(filters: Any, count: int, j: int, start: int) -> list[Any]:
+        """Filters of the steps s..j for s = start, start + 1, …"""
+        steps = range(start, start + count)
+        return [filters[j - s] if lam_steps is None else filters[j, s] for s in steps]
 
-    def pure_window(a: Any, s: int, j: int) -> Any:
-        return a[j - s] if lam_steps is None else a[j, j - s]
-
-    for fold in folds:
-        dropped = fold[~is_kept[fold]]
-        rows = position[fold[is_kept[fold]]]
+    for indices in folds:
+        dropped = indices[~is_kept[indices]]
+        rows = position[indices[is_kept[indices]]]
         if spectrum.fit_intercept and len(rows) == len(y):
             raise ValueError(
                 "a fold holds every row of positive weight: with an intercept nothing is left "
                 "to fit without it; use more folds"
             )
-        factors: dict[int, Any] = {}
-
-        def solve(j: int, r: Any, rows: Any = rows, factors: Any = factors) -> Any:
-            key = 0 if lam_steps is None else j  # one λ, one factor
-            if key not in factors:
-                factors[key] = be.cholesky(spectrum.block(window(residual, j, j), rows))
-            return be.cholesky_solve(factors[key], r)
-
-        def couple(s: int, j: int, delta: Any, rows: Any = rows) -> Any:
-            return spectrum.block_matmul(window(residual, s, j), rows, delta)
-
-        def spread(s: int, j: int, delta: Any, rows: Any = rows) -> Any:
-            passed = spectrum.block_matmul(window(smoother, s, j), rows, delta)
-            if spectrum.q is None:
-                return passed
-            q = spectrum.q[rows].astype(passed.dtype)
-            return passed + q[:, None] * (q @ delta)
-
+        fold = spectrum.fold(rows)
+        solvers: dict[int, Any] = {}
         for start in starts:
+            means: list[Any] = []  # what each correction adds to the mean, which all steps keep
+
+            def solve(j: int, r: Any, fold: Any = fold, solvers: Any = solvers) -> Any:
+                key = 0 if lam_steps is None else j  # one λ, one factor
+                if key not in solvers:
+                    ridge = float(lam if lam_steps is None else lam_steps[j])
+                    solvers[key] = fold.solver(ridge, windows(residual, 1, j, j)[0])
+                return solvers[key](r)
+
+            def push(delta: Any, fold: Any = fold, means: Any = means) -> Any:
+                means.append(0.0 if fold.q is None else fold.q @ delta)
+                return fold.push(delta)
+
+            def couple(j: int, handles: list[Any], fold: Any = fold, start: int = start) -> Any:
+                return fold.apply(windows(residual, len(handles), j, start), handles)
+
+            def spread(
+                j: int,
+                handles: list[Any],
+                fold: Any = fold,
+                start: int = start,
+                means: Any = means,
+            ) -> Any:
+                passed = fold.apply(windows(smoother, len(handles), j, start), handles)
+                return passed if fold.q is None else passed + fold.q[:, None] * sum(means)
+
             E_S, F_S = (
                 (a if lam_steps is None else a[start:, start])[:, rows] * root[rows] for a in (E, F)
             )
-            G, deltas = _held_out(E_S, F_S, solve, couple, spread, xp, start)
-            chains[start][:, fold[is_kept[fold]]] = G / root[rows]
-            for j in range(start, n_steps if len(dropped) else 0):
+            G, handles = _held_out(E_S, F_S, solve, push, couple, spread, start)
+            chains[start][:, indices[is_kept[indices]]] = G / root[rows]
+            for i in range(len(G) if len(dropped) else 0):
                 # the model without the fold: that of all rows with targets t_S + δ
-                coordinates, mean = pure_window(steps, start, j), -spectrum.y_mean
-                for s, delta in enumerate(deltas[: j - start + 1], start):
-                    added, shift = spectrum.impulse(pure_window(pure, s, j), rows, delta)
-                    coordinates, mean = coordinates + added, mean + shift
+                j = start + i
+                filters = [
+                    pure[j - s] if lam_steps is None else pure[j, j - s]
+                    for s in range(start, j + 1)
+                ]
+                coordinates = steps[i] if lam_steps is None else steps[j, i]
+                coordinates = coordinates + fold.coordinates(filters, handles[: i + 1])
                 predictions = spectrum.evaluate(spectrum.select(dropped), coordinates[None])[0]
-                chains[start][j - start, dropped] = predictions + mean
+                mean = sum(means[: i + 1]) / spectrum.total_weight**0.5
+                chains[start][i, dropped] = predictions - spectrum.y_mean + mean
     return chains[0] if lam_steps is None else _by_last_step(chains, xp)
 
 

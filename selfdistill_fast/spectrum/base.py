@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class Spectrum:
     d : (k,) eigenvalues, ascending and >= 0 (spectral solvers)
     z : (k, p) rotated targets Vᵀ t (spectral solvers)
     sample_weight : (n,) or None
+    total_weight : float, the sum of the weights (n without weights)
     rows : index array of the rows with positive weight, or None for all
     q : (n kept rows,) the unit vector √w/‖√w‖ with an intercept, else None
     y_mean : (p,) the intercept's share of every prediction; 0 without an intercept
@@ -120,12 +122,12 @@ class Spectrum:
         self.q: Any = None
         self._offset: Any = None
         self.y_mean = xp.zeros(Y.shape[1])
-        self._total = float(weights.sum())
+        self.total_weight = float(weights.sum())
         if fit_intercept:
-            self.y_mean = weights @ self.kept(Y) / self._total
-            self.q = xp.sqrt(weights / self._total)
+            self.y_mean = weights @ self.kept(Y) / self.total_weight
+            self.q = xp.sqrt(weights / self.total_weight)
             m, self.shift = _centre(K, self.q, shift, xp)
-            self._offset = m / self._total**0.5
+            self._offset = m / self.total_weight**0.5
         Y = Y - self.y_mean
         self.Y = Y.astype(X.dtype)
         self.target = (self.kept(Y) * xp.sqrt(weights)[:, None]).astype(X.dtype)
@@ -185,12 +187,8 @@ class Spectrum:
         """Filtered targets at the kept training rows: filters (…, k) → (…, n, p)."""
         raise NotImplementedError
 
-    def block(self, filter_: Any, rows: Any) -> Any:
-        """The symmetric (weighted) block of a set S of kept rows: filter (k,) → (|S|, |S|)."""
-        raise NotImplementedError
-
-    def block_matmul(self, filter_: Any, rows: Any, t: Any) -> Any:
-        """That block times t (|S|, p), without forming it."""
+    def fold(self, rows: Any) -> Fold:
+        """A set S of kept rows, given by their positions among the kept ones, to leave out."""
         raise NotImplementedError
 
     def in_rows(self, coordinates: Any) -> Any:
@@ -216,10 +214,6 @@ class Spectrum:
         full = self.backend.xp.zeros(shape, kept.dtype)
         full[..., self.rows, :] = kept
         return full
-
-    def impulse(self, filter_: Any, rows: Any, t: Any) -> tuple[Any, Any]:
-        """Coordinates (k, p) and mean (p,) of a filtered weighted target, t on S and else 0."""
-        raise NotImplementedError
 
     def select(self, dropped: Any) -> Any:
         """Training rows of weight 0, as :meth:`evaluate` takes them."""
@@ -248,6 +242,16 @@ class Spectrum:
         else:
             K = native_gram(self.backend, X_new, self.kept(self.X), self.kernel)
         return K if self._root is None else K * self._root
+
+    def regularised_gram(self, rows: Any, lam: float) -> Any:
+        """K_w + λI of some of the kept rows, computed anew (not for a precomputed kernel)."""
+        xp = self.backend.xp
+        K = native_gram(self.backend, self.kept(self.X)[rows], None, self.kernel)
+        if self._root is not None:
+            K *= self._root[rows][:, None]
+            K *= self._root[rows][None, :]
+        K[xp.arange(len(K)), xp.arange(len(K))] += xp.asarray(lam, K.dtype)
+        return K
 
     def unweighted(self, a: Any) -> Any:
         """W^−½ a for a (…, n, p) at the kept rows."""
@@ -284,6 +288,34 @@ class Spectrum:
         """New points as a native array with the right number of columns."""
         n_features = self.n if self.X is None else int(self.X.shape[1])
         return check_new(self.backend, X_new, n_features, self.dtype, self.kernel, name)
+
+
+class Fold:
+    """A set S of kept rows that is left out, for loo.py; everything in weighted coordinates.
+
+    A correction δ (|S|, p) of the targets in S is pushed once and then used through its
+    handle, in whatever form the solver likes best.
+    """
+
+    def __init__(self, spectrum: Any, rows: Any) -> None:
+        self.spectrum, self.rows = spectrum, rows
+        self.q = None if spectrum.q is None else spectrum.q[rows].astype(spectrum.dtype)
+
+    def solver(self, lam: float, filter_: Any) -> Callable[[Any], Any]:
+        """r → [(I − A)_SS]⁻¹ r; the filter is that of I − A at λ."""
+        raise NotImplementedError
+
+    def push(self, delta: Any) -> Any:
+        """A handle of the correction δ."""
+        raise NotImplementedError
+
+    def apply(self, filters: list[Any], handles: list[Any]) -> Any:
+        """Σ_s f_s(K)_SS δ_s on the complement of q, (|S|, p)."""
+        raise NotImplementedError
+
+    def coordinates(self, filters: list[Any], handles: list[Any]) -> Any:
+        """Coordinates (k, p) of the target Σ_s f_s(K) E_S δ_s."""
+        raise NotImplementedError
 
 
 def _check_symmetric(K: Any, xp: Any) -> None:

@@ -19,10 +19,11 @@ blocks again.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Spectrum, check_lam, check_n_steps
+from selfdistill_fast.spectrum.base import Fold, Spectrum, check_lam, check_n_steps
 
 __all__ = ["CholeskySpectrum"]
 
@@ -212,23 +213,9 @@ class CholeskySpectrum(Spectrum):
             powers.append(self.lam * self._solve(powers[-1]))
         return self.unweighted(xp.tensordot(filters, xp.stack(powers), 1))
 
-    def block(self, filter_: Any, rows: Any) -> Any:
-        """The block of x itself (the residual filter of one step) for a set S of kept rows."""
-        M = self._explicit_inverse()
-        block = self.lam * filter_[1] * M[rows][:, rows]
-        if self.q is not None:
-            q = self.q[rows].astype(self.dtype)
-            block = block - filter_[1] * self._xi * q[:, None] * q[None, :]
-        return block
-
-    def block_matmul(self, filter_: Any, rows: Any, t: Any) -> Any:
-        """The block of a filter times t (|S|, p), by Horner's rule, without forming it."""
-        return self._filtered(filter_, rows, t)[rows]
-
-    def impulse(self, filter_: Any, rows: Any, t: Any) -> tuple[Any, Any]:
-        """Coordinates (n, p) and mean (p,) of a filtered weighted target, t on S and else 0."""
-        mean = 0.0 if self.q is None else self.q[rows] @ t / self._total**0.5
-        return self._filtered(filter_, rows, t), mean
+    def fold(self, rows: Any) -> Fold:
+        """A set S of kept rows to leave out."""
+        return _CholeskyFold(self, rows)
 
     # --------------------------------------------------------------- helpers
     @property
@@ -245,18 +232,6 @@ class CholeskySpectrum(Spectrum):
             )
         if check_lam(lam, batch=True).ndim:
             raise ValueError("solver='cholesky' serves one scalar lam, not a batch; use 'eigh'")
-
-    def _filtered(self, filter_: Any, rows: Any, t: Any) -> Any:
-        """Σ_j f_j x^j applied to t on rows S (made orthogonal to q) and 0 elsewhere."""
-        full = self.backend.xp.zeros((self.k, t.shape[1]), self.dtype)
-        full[rows] = t
-        if self.q is not None:
-            q = self.q.astype(self.dtype)
-            full -= q[:, None] * (q @ full)
-        result = filter_[-1] * full
-        for coefficient in filter_[-2::-1]:
-            result = self.lam * self._solve(result) + coefficient * full
-        return result
 
     def _solve(self, t: Any) -> Any:
         """M t, from the factor or, once that is gone, from M."""
@@ -291,3 +266,42 @@ class CholeskySpectrum(Spectrum):
                     powers[power] -= (self.q**2).astype(self.dtype) * self._xi**power
             self._powers = list(powers)
         return self._powers[: count + 1]
+
+
+class _CholeskyFold(Fold):
+    """Blocks of polynomials in x; a correction is held as E_S δ, made orthogonal to q."""
+
+    spectrum: CholeskySpectrum
+
+    def solver(self, lam: float, filter_: Any) -> Callable[[Any], Any]:
+        """By a factor of the block x_SS, read off M."""
+        s, be = self.spectrum, self.spectrum.backend
+        block = s.lam * s._explicit_inverse()[self.rows][:, self.rows]
+        if self.q is not None:
+            block = block - s._xi * self.q[:, None] * self.q[None, :]
+        L = be.cholesky(block)
+        return lambda r: be.cholesky_solve(L, r)
+
+    def push(self, delta: Any) -> Any:
+        """E_S δ, (n, p)."""
+        s = self.spectrum
+        full = s.backend.xp.zeros((s.k, delta.shape[1]), s.dtype)
+        full[self.rows] = delta
+        if s.q is not None:
+            q = s.q.astype(s.dtype)
+            full -= q[:, None] * (q @ full)
+        return full
+
+    def apply(self, filters: list[Any], handles: list[Any]) -> Any:
+        """Rows S of Σ_s f_s(x) E_S δ_s."""
+        return self.coordinates(filters, handles)[self.rows]
+
+    def coordinates(self, filters: list[Any], handles: list[Any]) -> Any:
+        """Σ_s f_s(x) E_S δ_s by Horner's rule, all corrections at once."""
+        s = self.spectrum
+        result = 0.0 * handles[0]
+        for power in reversed(range(len(filters[0]))):
+            result = s.lam * s._solve(result)
+            for f, h in zip(filters, handles, strict=True):
+                result = result + f[power] * h
+        return result
