@@ -85,7 +85,7 @@ class Spectrum:
         """Set the attributes above and return the matrix that is to be factorised, to be destroyed.
 
         ``needed`` is the peak of bytes, checked before anything of size n² is allocated;
-        q is moved to the eigenvalue ``shift`` · trace/n.
+        q is moved to the eigenvalue ``shift`` · trace(K)/n.
         """
         xp = be.xp
         precomputed = isinstance(kernel, Precomputed)
@@ -333,16 +333,17 @@ def _check_symmetric(K: Any, xp: Any) -> None:
 
 
 def _centre(K: Any, q: Any, shift: float, xp: Any) -> tuple[Any, float]:
-    """K ← H K H + s q qᵀ in place, with s = shift · trace/n (or shift, where that is 0).
+    """K ← H K H + s q qᵀ in place, with s = shift · trace(K)/n (or shift, where that is 0).
 
     With m = Kq: H K H + s qqᵀ = K − q mᵀ − (m − (qᵀm + s) q) qᵀ. Returns m (float64) and s.
+    The trace is that before centring: s must stand clear of what centring leaves as round-off.
     """
     n = K.shape[0]
     qt = q.astype(K.dtype)
+    trace = float(xp.trace(K, dtype="float64"))
+    s = shift * (trace / n if trace > 0.0 else 1.0)
     m = K @ qt
     qm = float(q @ m.astype("float64"))
-    trace = float(xp.trace(K, dtype="float64")) - qm
-    s = shift * (trace / n if trace > 0.0 else 1.0)
     left = (m.astype("float64") - (qm + s) * q).astype(K.dtype)
     for start in range(0, n, _BLOCK):
         rows = slice(start, start + _BLOCK)

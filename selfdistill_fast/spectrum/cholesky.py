@@ -11,7 +11,7 @@ solves: with c = M t the next targets are A t = t − λc, free. Diagonals need 
 replaces the factor when it is first asked for: diag M and diag M² (row norms) at n³ flops in
 all serve two steps, and M² in row blocks, at 2n³ more, serves four.
 
-With an intercept q is an eigenvector of H K_w H that is moved to σ = trace/n, so that the
+With an intercept q is an eigenvector of H K_w H that is moved to σ = trace(K)/n, so that the
 matrix is well conditioned; its share f(ξ) q qᵀ, ξ = λ/(λ + σ), is taken out of diagonals and
 blocks again.
 """
