@@ -574,7 +574,7 @@ def assemble(
     coordinates = mix(native_C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
     return DistillationPath(
         kernel=spectrum.kernel,
-        X=spectrum.X,
+        X=spectrum.basis,
         lam=lam,
         lam_steps=lam_steps,
         step_weights=C,

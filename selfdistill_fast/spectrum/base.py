@@ -41,6 +41,7 @@ class Spectrum:
     kernel : Kernel
     backend : backend object that holds the arrays
     X : (n, d) training rows; for a precomputed kernel None
+    basis : (b, d) the rows that dual coefficients belong to: X, or landmarks
     Y : (n, p) targets, centred by ``y_mean`` where there is an intercept
     n, k, p : int
         Training rows, coordinates, targets.
@@ -59,6 +60,7 @@ class Spectrum:
     kernel: Kernel
     backend: Any
     X: Any
+    basis: Any
     Y: Any
     n: int
     k: int
@@ -80,18 +82,18 @@ class Spectrum:
         *,
         needed: int,
         max_memory: int | None,
-        shift: float,
-    ) -> Any:
-        """Set the attributes above and return the matrix that is to be factorised, to be destroyed.
+        cure: str = "fewer training rows",
+    ) -> None:
+        """Set the attributes above.
 
-        ``needed`` is the peak of bytes, checked before anything of size n² is allocated;
-        q is moved to the eigenvalue ``shift`` · trace(K)/n.
+        ``needed`` is the peak of bytes, checked before anything large is allocated.
         """
         xp = be.xp
         precomputed = isinstance(kernel, Precomputed)
         self.backend, self.kernel, self.fit_intercept = be, kernel, fit_intercept
         self.X = None if precomputed else X.copy()  # what the caller does to X later is his own
         self.n, self.one_target = X.shape[0], y.ndim == 1
+        self.basis = self.X  # the rows that dual coefficients belong to
         self.sample_weight = None if w is None else w.copy()
         self.rows = None if w is None or bool((w > 0).all()) else xp.nonzero(w > 0)[0]
         # a precomputed K is not kept, but for what it says of the rows of weight 0
@@ -101,23 +103,11 @@ class Spectrum:
             needed,
             f"{type(self).__name__} of {X.shape[0]} rows in {X.dtype}",
             int(0.8 * be.available_memory()) if max_memory is None else max_memory,
-            "ways out: float32 input (half of it), fewer training rows, or a larger max_memory",
+            f"ways out: float32 input (half of it), {cure}, or a larger max_memory",
         )
-        if not precomputed:
-            K = native_gram(be, self.kept(X), None, kernel)
-        elif self.rows is None:
-            K = X.copy()
-        else:
-            K = X[self.rows][:, self.rows]
-        if not kernel.pair and not precomputed:
-            K = K.copy()  # the caller may keep its function's result
-        if not kernel.definite:
-            _check_symmetric(K, xp)
-        weights = xp.ones(K.shape[0]) if w is None else self.kept(w)
+        weights = xp.ones(self.n) if w is None else w
+        weights = self.kept(weights)
         self._root = None if w is None else xp.sqrt(weights).astype(X.dtype)
-        if self._root is not None:
-            K *= self._root[:, None]
-            K *= self._root[None, :]
         Y = y.reshape(self.n, -1).astype("float64")
         self.q: Any = None
         self._offset: Any = None
@@ -126,11 +116,33 @@ class Spectrum:
         if fit_intercept:
             self.y_mean = weights @ self.kept(Y) / self.total_weight
             self.q = xp.sqrt(weights / self.total_weight)
-            m, self.shift = _centre(K, self.q, shift, xp)
-            self._offset = m / self.total_weight**0.5
         Y = Y - self.y_mean
         self.Y = Y.astype(X.dtype)
         self.target = (self.kept(Y) * xp.sqrt(weights)[:, None]).astype(X.dtype)
+
+    def _kernel_matrix(self, X: Any, shift: float) -> Any:
+        """The matrix of the head of this module, in memory that may be destroyed.
+
+        q is moved to the eigenvalue ``shift`` · trace(K)/n.
+        """
+        xp, kernel = self.backend.xp, self.kernel
+        precomputed = isinstance(kernel, Precomputed)
+        if not precomputed:
+            K = native_gram(self.backend, self.kept(X), None, kernel)
+        elif self.rows is None:
+            K = X.copy()
+        else:
+            K = X[self.rows][:, self.rows]
+        if not kernel.pair and not precomputed:
+            K = K.copy()  # the caller may keep its function's result
+        if not kernel.definite:
+            _check_symmetric(K, xp)
+        if self._root is not None:
+            K *= self._root[:, None]
+            K *= self._root[None, :]
+        if self.q is not None:
+            m, self.shift = _centre(K, self.q, shift, xp)
+            self._offset = m / self.total_weight**0.5
         return K
 
     @property
@@ -269,7 +281,7 @@ class Spectrum:
         lead, (k, p) = coordinates.shape[:-2], coordinates.shape[-2:]
         coordinates = coordinates.reshape(math.prod(lead), k, p)
         dual, constant = self.dual(coordinates), self.constant(coordinates)
-        F = evaluate(self.backend, X_new, self.X, self.kernel, dual, constant)
+        F = evaluate(self.backend, X_new, self.basis, self.kernel, dual, constant)
         return F.reshape(*lead, X_new.shape[0], p)
 
     def warn_without_digits(self, lam: Any) -> None:

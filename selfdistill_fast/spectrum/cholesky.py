@@ -53,7 +53,7 @@ class CholeskySpectrum(Spectrum):
         xp = be.xp
         self.lam = lam
         n = X.shape[0] if w is None else int((w > 0).sum())
-        K = self._prepare(
+        self._prepare(
             be,
             X,
             y,
@@ -62,8 +62,8 @@ class CholeskySpectrum(Spectrum):
             fit_intercept,
             needed=be.cholesky_bytes(n, X.dtype),
             max_memory=max_memory,
-            shift=1.0,  # of the size of the other eigenvalues
         )
+        K = self._kernel_matrix(X, shift=1.0)  # q among the other eigenvalues
         self.k = K.shape[0]
         self._norm = float(xp.sqrt(xp.square(K, dtype="float64").sum()))
         K[xp.arange(self.k), xp.arange(self.k)] += xp.asarray(lam, K.dtype)

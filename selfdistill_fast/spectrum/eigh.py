@@ -46,7 +46,7 @@ class EighSpectrum(Spectrum):
         fit_intercept: bool,
         max_memory: int | None,
     ) -> None:
-        K = self._prepare(
+        self._prepare(
             be,
             X,
             y,
@@ -55,10 +55,9 @@ class EighSpectrum(Spectrum):
             fit_intercept,
             needed=be.eigh_bytes(X.shape[0] if w is None else int((w > 0).sum()), X.dtype),
             max_memory=max_memory,
-            shift=-1.0,  # below every eigenvalue of a positive semi-definite matrix
         )
-        d, V = be.eigh(K)
-        del K
+        # q below every eigenvalue of a positive semi-definite matrix
+        d, V = be.eigh(self._kernel_matrix(X, shift=-1.0))
         if fit_intercept:
             d, V = _without(d, V, self.q, be.xp)
         self.d = _clamped(d, len(self.target), kernel, be.xp)
