@@ -102,9 +102,12 @@ class SelfDistilledKernelRidge(_Distilled):
         An unpenalised constant.
     clip : bool, default=False
         Restrict chosen α's to [0, 1].
-    solver : {"auto", "eigh"}, default="auto"
+    solver : {"auto", "eigh", "cholesky", "nystrom"}, default="auto"
+        "auto" is exact: "cholesky" where it can serve leave-one-out (``n_steps`` <= 4 and a
+        positive semi-definite kernel), else "eigh".
     solver_options : dict, optional
-        Passed to :func:`~selfdistill_fast.spectrum`, such as ``{"max_memory": 2**30}``.
+        Passed to :func:`~selfdistill_fast.spectrum`, such as ``{"max_memory": 2**30}`` or
+        ``{"n_landmarks": 500}``.
     backend : optional
         As in :func:`~selfdistill_fast.gram`.
     random_state : optional
@@ -117,7 +120,7 @@ class SelfDistilledKernelRidge(_Distilled):
     weights_ : ndarray of shape (T,)
         Weights of the pure steps in the last step.
     dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Of the last step.
+        Of the last step; with "nystrom" one for each landmark.
     intercept_ : float or ndarray of shape (n_targets,)
         Of the last step; 0 without ``fit_intercept``.
     loo_mse_ : ndarray of shape (T,)

@@ -36,6 +36,7 @@ from selfdistill_fast.spectrum.base import (
 )
 from selfdistill_fast.spectrum.cholesky import CholeskySpectrum
 from selfdistill_fast.spectrum.eigh import EighSpectrum
+from selfdistill_fast.spectrum.nystrom import NystromSpectrum
 
 __all__ = [
     "Spectrum",
@@ -51,7 +52,12 @@ __all__ = [
     "spectrum",
 ]
 
-SOLVERS = ("eigh", "cholesky")
+#: the solvers, and the options that each has
+SOLVERS: dict[str, tuple[str, ...]] = {
+    "eigh": (),
+    "cholesky": (),
+    "nystrom": ("n_landmarks", "sampling"),
+}
 
 
 def spectrum(
@@ -77,11 +83,13 @@ def spectrum(
     Y : array_like of shape (n,) or (n, p)
     kernel : Kernel or callable
         Such as ``RBF(0.1)``; "precomputed"; or a function of (X, Z).
-    solver : {"auto", "eigh", "cholesky"}
+    solver : {"auto", "eigh", "cholesky", "nystrom"}
         "eigh": K = V D Vᵀ in full; exact, serves every λ, O(n³) time. "cholesky": one λ only,
         about twenty times cheaper, leave-one-out of at most four steps, no eigenvalues.
-        "auto": "cholesky" where one ``lam`` is given and the kernel is positive semi-definite
-        by construction, else "eigh".
+        "nystrom": the model of m landmark rows, an approximation in O(nm) memory and O(nm²)
+        time; options ``n_landmarks`` (default 1000) and ``sampling`` ("rpcholesky", randomly
+        pivoted Cholesky, or "uniform"). "auto", always exact: "cholesky" where one ``lam`` is
+        given and the kernel is positive semi-definite by construction, else "eigh".
     lam : float or sequence, optional
         The ridges that will be asked for: a scalar for one, a sequence for a batch (never a
         schedule over the steps). "cholesky" needs one; "eigh" serves every other one, too.
@@ -90,7 +98,7 @@ def spectrum(
     fit_intercept : bool
         An unpenalised constant, refitted in every step.
     random_state : optional
-        For randomised solvers; "eigh" uses no random numbers.
+        Seed or generator of "nystrom"; the exact solvers use no random numbers.
     backend : {None, "cpu", "reference"} or a backend object, optional
     max_memory : int, optional
         Bytes that the factorisation may take; default 80 % of what is available.
@@ -123,8 +131,9 @@ def spectrum(
     """
     if solver not in ("auto", *SOLVERS):
         raise ValueError(f"unknown solver {solver!r}; known: auto, {', '.join(SOLVERS)}")
-    if options:
-        raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(options))}")
+    unknown = set(options) - set(SOLVERS.get(solver, ()))
+    if unknown:
+        raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
     if lam is not None:
         lam = check_lam(lam, batch=True)
     if max_memory is not None and (
@@ -150,6 +159,13 @@ def spectrum(
         if lam is None or lam.ndim:
             raise ValueError("solver='cholesky' factorises K + lam I: it needs one scalar lam")
         return CholeskySpectrum(be, X, y, kernel, w, bool(fit_intercept), memory, float(lam))
+    if solver == "nystrom":
+        if isinstance(kernel, Precomputed):
+            raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
+        intercept = bool(fit_intercept)
+        return NystromSpectrum(
+            be, X, y, kernel, w, intercept, memory, random_state=random_state, **options
+        )
     return EighSpectrum(be, X, y, kernel, w, bool(fit_intercept), memory)
 
 

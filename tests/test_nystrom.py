@@ -1,0 +1,171 @@
+"""Nyström: the landmark model, exactly; and how it approaches the kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracle
+import pytest
+from tolerance import assert_close
+
+from selfdistill_fast import (
+    RBF,
+    Laplacian,
+    Linear,
+    Polynomial,
+    SelfDistilledKernelRidge,
+    distill,
+    leave_fold_out,
+    leave_one_out,
+    load,
+    spectrum,
+)
+
+ALPHAS = np.array([np.nan, 0.3, -1.2, 2.0])
+KERNEL = RBF(0.4)
+
+
+def draw(rng, n=40, p=2):
+    X = rng.standard_normal((n, 2))
+    X[5] = X[6]
+    return X, rng.standard_normal((n, p)) + 1.0
+
+
+def landmark_kernel(s, X, Z=None):
+    """κ(x, L) K_LL⁻¹ κ(L, z), the kernel of the landmark model."""
+    left = oracle.kernel_matrix(s.kernel, X, s.basis)
+    right = left if Z is None else oracle.kernel_matrix(s.kernel, Z, s.basis)
+    return right @ np.linalg.solve(oracle.kernel_matrix(s.kernel, s.basis), left.T)
+
+
+@pytest.mark.parametrize("sampling", ["rpcholesky", "uniform"])
+@pytest.mark.parametrize("lam_steps", [None, np.array([0.1, 0.3, 0.2, 0.5])], ids=["λ", "λ_t"])
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("intercept", [False, True], ids=["no intercept", "intercept"])
+def test_equals_refits_of_the_landmark_model(
+    backend, sampling, lam_steps, weighted, intercept, rng
+):
+    """Predictions, leave-one-out and leave-fold-out, with the landmarks held fixed."""
+    X, Y = draw(rng)
+    weight = rng.uniform(0.3, 2.0, len(X)) if weighted else None
+    if weighted:
+        weight[[3, 8]] = 0.0
+    s = spectrum(
+        X,
+        Y,
+        KERNEL,
+        solver="nystrom",
+        n_landmarks=12,
+        sampling=sampling,
+        random_state=0,
+        sample_weight=weight,
+        fit_intercept=intercept,
+        backend=backend,
+    )
+    K, ridges = landmark_kernel(s, X), 0.1 if lam_steps is None else lam_steps
+    Z = rng.standard_normal((5, 2))
+    models = oracle.chain(K, Y, ridges, ALPHAS, weight, intercept)
+    path = distill(s, 0.1, ALPHAS[1:], 4, lam_steps=lam_steps)
+    expected = oracle.predict(models, landmark_kernel(s, X, Z))
+    assert_close(path.predict(Z, step="all"), expected, 1e-10)
+    if lam_steps is None:
+        F = s.project(Z) @ s.pure_steps(0.1, 2)[1] + s.y_mean
+        assert_close(F, distill(s, 0.1, 0.0, 2).predict(Z), 1e-11)
+    for k in (len(X), 4, 2):
+        labels = np.arange(len(X)) * k // len(X)
+        expected = oracle.leave_out(labels, K, Y, ridges, ALPHAS, weight, intercept)
+        if k == len(X):
+            actual = leave_one_out(s, 0.1, ALPHAS[1:], 4, lam_steps=lam_steps)
+        else:
+            actual = leave_fold_out(s, 0.1, ALPHAS[1:], 4, k, lam_steps=lam_steps)
+        assert_close(actual, expected, 1e-10)
+
+
+@pytest.mark.parametrize("kernel", [RBF(1.0), Laplacian(0.5)])
+def test_all_rows_as_landmarks_are_the_exact_model(backend, kernel, rng):
+    X, Y = draw(rng)
+    Z = rng.standard_normal((5, 2))
+    s = spectrum(X, Y, kernel, solver="nystrom", n_landmarks=1000, random_state=0, backend=backend)
+    exact = spectrum(X, Y, kernel, solver="eigh", backend=backend)
+    assert s.k == len(X) - 1  # two rows coincide
+    for alpha in (0.3, "optimal"):
+        a, b = (distill(m, 0.1, alpha, 3).predict(Z, step="all") for m in (s, exact))
+        assert_close(a, b, 1e-8)
+    assert_close(s.diag_powers(0.1, 3), exact.diag_powers(0.1, 3), 1e-9)
+
+
+@pytest.mark.parametrize(("kernel", "rank"), [(Linear(), 2), (Polynomial(2), 6)])
+def test_a_kernel_of_finite_rank_needs_no_more_landmarks(kernel, rank, rng):
+    X, Y = draw(rng)
+    s = spectrum(X, Y, kernel, solver="nystrom", n_landmarks=30, random_state=0)
+    exact = spectrum(X, Y, kernel, solver="eigh")
+    assert len(s.landmarks) == s.k == rank
+    assert_close(leave_one_out(s, 0.1, 0.3, 3), leave_one_out(exact, 0.1, 0.3, 3), 1e-9)
+
+
+def test_pivoted_landmarks_approximate_better_than_uniform_ones(rng):
+    """Of a clustered data set: uniform landmarks miss the small clusters."""
+    centres = 10 * rng.standard_normal((30, 2))
+    X = np.vstack([centres[0] + 0.1 * rng.standard_normal((570, 2)), centres])
+    y = np.sin(X[:, 0])
+    K = oracle.kernel_matrix(RBF(0.5), X)
+
+    def gap(sampling, seed):
+        s = spectrum(
+            X, y, RBF(0.5), solver="nystrom", n_landmarks=40, sampling=sampling, random_state=seed
+        )
+        return np.trace(K - landmark_kernel(s, X))
+
+    pivoted, uniform = (
+        np.median([gap(sampling, seed) for seed in range(5)])
+        for sampling in ("rpcholesky", "uniform")
+    )
+    assert pivoted < 0.1 * uniform
+
+
+def test_the_seed_decides(rng):
+    X, Y = draw(rng)
+    options = {"solver": "nystrom", "n_landmarks": 8}
+    first, again, other = (
+        spectrum(X, Y, KERNEL, random_state=seed, **options).landmarks for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert set(first) != set(other)
+
+
+def test_float32(backend, rng):
+    X, Y = draw(rng)
+    options = {"solver": "nystrom", "n_landmarks": 10, "random_state": 0, "backend": backend}
+    single = spectrum(X.astype(np.float32), Y.astype(np.float32), KERNEL, **options)
+    path = distill(single, 0.5, 0.3, 3)
+    assert path.predict(X).dtype == np.float32
+    K = landmark_kernel(single, X)
+    models = oracle.chain(K, Y, 0.5, np.array([np.nan, 0.3, 0.3]))
+    assert_close(path.predict(X), oracle.predict(models, K)[-1], 1e-3)
+
+
+def test_in_the_estimator_and_in_a_file(tmp_path, rng):
+    X, Y = draw(rng)
+    model = SelfDistilledKernelRidge(
+        solver="nystrom", solver_options={"n_landmarks": 10}, random_state=0, lam=0.1
+    ).fit(X, Y)
+    assert model.dual_coef_.shape == (10, 2)
+    model.path_.save(tmp_path / "m.npz")
+    np.testing.assert_array_equal(load(tmp_path / "m.npz").predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_landmarks": 0}, "n_landmarks"),
+        ({"n_landmarks": 2.5}, "n_landmarks"),
+        ({"sampling": "best"}, "sampling"),
+        ({"landmarks": 3}, "no option landmarks"),
+        ({"max_memory": 1000}, "n_landmarks"),
+    ],
+)
+def test_bad_options(options, message, rng):
+    X, Y = draw(rng)
+    with pytest.raises((TypeError, ValueError, MemoryError), match=message):
+        spectrum(X, Y, KERNEL, solver="nystrom", **options)
+    with pytest.raises(ValueError, match="rows"):
+        spectrum(np.eye(4), np.ones(4), "precomputed", solver="nystrom")
