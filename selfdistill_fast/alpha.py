@@ -19,10 +19,15 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+import sys
 import warnings
 from typing import Any
 
 import numpy as np
+
+#: where this package's own files are
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 __all__ = [
     "alphas_to_weights",
@@ -34,6 +39,24 @@ __all__ = [
     "step_weights",
     "weights_to_alphas",
 ]
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside of this package that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _round_off(*arrays: Any) -> float:
+    """What differences of predictions may owe to rounding, relative to the largest value.
+
+    In the eps of the coarsest array: predictions in float32 are no better for being summed
+    in double.
+    """
+    single = any("float32" in str(a.dtype) for a in arrays if hasattr(a, "dtype"))
+    return 32.0 * float(np.finfo(np.float32 if single else np.float64).eps)
 
 
 def _double(a: Any) -> Any:
@@ -103,8 +126,9 @@ def optimal_alpha(
     -------
     alpha : float, or array of shape (p,) with ``per_target``
         Not restricted to [0, 1]; clip it if that is wanted. Sums run in double
-        precision whatever the input. Where the two predictions coincide every α is
-        optimal and 1.0 is returned with a RuntimeWarning.
+        precision whatever the input. Where the two predictions coincide, up to the
+        rounding of their dtype, every α is optimal and 1.0 is returned with a
+        RuntimeWarning.
 
     Raises
     ------
@@ -124,6 +148,7 @@ def optimal_alpha(
             "in shape"
         )
     one_target = len(np.shape(y)) == 1
+    round_off = _round_off(y, y_first, y_student)
     y, first, w = _check_columns(y, _double(y_first)[None], sample_weight)
     first = first[0]
     difference = _double(y_student).reshape(first.shape) - first
@@ -134,19 +159,20 @@ def optimal_alpha(
         raise ValueError("y, y_first and y_student must be finite: found NaN or infinity")
     # scaled by its largest entry, so that no square over- or underflows
     axes = (0,) if per_target else (0, 1)
-    scale = abs(difference)
+    scale, size = abs(difference), abs(residual) + abs(first)
     for axis in sorted(axes, reverse=True):
-        scale = _max(scale, axis)
-    coincide = scale == 0
+        scale, size = _max(scale, axis), _max(size, axis)
+    coincide = scale <= round_off * size
     if bool(coincide.any() if per_target else coincide):
-        warnings.warn(
+        warn_caller(
             "the step's two predictions coincide, so every alpha is optimal; using 1.0",
             RuntimeWarning,
-            stacklevel=2,
         )
-    scale = scale + coincide * 1.0
+    scale = scale * (1.0 - coincide * 1.0) + coincide * 1.0
     unit = difference / scale
-    alpha = 1.0 - (unit * (residual / scale)).sum(axes) / ((unit * unit).sum(axes) + coincide * 1.0)
+    total = (unit * unit).sum(axes)
+    total = total * (1.0 - coincide * 1.0) + coincide * 1.0
+    alpha = 1.0 - (unit * (residual / scale)).sum(axes) / total
     alpha = alpha * (1.0 - coincide * 1.0) + coincide * 1.0
     if not per_target:
         return float(alpha)
@@ -184,7 +210,9 @@ def check_alphas(alpha: Any, n_steps: int, n_targets: int | None = None) -> np.n
         return alphas
     alphas = _numbers(alpha, "alpha")
     shapes = [()] if n_targets is None else [(), (n_targets,)]
-    if alphas.ndim == 0 or alphas.shape[1:] not in shapes:
+    if alphas.ndim == 0:
+        return check_alphas(float(alphas), n_steps, n_targets)
+    if alphas.shape[1:] not in shapes:
         raise ValueError(f"alpha has shape {alphas.shape}; expected ({n_steps - 1},) or a scalar")
     if len(alphas) == n_steps - 1:
         alphas = np.concatenate([np.full((1, *alphas.shape[1:]), np.nan), alphas])
@@ -378,6 +406,7 @@ def joint_weights(
     >>> joint_weights(np.array([0.25, 0.0]), F)
     array([0.75, 0.25])
     """
+    round_off = _round_off(y, F)
     y2, F3, w = _check_columns(y, F, sample_weight)
     R = y2[None] - F3
     if w is not None:
@@ -386,8 +415,9 @@ def joint_weights(
     if not np.isfinite(R).all():
         raise ValueError("y and F must be finite: found NaN or infinity")
     if per_target and len(np.shape(y)) == 2:
-        return np.stack([_best_weights(R[:, :, j].T, clip) for j in range(R.shape[2])], axis=1)
-    return _best_weights(R.reshape(len(R), -1).T, clip)
+        parts = [_best_weights(R[:, :, j].T, clip, round_off) for j in range(R.shape[2])]
+        return np.stack(parts, axis=1)
+    return _best_weights(R.reshape(len(R), -1).T, clip, round_off)
 
 
 def mixture_losses(y: Any, F: Any, C: Any, sample_weight: Any = None) -> np.ndarray:
@@ -439,10 +469,14 @@ def joint_report(
     report : dict
         ``mse`` (T,); ``gain`` (T,) and ``gain_se`` (T,) over one step fewer, 0 for the first;
         ``condition`` (T,), the condition number of the least-squares problem with columns of
-        norm one; ``useful_steps``, the last step count whose gain exceeds two standard errors:
-        beyond it the gain is noise. The error is that of the data the weights are fitted to.
+        norm one; ``useful_steps``, the smallest step count from which to T steps the gain is
+        within two standard errors of zero: beyond it the gain is noise. The error is that of
+        the data the weights are fitted to.
     """
     columns = F if isinstance(F, np.ndarray) else np.asarray(F)
+    # squared errors of the residuals scaled to one: they cannot over- or underflow
+    size = float(np.abs(np.asarray(y) - columns).max()) or 1.0
+    y, columns = np.asarray(y) / size, columns / size
     losses = []
     for t in range(1, len(columns) + 1):
         c = joint_weights(
@@ -450,10 +484,13 @@ def joint_report(
         )
         losses.append(mixture_losses(y, columns[:t], c[None], sample_weight)[0])
     loss = np.stack(losses)
-    drop = np.zeros_like(loss)
-    drop[1:] = loss[:-1] - loss[1:]
     m = loss.shape[1]
-    gain, se = drop.mean(1), drop.std(1, ddof=1 if m > 1 else 0) / math.sqrt(m)
+
+    def mean_and_error(drop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return drop.mean(1), drop.std(1, ddof=1 if m > 1 else 0) / math.sqrt(m)
+
+    gain, se = mean_and_error(np.vstack([np.zeros((1, m)), loss[:-1] - loss[1:]]))
+    rest, rest_se = mean_and_error(loss - loss[-1])
     _, F3, w = _check_columns(y, columns, sample_weight)
     D = (F3[1:] - F3[:1]) * (1.0 if w is None else w**0.5)
     D = D.reshape(len(D), D[0].size if len(D) else 0).T
@@ -461,35 +498,39 @@ def joint_report(
     D = D / np.where(norms > 0, norms, 1.0)
     with np.errstate(divide="ignore"):
         condition = [1.0] + [float(np.linalg.cond(D[:, : t + 1])) for t in range(D.shape[1])]
-    useful = np.flatnonzero(gain > 2.0 * se)
     return {
-        "mse": loss.mean(1),
-        "gain": gain,
-        "gain_se": se,
+        "mse": loss.mean(1) * size * size,
+        "gain": gain * size * size,
+        "gain_se": se * size * size,
         "condition": np.array(condition),
-        "useful_steps": int(useful[-1]) + 1 if len(useful) else 1,
+        "useful_steps": int(np.flatnonzero(rest <= 2.0 * rest_se)[0]) + 1,
     }
 
 
-def _best_weights(R: np.ndarray, clip: bool) -> np.ndarray:
+def _best_weights(R: np.ndarray, clip: bool, round_off: float) -> np.ndarray:
     """argmin ‖R c‖² with Σ c = 1, and c ≥ 0 with ``clip``; R (m, T)."""
     from scipy.optimize import nnls
 
     T = R.shape[1]
-    if len(R) > T:
-        R = np.asarray(np.linalg.qr(R, mode="r"))  # ‖R c‖ is all that matters
-    scale = np.linalg.norm(R)
-    if T == 1 or scale == 0.0:
+    size = np.abs(R).max()
+    if T == 1 or size == 0.0:
         return np.eye(T)[0]
-    R = R / scale
+    R = R / size
+    # c = e_1 + Σ_k b_k (e_(k+1) − e_1): differences first, so that equal columns stay equal
+    D = R[:, 1:] - R[:, :1]
+    D[:, np.abs(D).max(0) <= round_off] = 0.0
+    if len(R) > T:  # ‖r + D b‖ is all that matters
+        both = np.asarray(np.linalg.qr(np.column_stack([R[:, 0], D]), mode="r"))
+        r, D = both[:, 0], both[:, 1:]
+    else:
+        r = R[:, 0]
     if clip:
         # For every t > 0 the best c with Σ c = t is t·(the simplex optimum), so the
         # non-negative minimiser of ‖R c‖² + (Σ c − 1)² points at it.
-        c = nnls(np.vstack([R, np.ones(T)]), np.eye(len(R) + 1)[-1])[0]
+        columns = np.column_stack([r, D + r[:, None]])
+        c = nnls(np.vstack([columns, np.ones(T)]), np.eye(len(columns) + 1)[-1])[0]
         return c / c.sum()
-    # c = e_1 + Σ_k b_k (e_(k+1) − e_1); columns scaled to norm one, null directions dropped
-    D = R[:, 1:] - R[:, :1]
     norms = np.linalg.norm(D, axis=0)
     norms[norms == 0.0] = 1.0
-    b = np.linalg.lstsq(D / norms, -R[:, 0], rcond=None)[0] / norms
+    b = np.linalg.lstsq(D / norms, -r, rcond=None)[0] / norms
     return np.concatenate([[1.0 - b.sum()], b])

@@ -7,6 +7,7 @@ solved for at each step, until the chain collapses. See their Section 3.
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +88,9 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
     """
     from scipy.optimize import brentq
 
-    if not isinstance(tol, (int, float)) or isinstance(tol, bool) or not 0 < tol < math.inf:
+    if not isinstance(tol, numbers.Real) or isinstance(tol, bool) or not 0 < float(tol) < math.inf:
         raise ValueError(f"tol must be a positive number, got {tol!r}")
+    tol = float(tol)
     max_steps = check_n_steps(max_steps, "max_steps")
     if not isinstance(spectrum, EighSpectrum):
         raise ValueError("the constraint is solved on eigenvalues: use solver='eigh'")

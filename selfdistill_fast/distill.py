@@ -12,7 +12,6 @@ import json
 import math
 import os
 import tempfile
-import warnings
 import zipfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +26,7 @@ from selfdistill_fast.alpha import (
     joint_weights,
     mixture_losses,
     step_weights,
+    warn_caller,
     weights_to_alphas,
 )
 from selfdistill_fast.backend import get_backend
@@ -79,9 +79,9 @@ class DistillationPath:
         has no eigenvalues.
     n_steps : int
     selection : dict or None
-        What chose the α's of "optimal" and "joint": ``on`` ("leave-one-out" or
-        "validation"), its ``mse`` (T,) at every step, and ``best_step``: a greedy chain can
-        get worse with more steps. For "joint" also what
+        What chose the α's of "optimal" and "joint": ``on`` ("leave-one-out",
+        "leave-fold-out" or "validation"), its ``mse`` (T,) at every step, and ``best_step``: a
+        greedy chain can get worse with more steps. For "joint" also what
         :func:`~selfdistill_fast.alpha.joint_report` says; ``mse[τ − 1]`` is then that of the
         best weights of τ steps.
     metadata : dict
@@ -513,7 +513,8 @@ def distill(
     columns = n_steps**2 if scheduled else n_steps
     check_memory(
         spectrum.backend,
-        2 * (n_steps * spectrum.n + columns * spectrum.k) * spectrum.p * spectrum.dtype.itemsize,
+        2 * (n_steps * spectrum.n + columns * spectrum.k) * spectrum.p * spectrum.dtype.itemsize
+        + 16 * n_steps**2,
         f"the coefficients of {n_steps} steps and {spectrum.p} target(s)",
         cure="use fewer steps (step=inf needs none), or fewer targets at a time",
     )
@@ -545,6 +546,8 @@ def distill(
         alphas = check_alphas(alpha, n_steps, spectrum.p)
         C = step_weights(alphas)
 
+    if np.isinf(C).any():
+        raise ValueError("these alphas are too large: the weights of the steps overflow")
     return assemble(
         spectrum,
         lam,
@@ -597,12 +600,11 @@ def _selection(
     if alpha == "joint" and T > 1:
         report = joint_report(y, F[-1] if scheduled else F, **options)
         if report["useful_steps"] < T:
-            warnings.warn(
+            warn_caller(
                 f"joint weights of {T} steps: beyond step count {report['useful_steps']} the gain "
                 "is within two standard errors of zero (condition number "
                 f"{report['condition'][-1]:.2g}); see path.selection",
                 RuntimeWarning,
-                stacklevel=3,
             )
         return {**report, "best_step": int(np.argmin(report["mse"])) + 1}
     w = options["sample_weight"]

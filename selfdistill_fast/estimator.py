@@ -20,10 +20,10 @@ from selfdistill_fast.distill import (
     limit_of,
     score_grid,
 )
-from selfdistill_fast.kernels import Kernel, kernel_from_name
+from selfdistill_fast.kernels import Kernel, Precomputed, kernel_from_name
 from selfdistill_fast.loo import check_folds, mixed_held_out
 from selfdistill_fast.spectrum import Spectrum, check_lam, check_n_steps, spectrum
-from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
+from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS, CholeskySpectrum
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
 
@@ -67,7 +67,9 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.pairwise = isinstance(self.kernel, str) and self.kernel == "precomputed"
+        tags.input_tags.pairwise = isinstance(self.kernel, Precomputed) or (
+            isinstance(self.kernel, str) and self.kernel == "precomputed"
+        )
         return tags
 
 
@@ -125,7 +127,9 @@ class SelfDistilledKernelRidge(_Distilled):
         Of the last step; 0 without ``fit_intercept``.
     loo_mse_ : ndarray of shape (T,)
         Exact leave-one-out mean squared error of each step, weighted by ``sample_weight``
-        and averaged over targets. NaN where a step does not exist.
+        and averaged over targets. NaN where a step does not exist, and where there is no
+        leave-one-out: a single row with an intercept; ``solver="cholesky"`` with more than
+        four steps.
     kernel_ : Kernel
         The kernel with its parameters filled in.
     path_ : DistillationPath
@@ -241,6 +245,8 @@ class SelfDistilledKernelRidge(_Distilled):
             backend=self.backend,
             **(self.solver_options or {}),
         )
+        if X_val is not None:
+            X_val = validate_data(self, X_val, dtype=(np.float64, np.float32), reset=False)
         path = distill(
             fitted,
             lam,
@@ -253,7 +259,8 @@ class SelfDistilledKernelRidge(_Distilled):
         )
         self._keep(kernel, path)
         n_fitted = len(X) if fitted.rows is None else len(fitted.rows)
-        if self.fit_intercept and n_fitted == 1:  # without its only row nothing is left
+        lone = self.fit_intercept and n_fitted == 1  # without its only row nothing is left
+        if lone or (isinstance(fitted, CholeskySpectrum) and path.n_steps > MAX_LOO_STEPS):
             self.loo_mse_ = np.full(path.n_steps, np.nan)
             return self
         errors = mixed_held_out(fitted, lam, path.step_weights) - y
@@ -297,7 +304,8 @@ class SelfDistilledKernelRidgeCV(_Distilled):
     best_index_ : int
         Its row in ``cv_results_``.
     best_params_ : dict
-        For ``SelfDistilledKernelRidge(**best_params_)``.
+        ``SelfDistilledKernelRidge(**best_params_)`` is the chosen chain (but where "joint"
+        weights have no α's it chooses them again, by leave-one-out).
     cv_results_ : dict of ndarray
         One entry for each γ, λ and step, ready for ``pandas.DataFrame``: ``gamma``, ``lam``,
         ``step``, ``alpha`` (of that step; NaN for the first and for "joint"), ``mse``,
@@ -396,6 +404,12 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             raise ValueError("lams and gammas must not be empty")
         folds = None if self.cv is None else check_folds(self.cv, len(X))
         held_out = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        on = "leave-one-out" if folds is None else "leave-fold-out"
+        if X_val is not None:
+            X_val = validate_data(self, X_val, dtype=(np.float64, np.float32), reset=False)
+            held_out["X_val"], on = X_val, "validation"
+        if isinstance(self.alpha, str) and self.alpha not in ("optimal", "joint"):
+            raise ValueError(f"alpha must be numbers, 'optimal' or 'joint', got {self.alpha!r}")
         tables: list[dict[str, Any]] = []
         lowest, best = np.inf, None
         for kernel in kernels:
@@ -420,7 +434,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             )
             if scores["mse"][row, step] < lowest:
                 lowest = scores["mse"][row, step]
-                path = self._chain(fitted, float(lams[row]), scores, row, step + 1)
+                path = self._chain(fitted, float(lams[row]), scores, row, step + 1, on)
                 best = (kernel, path, lams[row], step + 1)
             del fitted
         if best is None:
@@ -431,11 +445,16 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         self.best_gamma_ = getattr(kernel, "gamma", None)
         self.best_score_ = -float(lowest)
         self._tabulate(kernels, lams, tables)
+        chosen = not np.isnan(path.alphas[1:]).any()  # some joint weights have no alphas
         self.best_params_ = {
             "kernel": kernel,
             "lam": self.best_lam_,
             "n_steps": step,
-            "alpha": self.alpha,
+            "alpha": path.alphas[1:].tolist() if chosen else self.alpha,
+            "fit_intercept": self.fit_intercept,
+            "clip": self.clip,
+            "solver_options": self.solver_options,
+            "backend": self.backend,
         }
         self._warn_at_edges(kernels, lams)
         return self
@@ -457,11 +476,17 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             )
         return [
             kernel_from_name(self.kernel, n_features, gamma=gamma, **parameters)
-            for gamma in self.gammas
+            for gamma in np.atleast_1d(self.gammas).tolist()
         ]
 
     def _chain(
-        self, fitted: Spectrum, lam: float, scores: dict[str, Any], row: int, n_steps: int
+        self,
+        fitted: Spectrum,
+        lam: float,
+        scores: dict[str, Any],
+        row: int,
+        n_steps: int,
+        on: str,
     ) -> DistillationPath:
         """The chain of ``n_steps`` steps that row ``row`` of the scores describes."""
         C = scores["weights"][row][:n_steps, :n_steps]
@@ -470,7 +495,9 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             with contextlib.suppress(ValueError):  # c is primary: some have no alphas
                 alphas = weights_to_alphas(C[-1])
         limit = limit_of(fitted, lam, self.alpha, alphas)
-        return assemble(fitted, lam, C, alphas, limit=limit)
+        mse = scores["mse"][row][:n_steps]
+        selection = {"mse": mse, "best_step": int(np.argmin(mse)) + 1, "on": on}
+        return assemble(fitted, lam, C, alphas, limit=limit, selection=selection)
 
     def _tabulate(self, kernels: list[Kernel], lams: Any, tables: list[dict[str, Any]]) -> None:
         """Set ``cv_results_`` and ``best_index_``; γ varies slowest, the step fastest."""
@@ -495,7 +522,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         """UserWarning where the best λ or γ is the first or last value of its grid."""
         grids: dict[str, Any] = {"lam": (self.best_lam_, lams)}
         if self.gammas is not None:
-            grids["gamma"] = (self.best_gamma_, [float(gamma) for gamma in self.gammas])
+            grids["gamma"] = (self.best_gamma_, np.atleast_1d(self.gammas).tolist())
         for name, (best, grid) in grids.items():
             if len(grid) > 1 and best in (min(grid), max(grid)):
                 warnings.warn(

@@ -305,7 +305,7 @@ class NTK(Kernel):
             h = xp.maximum(h - (xp.sin(angle) - angle * xp.cos(angle)) / math.pi, 0.0)
             t = t * (1.0 - angle / math.pi) + (1.0 - h)
             angle = 2.0 * xp.arcsin(xp.sqrt(0.5 * h))
-        return xp.sqrt(xx * zz) * t
+        return xp.sqrt(xx) * xp.sqrt(zz) * t
 
     def diagonal(self, xp: Any, xx: Any) -> Any:
         return (self.depth + 1.0) * xx

@@ -245,11 +245,13 @@ def check_folds(folds: Any, n: int) -> list[np.ndarray]:
         folds = KFold(k)
     if hasattr(folds, "split"):
         folds = list(folds.split(np.zeros((n, 1))))
+    elif hasattr(folds, "__next__"):
+        folds = list(folds)
     every = np.arange(n)
     if isinstance(folds, (list, tuple)) and len(folds) and isinstance(folds[0], (list, tuple)):
         parts = [np.asarray(test) for _, test in folds]
         for train, test in folds:
-            if not np.array_equal(np.union1d(train, test), every):
+            if not np.array_equal(np.unique(train), np.setdiff1d(every, test)):
                 raise ValueError("every fold must be trained on all the other rows")
     else:
         labels = np.asarray(folds)

@@ -27,7 +27,7 @@ LAYERS = {
     "alpha": set(),
     "backend": {"kernels"},
     "gram": {"kernels", "backend"},
-    "spectrum": {"kernels", "backend", "gram"},
+    "spectrum": {"kernels", "backend", "gram", "alpha"},
     "filters": {"kernels", "backend", "gram", "spectrum", "alpha"},
     "loo": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
     "diagnostics": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},

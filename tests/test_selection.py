@@ -329,7 +329,7 @@ def test_cv_picks_what_leave_one_out_says(backend, rng):
         assert row.mse == pytest.approx(one.loo_mse_[-1], rel=1e-9)
         if row.step > 1:
             assert row.alpha == pytest.approx(one.alphas_[-1], rel=1e-6, abs=1e-9)
-    again = SelfDistilledKernelRidge(**model.best_params_, solver="eigh", backend=backend).fit(X, y)
+    again = SelfDistilledKernelRidge(**model.best_params_, solver="eigh").fit(X, y)
     assert_close(model.predict(X), again.predict(X), 1e-10)
     assert model.predict_path(X).shape == (model.best_step_, 60)
 
@@ -466,3 +466,127 @@ def test_constrained_path_that_no_function_meets(rng):
         constrained_path(s, 1e-6)
     with pytest.raises(ValueError, match="eigh"):
         constrained_path(spectrum(X, y, RBF(1.0), solver="cholesky", lam=1.0), 0.1)
+
+
+# ---------------------------------------------------------------- what a review found
+
+
+def test_round_off_between_equal_predictions_is_no_difference(rng):
+    """K = I to rounding: every step predicts 0 for a row left out, and α must not divide by it."""
+    X, y = noisy(rng)
+    with pytest.warns(RuntimeWarning, match="coincide") as caught:
+        model = SelfDistilledKernelRidge(gamma=1e6, lam=0.1, n_steps=3).fit(X, y)
+    assert all(warning.filename == __file__ for warning in caught)
+    np.testing.assert_array_equal(model.alphas_[1:], 1.0)
+    assert np.abs(model.predict(X)).max() <= np.abs(y).max()
+    with pytest.warns(RuntimeWarning):
+        joint = distill(spectrum(np.zeros((40, 40)), y, "precomputed"), 0.1, "joint", 3)
+    np.testing.assert_array_equal(joint.weights, [1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e155])
+def test_joint_weights_do_not_depend_on_the_scale_of_y(scale, rng):
+    X, y = noisy(rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = (distill(spectrum(X, f * y, RBF(1.0)), 0.1, "joint", 3) for f in (1.0, scale))
+    assert_close(other.weights, one.weights, 1e-6)
+
+
+@pytest.mark.parametrize("lam", [1e4, 1e6, 1e8, 1e10])
+def test_the_default_solver_keeps_its_digits_under_a_strong_ridge(lam, rng):
+    X, y = noisy(rng)
+    default = SelfDistilledKernelRidge(lam=lam, n_steps=3).fit(X, y)
+    exact = SelfDistilledKernelRidge(lam=lam, n_steps=3, solver="eigh").fit(X, y)
+    assert_close(default.predict(X), exact.predict(X), 1e-9)
+    assert_close(default.loo_mse_, exact.loo_mse_, 1e-9)
+
+
+@pytest.mark.parametrize("factor", [1e-160, 1e-150, 1.0, 1e150])
+@pytest.mark.parametrize("alpha", [1e-3, 0.25, 1.5])
+def test_the_limit_without_eigenvalues(alpha, factor, rng):
+    X, y = noisy(rng)
+    s = spectrum(X, factor * y, RBF(1.0), solver="cholesky", lam=0.1)
+    exact = spectrum(X, factor * y, RBF(1.0), solver="eigh")
+    a, b = (distill(m, 0.1, alpha, 2).predict(X, step=np.inf) for m in (s, exact))
+    assert_close(a, b, 1e-9)
+
+
+def test_a_limit_that_does_not_converge_is_an_error_not_a_guess(rng):
+    X = rng.standard_normal((200, 3))
+    s = spectrum(X, X[:, 0], RBF(0.5), solver="cholesky", lam=1e-8)
+    with pytest.raises(ValueError, match="eigh"):
+        distill(s, 1e-8, 1e-12, 2).predict(X, step=np.inf)
+
+
+def test_an_overflowing_kernel_is_an_error(rng):
+    X, y = noisy(rng)
+    from selfdistill_fast import Linear, Polynomial
+
+    for solver in ("eigh", "cholesky"):
+        with pytest.raises(ValueError, match="overflows"):
+            spectrum(1e160 * X, y, Linear(), solver=solver, lam=0.1)
+    with pytest.raises(ValueError, match="float64"):
+        spectrum((200 * X).astype(np.float32), y, Polynomial(30))
+
+
+def test_a_cholesky_spectrum_may_be_shared_by_threads(rng):
+    """The inverse takes the place of the factor while other threads solve with it."""
+    import sys
+    from concurrent.futures import ThreadPoolExecutor
+
+    X = rng.standard_normal((300, 3))
+    expected = leave_one_out(spectrum(X, X[:, 0], RBF(0.5), solver="eigh"), 0.1, 0.5, 3)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(5):
+            s = spectrum(X, X[:, 0], RBF(0.5), solver="cholesky", lam=0.1)
+            with ThreadPoolExecutor(4) as pool:
+                jobs = [pool.submit(leave_one_out, s, 0.1, 0.5, 3) for _ in range(8)]
+                jobs += [pool.submit(distill, s, 0.1, 0.5, 3) for _ in range(8)]
+                for job in jobs[:8]:
+                    assert_close(job.result(), expected, 1e-10)
+                for job in jobs[8:]:
+                    assert np.isfinite(job.result().dual_coef()).all()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_one_dominant_weight_with_an_intercept(rng):
+    X, y = noisy(rng, 30)
+    weight = np.ones(30)
+    weight[0] = 1e10
+    s = spectrum(X, y, RBF(1.0), solver="eigh", sample_weight=weight, fit_intercept=True)
+    K = oracle.kernel_matrix(RBF(1.0), X)
+    expected = oracle.leave_out(
+        np.arange(30), K, y[:, None], 0.1, np.array([np.nan, 0.3]), weight, True
+    )
+    assert_close(leave_one_out(s, 0.1, 0.3, 2), expected[..., 0], 1e-9)
+
+
+def test_masked_entries_are_refused(rng):
+    X, y = noisy(rng)
+    with pytest.raises(TypeError, match="masked"):
+        spectrum(np.ma.masked_greater(X, 1.0), y, RBF(1.0))
+
+
+def test_cholesky_with_more_steps_than_it_has_leave_one_out_of(rng):
+    X, y = noisy(rng)
+    model = SelfDistilledKernelRidge(solver="cholesky", alpha=0.5, n_steps=6).fit(X, y)
+    assert np.isnan(model.loo_mse_).all()
+    assert model.predict_path(X).shape == (6, 40)
+
+
+@pytest.mark.parametrize("cv", [None, 5])
+@pytest.mark.parametrize("alpha", ["optimal", [0.5, 0.3, 0.9]])
+def test_best_params_are_the_chosen_chain(cv, alpha, rng):
+    X, y = noisy(rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = SelfDistilledKernelRidgeCV(
+            alpha=alpha, cv=cv, gammas=[0.2, 1.0], fit_intercept=True
+        ).fit(X, y)
+        again = SelfDistilledKernelRidge(**model.best_params_).fit(X, y)
+    assert_close(again.predict(X), model.predict(X), 1e-9)
+    assert model.path_.selection["mse"][-1] == -model.best_score_

@@ -231,6 +231,16 @@ class Cpu(Reference):
         driver = "evd" if n <= EVD_ROWS else "evr"
         return eigh(K.T, overwrite_a=True, check_finite=False, driver=driver)
 
+    def triangular_solve(self, R: Any, B: Any, *, lower: bool) -> Any:
+        from scipy.linalg import solve_triangular
+
+        return solve_triangular(R, B, lower=lower, check_finite=False)
+
+    def svd(self, A: Any) -> tuple[Any, Any, Any]:
+        from scipy.linalg import svd
+
+        return svd(A, full_matrices=False, overwrite_a=True, check_finite=False)
+
     # --------------------------------------------------------------- filters
     def shrinkage_path(self, d: Any, lam: Any, alpha: Any) -> Any:
         """diag B^(1..T); see :meth:`Reference.shrinkage_path`."""

@@ -76,6 +76,8 @@ class Reference:
             raise TypeError(
                 f"{name} is sparse; this library works on dense arrays: pass {name}.toarray()"
             )
+        if np.ma.is_masked(a):
+            raise TypeError(f"{name} has masked entries; fill or drop them first")
         try:
             array = np.asarray(a)
         except ValueError as error:
@@ -215,6 +217,17 @@ class Reference:
         """(L Lᵀ)⁻¹ in full for L from :meth:`cholesky`, which may be destroyed."""
         inverse = np.linalg.inv(L)
         return inverse.T @ inverse
+
+    def triangular_solve(self, R: Any, B: Any, *, lower: bool) -> Any:
+        """R⁻¹ B for triangular R, which is lower or upper."""
+        return np.linalg.solve(R, B)
+
+    def svd(self, A: Any) -> tuple[Any, Any, Any]:
+        """Thin singular value decomposition A = V diag(s) G: V (n, r), s (r,), G (r, m).
+
+        A (n, m) may be destroyed; r = min(n, m).
+        """
+        return np.linalg.svd(A, full_matrices=False)
 
     def squares_matmul(self, V: Any, F: Any) -> Any:
         """(V∘V) @ F in row blocks: V∘V is never a second n² array. V (n, k), F (k, q)."""

@@ -34,7 +34,7 @@ from selfdistill_fast.spectrum.base import (
     evaluate,
     mix,
 )
-from selfdistill_fast.spectrum.cholesky import CholeskySpectrum
+from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
 
@@ -89,7 +89,8 @@ def spectrum(
         "nystrom": the model of m landmark rows, an approximation in O(nm) memory and O(nm²)
         time; options ``n_landmarks`` (default 1000) and ``sampling`` ("rpcholesky", randomly
         pivoted Cholesky, or "uniform"). "auto", always exact: "cholesky" where one ``lam`` is
-        given and the kernel is positive semi-definite by construction, else "eigh".
+        given, not far above the eigenvalues, and the kernel is positive semi-definite by
+        construction, else "eigh". ("cholesky" cannot see a negative eigenvalue above −λ.)
     lam : float or sequence, optional
         The ridges that will be asked for: a scalar for one, a sequence for a batch (never a
         schedule over the steps). "cholesky" needs one; "eigh" serves every other one, too.
@@ -150,15 +151,22 @@ def spectrum(
         raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")
     if isinstance(kernel, Precomputed) and n != n_features:
         raise ValueError(f"a precomputed K must be square, got shape {X.shape}")
-    y = check_targets(be, Y, n, X.dtype, "Y")
+    y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
     w = check_sample_weight(be, sample_weight, n)
     memory = None if max_memory is None else int(max_memory)
-    if solver == "auto":
+    automatic = solver == "auto"
+    if automatic:
         solver = _choose(kernel, lam)
     if solver == "cholesky":
         if lam is None or lam.ndim:
             raise ValueError("solver='cholesky' factorises K + lam I: it needs one scalar lam")
-        return CholeskySpectrum(be, X, y, kernel, w, bool(fit_intercept), memory, float(lam))
+        intercept = bool(fit_intercept)
+        try:
+            return CholeskySpectrum(
+                be, X, y, kernel, w, intercept, memory, float(lam), automatic=automatic
+            )
+        except StrongRidge:
+            pass  # only where the solver was ours to choose: "eigh" keeps all digits
     if solver == "nystrom":
         if isinstance(kernel, Precomputed):
             raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import math
 import numbers
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.gram import check_memory, native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
 
@@ -123,7 +123,7 @@ class Spectrum:
     def _kernel_matrix(self, X: Any, shift: float) -> Any:
         """The matrix of the head of this module, in memory that may be destroyed.
 
-        q is moved to the eigenvalue ``shift`` · trace(K)/n.
+        q is moved to the eigenvalue ``shift`` · trace/n, see :func:`_centre`.
         """
         xp, kernel = self.backend.xp, self.kernel
         precomputed = isinstance(kernel, Precomputed)
@@ -135,6 +135,11 @@ class Spectrum:
             K = X[self.rows][:, self.rows]
         if not kernel.pair and not precomputed:
             K = K.copy()  # the caller may keep its function's result
+        if not bool(xp.isfinite(xp.diagonal(K)).all()):
+            raise ValueError(
+                f"{kernel!r} overflows {K.dtype} on these rows: scale X down"
+                + (" or use float64" if K.dtype == np.float32 else "")
+            )
         if not kernel.definite:
             _check_symmetric(K, xp)
         if self._root is not None:
@@ -288,12 +293,11 @@ class Spectrum:
         """RuntimeWarning where λ is below round-off of the largest eigenvalue."""
         largest, smallest = self.largest_eigenvalue(), float(np.min(lam))
         if smallest < float(np.finfo(self.dtype).eps) * largest:
-            warnings.warn(
+            warn_caller(
                 f"lam={smallest:g} is below the round-off of the largest eigenvalue {largest:g} in "
                 f"{self.dtype}: held-out predictions may have no correct digit; use a larger lam"
                 + (" or float64" if self.dtype == np.float32 else ""),
                 RuntimeWarning,
-                stacklevel=3,
             )
 
     def check_new(self, X_new: Any, name: str = "X") -> Any:
@@ -332,9 +336,10 @@ class Fold:
 
 def _check_symmetric(K: Any, xp: Any) -> None:
     """ValueError unless K equals its transpose up to round-off."""
-    scale = float(abs(K).max()) if K.size else 0.0
+    blocks = range(0, K.shape[0], _BLOCK)
+    scale = max((float(abs(K[start : start + _BLOCK]).max()) for start in blocks), default=0.0)
     tolerance = xp.finfo(K.dtype).eps ** (2 / 3) * scale
-    for start in range(0, K.shape[0], _BLOCK):
+    for start in blocks:
         rows = slice(start, start + _BLOCK)
         gap = float(abs(K[rows] - K[:, rows].T).max())
         if gap > tolerance:
@@ -345,17 +350,19 @@ def _check_symmetric(K: Any, xp: Any) -> None:
 
 
 def _centre(K: Any, q: Any, shift: float, xp: Any) -> tuple[Any, float]:
-    """K ← H K H + s q qᵀ in place, with s = shift · trace(K)/n (or shift, where that is 0).
+    """K ← H K H + s q qᵀ in place, with s = shift · trace/n (or shift, where that is 0).
 
     With m = Kq: H K H + s qqᵀ = K − q mᵀ − (m − (qᵀm + s) q) qᵀ. Returns m (float64) and s.
-    The trace is that before centring: s must stand clear of what centring leaves as round-off.
+    The trace is that of K for a positive shift and of H K H for a negative one.
     """
     n = K.shape[0]
     qt = q.astype(K.dtype)
-    trace = float(xp.trace(K, dtype="float64"))
-    s = shift * (trace / n if trace > 0.0 else 1.0)
     m = K @ qt
     qm = float(q @ m.astype("float64"))
+    trace = float(xp.trace(K, dtype="float64"))
+    if shift < 0.0:  # no larger than the centred matrix needs, but clear of its round-off
+        trace = max(trace - qm, 1e3 * n * float(xp.finfo(K.dtype).eps) * trace)
+    s = shift * (trace / n if trace > 0.0 else 1.0)
     left = (m.astype("float64") - (qm + s) * q).astype(K.dtype)
     for start in range(0, n, _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -408,6 +415,8 @@ def check_lam(lam: Any, *, batch: bool) -> Any:
         value = value.astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"lam must be a real number, got {lam!r}") from None
+    if value.size == 0:
+        raise ValueError("lam is empty: give at least one ridge")
     if value.ndim > (1 if batch else 0):
         raise ValueError(
             f"lam must be a scalar{' or one-dimensional (a batch of values)' if batch else ''}, "

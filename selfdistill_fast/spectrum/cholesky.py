@@ -19,18 +19,26 @@ blocks again.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
+from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import Fold, Spectrum, check_lam, check_n_steps
 
 __all__ = ["CholeskySpectrum"]
 
-#: rows of M² that are formed at a time
+#: largest λ/d_max at which 1 − x keeps enough digits
+MAX_RIDGE = 10.0
+#: rows of K or M² that are worked on at a time
 _BLOCK = 256
 #: steps whose diagonals come from M and M² alone
 MAX_LOO_STEPS = 4
+
+
+class StrongRidge(ValueError):
+    """λ is far above the spectrum of K, where A = I − x cancels."""
 
 
 class CholeskySpectrum(Spectrum):
@@ -49,6 +57,7 @@ class CholeskySpectrum(Spectrum):
         fit_intercept: bool,
         max_memory: int | None,
         lam: float,
+        automatic: bool,
     ) -> None:
         xp = be.xp
         self.lam = lam
@@ -65,7 +74,19 @@ class CholeskySpectrum(Spectrum):
         )
         K = self._kernel_matrix(X, shift=1.0)  # q among the other eigenvalues
         self.k = K.shape[0]
-        self._norm = float(xp.sqrt(xp.square(K, dtype="float64").sum()))
+        trace, squares = float(xp.trace(K, dtype="float64")), 0.0
+        for start in range(0, self.k, _BLOCK):
+            squares += float(xp.square(K[start : start + _BLOCK], dtype="float64").sum())
+        self._norm = squares**0.5
+        if lam * trace > MAX_RIDGE * squares:  # ‖K‖_F² / trace is a lower bound of d_max
+            message = (
+                f"lam={lam:g} is more than {MAX_RIDGE:g} times the largest eigenvalue of K: "
+                "solver='cholesky' knows the smoother only as I - lam (K + lam I)^-1 and loses "
+                "digits of small predictions; use solver='eigh'"
+            )
+            if automatic:
+                raise StrongRidge(message)
+            warn_caller(message, RuntimeWarning)
         K[xp.arange(self.k), xp.arange(self.k)] += xp.asarray(lam, K.dtype)
         try:
             self._factor = be.cholesky(K)
@@ -77,6 +98,13 @@ class CholeskySpectrum(Spectrum):
             ) from None
         self._inverse: Any = None
         self._powers: list[Any] = []
+        self._lock = threading.RLock()  # M takes the factor's place while others may solve
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
@@ -160,7 +188,8 @@ class CholeskySpectrum(Spectrum):
         Raises
         ------
         ValueError
-            α outside [0, 2], where a limit depends on eigenvalues that are not known here.
+            α outside [0, 2], where a limit depends on eigenvalues that are not known here; α so
+            small that the iteration does not converge to 1e-10.
         """
         self._check(lam, None)
         xp = self.backend.xp
@@ -169,21 +198,36 @@ class CholeskySpectrum(Spectrum):
                 f"whether infinitely many steps have a limit at alpha={alpha:g} depends on the "
                 "eigenvalues, which solver='cholesky' has not; use solver='eigh'"
             )
-        b = alpha * self._solve(self.target)
+        b = self._solve(self.target)
+        size = abs(b).max(0)
+        size = xp.where(size > 0.0, size, 1.0).astype(self.dtype)  # squares must not underflow
+        b = b / size
+
+        def image(c: Any) -> Any:
+            return alpha * c + (1.0 - alpha) * self.lam * self._solve(c)
+
+        eps = float(xp.finfo(self.dtype).eps)
         c = xp.zeros_like(b)
         r, search = b.copy(), b.copy()
-        rr = (r * r).sum(0)
-        goal = rr * float(xp.finfo(self.dtype).eps) ** 2
-        for _ in range(10 * self.k + 10):
-            if not bool((rr > goal).any()):
+        rr = first = (r * r).sum(0)
+        for _ in range(self.k + 10 if alpha > 0.0 else 0):
+            if not bool((rr > first * eps**2).any()):
                 break
-            image = alpha * search + (1.0 - alpha) * self.lam * self._solve(search)
-            step = rr / xp.maximum((search * image).sum(0), xp.finfo(self.dtype).tiny)
-            c += step * search
-            r -= step * image
+            step = image(search)
+            length = rr / xp.maximum((search * step).sum(0), xp.finfo(self.dtype).tiny)
+            c += length * search
+            r -= length * step
             previous, rr = rr, (r * r).sum(0)
             search = r + rr / xp.maximum(previous, xp.finfo(self.dtype).tiny) * search
-        return c
+        if alpha > 0.0:
+            rest = b - image(c)
+            error = float(((rest * rest).sum(0) / xp.maximum(first, 1e-300)).max()) ** 0.5
+            if not error <= min(alpha, 1.0) * max(1e-10, 1e3 * eps):
+                raise ValueError(
+                    f"the limit at alpha={alpha:g} is too ill-conditioned for solver='cholesky'; "
+                    "use solver='eigh', or lam/alpha with n_steps=1, which is the same model"
+                )
+        return alpha * c * size
 
     def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
         """None: there are no eigenvalues here."""
@@ -235,20 +279,23 @@ class CholeskySpectrum(Spectrum):
 
     def _solve(self, t: Any) -> Any:
         """M t, from the factor or, once that is gone, from M."""
-        if self._inverse is not None:
-            return self._inverse @ t
-        return self.backend.cholesky_solve(self._factor, t)
+        with self._lock:
+            if self._inverse is None:
+                return self.backend.cholesky_solve(self._factor, t)
+        return self._inverse @ t
 
     def _explicit_inverse(self) -> Any:
         """M, in the buffer of the factor."""
-        if self._inverse is None:
-            self._inverse, self._factor = self.backend.cholesky_inverse(self._factor), None
-        return self._inverse
+        with self._lock:
+            if self._inverse is None:
+                self._inverse, self._factor = self.backend.cholesky_inverse(self._factor), None
+            return self._inverse
 
     def _diagonal_powers(self, count: int) -> list[Any]:
         """diag 1, diag x, …, diag x^count on the complement of q; computed once."""
         xp = self.backend.xp
-        if len(self._powers) <= count:
+        powers_known = self._powers
+        if len(powers_known) <= count:
             M = self._explicit_inverse()
             # every kind at once: M and its row norms, or also M² in row blocks
             powers = xp.empty((3 if count <= 2 else 5, self.k), self.dtype)
@@ -264,8 +311,8 @@ class CholeskySpectrum(Spectrum):
             if self.q is not None:
                 for power in range(len(powers)):
                     powers[power] -= (self.q**2).astype(self.dtype) * self._xi**power
-            self._powers = list(powers)
-        return self._powers[: count + 1]
+            self._powers = powers_known = list(powers)
+        return powers_known[: count + 1]
 
 
 class _CholeskyFold(Fold):

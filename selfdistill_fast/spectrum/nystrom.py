@@ -88,7 +88,7 @@ class NystromSpectrum(EighSpectrum):
         self.landmarks = chosen if self.rows is None else self.rows[chosen]
         self.basis = rows[chosen]
         # φ(x) = κ(x, L) R⁻¹; the inverse of a triangle of pivots above round-off
-        inverse = xp.linalg.solve(R, xp.eye(R.shape[0], dtype=R.dtype))
+        inverse = be.triangular_solve(R, xp.eye(R.shape[0], dtype=R.dtype), lower=False)
         features = native_matmul(be, rows, self.basis, inverse, kernel)
         if self._root is not None:
             features *= self._root[:, None]
@@ -97,7 +97,7 @@ class NystromSpectrum(EighSpectrum):
             qt = self.q.astype(features.dtype)
             mean = qt @ features
             features -= qt[:, None] * mean[None, :]
-        V, singular, G = xp.linalg.svd(features, full_matrices=False)
+        V, singular, G = be.svd(features)
         del features
         real = singular > len(singular) * float(xp.finfo(V.dtype).eps) * singular.max(initial=0.0)
         self.V, singular = xp.ascontiguousarray(V[:, real]), singular[real]
@@ -246,7 +246,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
         L = np.tril(triangle[accepted][:, : len(accepted)])
         new = native_gram(be, X, X[rows], kernel)
         new = new - factor[:, :done] @ factor[rows, :done].T
-        new = xp.linalg.solve(xp.asarray(L, dtype=X.dtype), new.T).T
+        new = be.triangular_solve(xp.asarray(L, dtype=X.dtype), new.T, lower=True).T
         factor[:, done : done + len(rows)] = new
         left = left - (new.astype("float64") ** 2).sum(1)
         left[rows] = 0.0
