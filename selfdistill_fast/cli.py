@@ -642,6 +642,8 @@ def _print_fit(results: dict[str, Any], kernel: Any) -> None:
     if results["best_step_by_val"] is not None:
         summary += f" Best step on the validation rows: {results['best_step_by_val']}."
     console.print(summary)
+    if best is not None and best != results["n_steps"]:
+        console.print(f"predict uses the last step; predict --step {best} asks for that one.")
     if results["alpha"] == "joint":
         console.print(
             f"joint is optimal at step {results['n_steps']}; the steps before only lead there."

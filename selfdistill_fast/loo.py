@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.alpha import check_alphas, step_weights
+from selfdistill_fast.gram import check_memory
 from selfdistill_fast.spectrum import Spectrum, check_lam, check_lam_steps, check_n_steps, mix
 
 __all__ = [
@@ -82,6 +83,18 @@ def _by_last_step(chains: list[Any], xp: Any) -> Any:
     return columns
 
 
+def _check_columns_fit(spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: Any) -> None:
+    """MemoryError before columns, their residuals and predictions, and filters are allocated."""
+    count = n_steps**2 if lam_steps is not None else n_steps * max(1, np.size(lam))
+    check_memory(
+        spectrum.backend,
+        (6 * spectrum.p + 4) * count * spectrum.n * spectrum.dtype.itemsize,
+        f"held-out predictions of {spectrum.n} rows, {spectrum.p} target(s), {np.size(lam)} lam "
+        f"and {n_steps} steps",
+        cure="use fewer lams, steps or targets at a time",
+    )
+
+
 def loo_columns(
     spectrum: Spectrum,
     lam: Any,
@@ -105,6 +118,7 @@ def loo_columns(
             "without the only one nothing is left to fit"
         )
     spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
+    _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     residual = spectrum.residual_filters(lam, n_steps, lam_steps)
     smoother = spectrum.smoother_filters(lam, n_steps, lam_steps)
     E, F = spectrum.applied(residual), spectrum.applied(smoother)
@@ -151,6 +165,7 @@ def fold_columns(
     is_kept = xp.ones(spectrum.n, bool) if spectrum.rows is None else spectrum.sample_weight > 0
     position = xp.cumsum(is_kept) - 1  # of a training row among the kept ones
     spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
+    _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     y = spectrum.kept(spectrum.Y)
     root = xp.ones(len(y))
     if spectrum.sample_weight is not None:

@@ -55,7 +55,7 @@ def test_readme_code_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for block in blocks:
         exec(block, names)
-    assert (tmp_path / "model.npz").exists()
+    assert (tmp_path / "path.npz").exists()
 
 
 def test_readme_links_exist():
