@@ -32,6 +32,16 @@ class Case:
     flops: float = 0.0
     exps: float = 0.0
 
+    @property
+    def twin(self):
+        """Name of the case whose peers are this one's: peers do not know of SDF_ISA."""
+        return self.name.removesuffix(" avx2")
+
+    @property
+    def timed(self):
+        """Rivals to be timed for this case itself."""
+        return [w for w in self.rivals if self.twin == self.name or w in ("ours", "fresh")]
+
 
 @functools.cache
 def points(n, d, dtype="float64", seed=0):
@@ -211,7 +221,7 @@ def grid_case(lams=10, alphas=101, steps=10):
         return run
 
     def numpy():
-        s, P, y_val = grid_problem()
+        s, P, _ = grid_problem()
         pure = s.pure_steps(lam, steps).reshape(lams, steps, n)
         cells = np.einsum("ast,ltn->nlas", C, pure, optimize=True).reshape(n, -1)
         cells = np.ascontiguousarray(cells)

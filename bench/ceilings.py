@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import subprocess
@@ -28,7 +29,7 @@ import numpy, time
 for dtype in (numpy.float64, numpy.float32):
     A = numpy.random.default_rng(0).normal(size=(3000, 3000)).astype(dtype)
     B, C, best = A.T.copy(), numpy.empty_like(A), 9.0
-    for _ in range(15):
+    for _ in range(10):
         start = time.perf_counter()
         numpy.matmul(A, B, out=C)
         best = min(best, time.perf_counter() - start)
@@ -58,7 +59,7 @@ def bandwidths(threads):
     size = 512 << 20
     a, b = np.ones(size // 8), np.ones(size // 8)
     edges = [len(a) * t // threads for t in range(threads + 1)]
-    parts = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
+    parts = [slice(*pair) for pair in itertools.pairwise(edges)]
 
     def memset(part):
         ctypes.memset(a[part].ctypes.data, 1, a[part].nbytes)

@@ -37,7 +37,8 @@ def rows_of(ceilings, medians):
         if ours is None or case.isa not in ceilings["gemm"]:
             continue
         floor, binding = floor_of(case, ceilings)
-        peers = {who: medians.get((case.name, who)) for who in case.rivals}
+        names = {who: case.name if who in case.timed else case.twin for who in case.rivals}
+        peers = {who: medians.get((names[who], who)) for who in case.rivals}
         judge = peers.get(case.judge)
         rows.append(
             {
