@@ -12,8 +12,8 @@ from cases import CASES
 
 from selfdistill_fast import _core
 
-SECONDS = 0.8  # of rounds for one function, roughly
-ROUNDS = (3, 11)
+SECONDS = 0.5  # of rounds for one function, roughly
+ROUNDS = (3, 9)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Case:
 
 @functools.cache
 def points(n, d, dtype="float64", seed=0):
-    return np.random.default_rng(seed).normal(size=(n, d)).astype(dtype) / np.sqrt(d)
+    return (np.random.default_rng(seed).normal(size=(n, d)) / np.sqrt(d)).astype(dtype)
 
 
 @functools.lru_cache(maxsize=1)
