@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define SDF_ABI 1 /* changes whenever a struct below does */
+#define SDF_ABI 2 /* changes whenever a struct below does */
 
 /* X(identifier, message) */
 #define SDF_STATUSES(X)                                                                 \
@@ -93,7 +93,7 @@ typedef struct {
 
   /* filled by prepare */
   int32_t pair; /* sdf_pair */
-  int32_t symmetric, centred, streaming;
+  int32_t symmetric, centred, streaming, ragged;
   ptrdiff_t pad_x, pad_z;
   ptrdiff_t panels_x, panels_z; /* pack ranges over panels_x + panels_z */
   ptrdiff_t tiles_x, tiles_z;   /* rows and columns of tiles */

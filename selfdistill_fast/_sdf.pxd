@@ -46,7 +46,7 @@ cdef extern from "sdf.h" nogil:
         void* norms_x
         void* norms_z
         void* pairs
-        int pair, symmetric, centred, streaming
+        int pair, symmetric, centred, streaming, ragged
         ptrdiff_t pad_x, pad_z
         ptrdiff_t panels_x, panels_z
         ptrdiff_t tiles_x, tiles_z, tiles

@@ -33,6 +33,7 @@ __all__ = [
     "alphas_to_weights",
     "check_alphas",
     "greedy_alphas",
+    "grid_losses",
     "joint_report",
     "joint_weights",
     "optimal_alpha",
@@ -448,6 +449,76 @@ def mixture_losses(y: Any, F: Any, C: Any, sample_weight: Any = None) -> np.ndar
         w = np.asarray(w.get() if hasattr(w, "get") else w)[:, 0]
         losses *= w / w.mean()
     return losses
+
+
+def grid_losses(
+    y: Any, F: Any, C: Any, *, sample_weight: Any = None, per_target: bool = False
+) -> np.ndarray:
+    r"""Mean squared error of a grid λ × mixture (× target), no cell's predictions formed.
+
+    With the residual columns R_k = y − F_k and Σ_k c_k = 1, a cell's residual is Σ_k c_k R_k.
+    One QR factorisation R = QU for each λ and target shrinks the m rows to T, and a cell
+    costs T² flops however large the validation set is:
+
+    .. math:: ‖y - \sum_k c_k F_k‖^2 = ‖R c‖^2 = ‖U c‖^2
+
+    Parameters
+    ----------
+    y : array of shape (m,) or (m, p)
+    F : array of shape (L, T, m) or (L, T, m, p)
+        Predictions of the pure steps 1..T for each λ.
+    C : array of shape (..., T)
+        Step weights of the mixtures, each summing to 1:
+        ``np.stack([alphas_to_weights(a) for a in grid])``, for one. They serve every λ.
+    sample_weight : array of shape (m,), optional
+    per_target : bool
+        Keep the targets apart instead of taking their mean.
+
+    Returns
+    -------
+    losses : ndarray of shape (L, ...), with ``per_target`` (L, ..., p), float64
+
+    Raises
+    ------
+    ValueError
+        The shapes do not match, or the weights of a mixture do not sum to 1.
+
+    Notes
+    -----
+    Sums are in double. The root of a loss is off by at most about m T ε Σ_k |c_k| ‖R_k‖/√m,
+    the same as for one that goes through the predictions: U is used, not the Gram matrix RᵀR,
+    whose rounding would be that of the *square* of Σ_k |c_k| ‖R_k‖ and swamp small losses.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.array([1.0, 2.0])
+    >>> F = np.array([[[0.8, 1.5], [0.5, 1.0]], [[0.4, 1.0], [0.1, 0.2]]])  # 2 λ, 2 steps
+    >>> C = np.array([[1.0, 0.0], [0.0, 1.0], [1.6, -0.6]])
+    >>> grid_losses(y, F, C).round(3)
+    array([[0.145, 0.625, 0.02 ],
+           [0.68 , 2.025, 0.223]])
+    """
+    F, C = _double(F), np.asarray(_double(C))
+    if F.ndim not in (3, 4):
+        raise ValueError(f"F must have shape (L, T, m) or (L, T, m, p), got {tuple(F.shape)}")
+    L, T = F.shape[:2]
+    if C.ndim == 0 or C.shape[-1] != T:
+        raise ValueError(f"C must have shape (..., {T}) for {T} steps, got {C.shape}")
+    total, size = C.sum(-1), abs(C).sum(-1)
+    if not (abs(total - 1.0) <= 1e-8 * np.maximum(size, 1.0)).all():
+        raise ValueError("the weights of each mixture in C must sum to 1")
+    y2, F3, w = _check_columns(y, F.reshape(L * T, *F.shape[2:]), sample_weight)
+    R = y2[None] - F3
+    if w is not None:
+        R = R * (w / w.mean()) ** 0.5
+    R = np.asarray(R.get() if hasattr(R, "get") else R)
+    m, p = R.shape[1:]
+    U = np.linalg.qr(R.reshape(L, T, m, p).transpose(0, 3, 2, 1), mode="r")  # (L, p, T, T)
+    cells = U @ C.reshape(-1, T).T  # (L, p, T, S)
+    losses = np.einsum("lpts,lpts->lsp", cells, cells) / m
+    losses = losses.reshape(L, *C.shape[:-1], p)
+    return losses if per_target else losses.mean(-1)
 
 
 def joint_report(

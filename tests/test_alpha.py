@@ -24,6 +24,7 @@ from selfdistill_fast import (
     spectrum,
     weights_to_alphas,
 )
+from selfdistill_fast.alpha import grid_losses, step_weights
 
 # the joint optimum says when its last steps gain little; here that is no news
 pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
@@ -492,3 +493,42 @@ def test_optimal_alpha_of_leave_one_out_predictions_is_the_greedy_alpha(backend,
     G = leave_one_out(s, LAM, 0.0, 2)
     by_hand = optimal_alpha(Y, G[0], G[1])
     assert_close(distill(s, LAM, "optimal", 2).alphas[1], by_hand, 1e-12)
+
+
+@pytest.mark.parametrize("shape", [(30,), (30, 3), (2, 1)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_grid_losses_are_those_of_every_cell(shape, weighted, rng):
+    T, lams = 4, 3
+    y, F = rng.normal(size=shape), rng.normal(size=(lams, T, *shape))
+    w = rng.uniform(0.1, 2.0, size=shape[0]) if weighted else None
+    C = np.stack([step_weights([np.nan, a, 0.3, -0.2]) for a in np.linspace(-1, 2, 7)])
+    losses = grid_losses(y, F, C, sample_weight=w)
+    each = grid_losses(y, F, C, sample_weight=w, per_target=True)
+    assert losses.shape == (lams, 7, T)
+    for cell in np.ndindex(*losses.shape):
+        square = np.square(y - np.tensordot(C[cell[1:]], F[cell[0]], 1)).reshape(shape[0], -1)
+        expected = np.average(square, axis=0, weights=w)
+        np.testing.assert_allclose(each[cell], expected, rtol=1e-12)
+        np.testing.assert_allclose(losses[cell], expected.mean(), rtol=1e-12)
+
+
+def test_grid_losses_keep_the_digits_of_a_small_loss(rng):
+    """Large weights cancel down to a residual of 1e-6; through RᵀR nothing would be left."""
+    a, small = rng.normal(size=200), 1e-6 * rng.normal(size=200)
+    c = np.array([300.0, -299.0])
+    R = np.stack([a, (300.0 * a - small) / 299.0])
+    y = np.zeros(200)
+    loss = grid_losses(y, -R[None], c)[0]
+    np.testing.assert_allclose(loss, np.mean(small**2), rtol=1e-5)
+
+
+def test_grid_losses_refuse_what_does_not_fit(rng):
+    y, F = rng.normal(size=5), rng.normal(size=(2, 3, 5))
+    with pytest.raises(ValueError, match="sum to 1"):
+        grid_losses(y, F, np.ones(3))
+    with pytest.raises(ValueError, match=r"\(\.\.\., 3\)"):
+        grid_losses(y, F, np.ones(2))
+    with pytest.raises(ValueError, match="F must have shape"):
+        grid_losses(y, F[0], np.ones(3) / 3)
+    with pytest.raises(ValueError, match="do not match"):
+        grid_losses(y[:4], F, np.ones(3) / 3)

@@ -816,3 +816,26 @@ def test_another_cython_module_calls_the_loops(tmp_path, rng):
     np.testing.assert_array_equal(guest.laplacian(X, 0.7), Cpu().gram(X, None, Laplacian(0.7)))
     lam, alpha = np.array([0.1, 2.0]), np.array([np.nan, 0.3, 0.6])
     np.testing.assert_array_equal(guest.path(d, lam, alpha), Cpu().shrinkage_path(d, lam, alpha))
+
+
+# ------------------------------------------------------------------------------- size
+@pytest.mark.slow
+def test_more_than_two_to_the_31_entries_in_a_memory_map(tmp_path, rng):
+    """float32 50,000 x 50,000 in two blocks of rows; the first alone has 2.2e9 entries."""
+    n, first = 50_000, 44_000
+    if shutil.disk_usage(tmp_path).free < 1.2 * 4 * n * n:
+        pytest.skip("needs 12 GB of disk")
+    X, kernel = points(rng, n, 5, np.float32), RBF(0.5)
+    path = tmp_path / "gram.f32"
+    K = np.memmap(path, np.float32, "w+", shape=(n, n))
+    try:
+        for rows in (slice(0, first), slice(first, n)):
+            Cpu().gram(X[rows], X, kernel, out=K[rows])
+        some = np.r_[0, 1, first - 1, first, n - 1, rng.integers(0, n, 40)]
+        for i in some:
+            expected = REFERENCE.gram(X[i : i + 1], X, kernel)[0]
+            np.testing.assert_allclose(K[i], expected, atol=tolerance(kernel, np.float32))
+            assert K[i, i] == 1
+    finally:
+        del K
+        path.unlink()
