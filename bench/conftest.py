@@ -1,15 +1,20 @@
-"""Adds the machine's ceilings and the table of report.py to a run of the benchmark."""
+"""Adds to a run of the benchmarks the machine's ceilings and the tables of what ran."""
 
 from __future__ import annotations
 
+import bench_leave_one_out
 import ceilings
 import report
 
 
-def pytest_terminal_summary(config):
+def pytest_terminal_summary(terminalreporter, config):
     """After pytest-benchmark's own statistics."""
     session = getattr(config, "_benchmarksession", None)
     ran = [b for b in getattr(session, "benchmarks", []) if b and not b.has_error]
-    if ran:
-        medians = {(b.extra_info["case"], b.extra_info["who"]): b["median"] for b in ran}
+    tuning = {b.name: b["median"] for b in ran if b.group == "leave_one_out"}
+    if len(tuning) == bench_leave_one_out.TIMINGS:
+        terminalreporter.write_line(bench_leave_one_out.summary(tuning))
+    cases = [b for b in ran if "case" in b.extra_info]
+    if cases:
+        medians = {(b.extra_info["case"], b.extra_info["who"]): b["median"] for b in cases}
         report.write(ceilings.measure(), medians)
