@@ -237,6 +237,13 @@ def step_weights(alphas: Any) -> np.ndarray:
     Returns
     -------
     C : ndarray of shape (T, T) or (T, T, p), lower triangular with rows that sum to 1
+
+    Examples
+    --------
+    >>> step_weights([np.nan, 0.5, 0.25])
+    array([[1.   , 0.   , 0.   ],
+           [0.5  , 0.5  , 0.   ],
+           [0.25 , 0.375, 0.375]])
     """
     alphas = np.asarray(alphas, dtype=np.float64)
     T = len(alphas)
@@ -344,6 +351,18 @@ def greedy_alphas(
     Returns
     -------
     alphas : ndarray of shape (T,), or (T, p) with ``per_target`` and p targets
+
+    Raises
+    ------
+    ValueError
+        Shapes do not match; NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> F = np.array([[1.0, 1.0], [0.5, 0.5]])
+    >>> greedy_alphas(np.array([0.75, 0.75]), F)
+    array([nan, 0.5])
     """
     T = len(F)
     own = isinstance(F, (list, tuple))
@@ -543,6 +562,19 @@ def joint_report(
         norm one; ``useful_steps``, the smallest step count from which to T steps the gain is
         within two standard errors of zero: beyond it the gain is noise. The error is that of
         the data the weights are fitted to.
+
+    Raises
+    ------
+    ValueError
+        As :func:`joint_weights`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> F = np.array([[1.0, 1.0, 1.0], [0.5, 0.5, 0.5]])
+    >>> report = joint_report(np.array([0.7, 0.75, 0.8]), F)
+    >>> report["useful_steps"], report["mse"].round(4).tolist()
+    (2, [0.0642, 0.0017])
     """
     columns = F if isinstance(F, np.ndarray) else np.asarray(F)
     # squared errors of the residuals scaled to one: they cannot over- or underflow

@@ -710,6 +710,20 @@ def score_grid(
     scores : dict
         ``mse`` (L, T); ``se`` (L, T), the standard error of the mean over rows; ``weights``
         (L, T, T[, p]), step weights of each; ``alphas`` (L, T[, p]), NaN for "joint".
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As :func:`distill` and :func:`~selfdistill_fast.leave_one_out`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, spectrum
+    >>> x = np.linspace(0, 1, 20)
+    >>> s = spectrum(x[:, None], np.sin(6 * x), RBF(10.0))
+    >>> score_grid(s, [0.1, 1.0], "optimal", 3)["mse"].shape
+    (2, 3)
     """
     lams = np.atleast_1d(check_lam(lams, batch=True))
     n_steps = check_n_steps(n_steps)

@@ -154,27 +154,22 @@ def spectrum(
     y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
     w = check_sample_weight(be, sample_weight, n)
     memory = None if max_memory is None else int(max_memory)
+    training = (be, X, y, kernel, w, bool(fit_intercept), memory)
     automatic = solver == "auto"
     if automatic:
         solver = _choose(kernel, lam)
     if solver == "cholesky":
         if lam is None or lam.ndim:
             raise ValueError("solver='cholesky' factorises K + lam I: it needs one scalar lam")
-        intercept = bool(fit_intercept)
         try:
-            return CholeskySpectrum(
-                be, X, y, kernel, w, intercept, memory, float(lam), automatic=automatic
-            )
+            return CholeskySpectrum(*training, float(lam), automatic=automatic)
         except StrongRidge:
             pass  # only where the solver was ours to choose: "eigh" keeps all digits
     if solver == "nystrom":
         if isinstance(kernel, Precomputed):
             raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
-        intercept = bool(fit_intercept)
-        return NystromSpectrum(
-            be, X, y, kernel, w, intercept, memory, random_state=random_state, **options
-        )
-    return EighSpectrum(be, X, y, kernel, w, bool(fit_intercept), memory)
+        return NystromSpectrum(*training, random_state=random_state, **options)
+    return EighSpectrum(*training)
 
 
 def _choose(kernel: Kernel, lam: Any) -> str:
