@@ -37,6 +37,7 @@ from selfdistill_fast.spectrum.base import (
 from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
+from selfdistill_fast.spectrum.rows import as_rows, in_memory
 
 __all__ = [
     "Spectrum",
@@ -56,7 +57,7 @@ __all__ = [
 SOLVERS: dict[str, tuple[str, ...]] = {
     "eigh": (),
     "cholesky": (),
-    "nystrom": ("n_landmarks", "sampling"),
+    "nystrom": ("n_landmarks", "sampling", "block"),
 }
 
 
@@ -145,7 +146,12 @@ def spectrum(
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
     be = get_backend(backend)
     kernel = as_kernel(kernel)
-    X = be.asarray(X, "X", ndim=2)
+    if solver == "nystrom":
+        if isinstance(kernel, Precomputed):
+            raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
+        X, Y = as_rows(be, X, Y)
+    else:
+        X = be.asarray(in_memory(X, solver, be.available_memory()), "X", ndim=2)
     n, n_features = X.shape
     if n == 0 or n_features == 0:
         raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")
@@ -166,8 +172,6 @@ def spectrum(
         except StrongRidge:
             pass  # only where the solver was ours to choose: "eigh" keeps all digits
     if solver == "nystrom":
-        if isinstance(kernel, Precomputed):
-            raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
         return NystromSpectrum(*training, random_state=random_state, **options)
     return EighSpectrum(*training)
 
