@@ -167,16 +167,11 @@ _limits: object = None
 def one_blas_thread() -> Iterator[None]:
     """BLAS with one thread while any caller is inside: a Dask task is one thread's work.
 
-    The limit is the process's, so that the first task in sets it and the last one out lifts
-    it. Without threadpoolctl nothing is done: a cluster's own worker processes have their limit
-    from OMP_NUM_THREADS, which Dask sets.
+    The limit is the process's: the first task in sets it, the last one out lifts it.
     """
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it, too
+
     global _limit_users, _limits
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        yield
-        return
     with _limit_lock:
         if _limit_users == 0:
             _limits = threadpool_limits(1)

@@ -37,7 +37,7 @@ from selfdistill_fast.spectrum.base import (
 from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
-from selfdistill_fast.spectrum.rows import as_rows, in_memory
+from selfdistill_fast.spectrum.rows import as_rows, in_memory, is_dask, map_dask
 
 __all__ = [
     "Spectrum",
@@ -49,6 +49,8 @@ __all__ = [
     "check_sample_weight",
     "check_targets",
     "evaluate",
+    "is_dask",
+    "map_dask",
     "mix",
     "spectrum",
 ]
@@ -80,18 +82,26 @@ def spectrum(
     Parameters
     ----------
     X : array_like of shape (n, d)
-        For ``kernel="precomputed"`` the matrix K, (n, n).
+        For ``kernel="precomputed"`` the matrix K, (n, n). With ``solver="nystrom"`` it need not
+        fit in memory: a NumPy memory map, a zarr or h5py array, a dask array, or chunks of
+        rows: a list, an object whose ``__iter__`` starts anew each time, or a function that
+        returns an iterator; each chunk an array (rows, d), or a pair (X, y). It is read again
+        for leave-one-out and must not change.
     Y : array_like of shape (n,) or (n, p)
+        None where the chunks are pairs.
     kernel : Kernel or callable
         Such as ``RBF(0.1)``; "precomputed"; or a function of (X, Z).
     solver : {"auto", "eigh", "cholesky", "nystrom"}
         "eigh": K = V D Vᵀ in full; exact, serves every λ, O(n³) time. "cholesky": one λ only,
         about twenty times cheaper, leave-one-out of at most four steps, no eigenvalues.
-        "nystrom": the model of m landmark rows, an approximation in O(nm) memory and O(nm²)
-        time; options ``n_landmarks`` (default 1000) and ``sampling`` ("rpcholesky", randomly
-        pivoted Cholesky, or "uniform"). "auto", always exact: "cholesky" where one ``lam`` is
-        given, not far above the eigenvalues, and the kernel is positive semi-definite by
-        construction, else "eigh". ("cholesky" cannot see a negative eigenvalue above −λ.)
+        "nystrom": the model of m landmark rows, an approximation in O(m²) memory (beside X) and
+        O(nm²) time, one pass over the rows; options ``n_landmarks`` (default 1000),
+        ``sampling`` ("rpcholesky", randomly pivoted Cholesky, "uniform", or "kmeans", centres
+        of clusters) and ``block``, the rows of a pass that are worked on at a time. Its
+        ``approximation_error`` says how far the model's kernel is from the given one. "auto",
+        always exact: "cholesky" where one ``lam`` is given, not far above the eigenvalues, and
+        the kernel is positive semi-definite by construction, else "eigh". ("cholesky"
+        cannot see a negative eigenvalue above −λ.)
     lam : float or sequence, optional
         The ridges that will be asked for: a scalar for one, a sequence for a batch (never a
         schedule over the steps). "cholesky" needs one; "eigh" serves every other one, too.

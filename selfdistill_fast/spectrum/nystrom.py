@@ -52,6 +52,8 @@ _BATCH = 64
 _POOL, _POOL_ROWS = 10, 32_768
 #: rows of a block: as many as make a block of features this large, within the limits
 _BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
+#: bytes that the C library keeps of blocks that were freed
+_RESERVE = 16 << 20
 #: eigenvalues below this many roundings of the largest are noise
 _NOISE = 10.0
 
@@ -99,15 +101,15 @@ def nystrom_bytes(
     held = (0 if streaming else n * d * size) + n * (p * (24 + 2 * size) + 8) + m * d * size
     landmarks = 0
     if sampling == "rpcholesky":  # rows, factor, a batch of columns and its copies
-        landmarks = pool * (d * (size + 8) + m * size + _BATCH * (2 * size + 8) + 32)
+        landmarks = pool * (d * (size + 8) + m * size + 2 * _BATCH * size + 48)
     elif sampling == "kmeans":
         landmarks = pool * (d * (2 * size + 8) + 32) + 3 * m * d * size
     triangle = m * m * (size + 32)
     cast = 8 if size < 8 else 0
     copy = d * size if streaming else 0  # a block that is joined from chunks
-    one_pass = 24 * m * m + rows * (m * (size + 8 + cast) + 2 * copy + 8 * (d + p))
+    one_pass = 24 * m * m + rows * (m * (size + 8 + cast) + 2 * copy + 8 * (2 * d + p)) + 8 * m * d
     solve = 8 * m * m + be.eigh_bytes(m, np.float64)
-    return int(held + max(landmarks, triangle, one_pass, solve))
+    return int(_RESERVE + held + max(landmarks, triangle, one_pass, solve))
 
 
 class NystromSpectrum(EighSpectrum):
@@ -592,10 +594,13 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
         rows = proposed[accepted]
         L = np.tril(triangle[accepted][:, : len(accepted)])
         new = native_gram(be, X, X[rows], kernel)
-        new = new - factor[:, :done] @ factor[rows, :done].T
+        if kernel.pair:
+            new -= factor[:, :done] @ factor[rows, :done].T
+        else:  # the caller may keep its function's result
+            new = new - factor[:, :done] @ factor[rows, :done].T
         new = be.triangular_solve(xp.asarray(L, dtype=X.dtype), new.T, lower=True).T
         factor[:, done : done + len(rows)] = new
-        left = left - (new.astype("float64") ** 2).sum(1)
+        left -= xp.einsum("ij,ij->i", new, new, dtype="float64")
         left[rows] = 0.0
         chosen.extend(int(row) for row in rows)
     return xp.asarray(chosen, dtype="int64")

@@ -417,7 +417,7 @@ def is_dask(X: Any) -> bool:
     """Whether X is a dask collection; a TypeError for one that is no array."""
     if not hasattr(X, "__dask_graph__"):
         return False
-    if not (hasattr(X, "chunks") and hasattr(X, "to_delayed")):
+    if not (hasattr(type(X), "chunks") and hasattr(type(X), "to_delayed")):
         raise TypeError(
             f"X is a dask {type(X).__name__}, not a dask array; "
             "convert it, for a data frame by X.to_dask_array(lengths=True)"
