@@ -19,7 +19,7 @@ from selfdistill_fast.spectrum.rows import StoredRows
 
 KERNEL = RBF(0.4)
 OPTIONS = {"solver": "nystrom", "n_landmarks": 15, "random_state": 0, "block": 32}
-SOURCES = ["list", "pairs", "function", "class", "memmap", "zarr"]
+SOURCES = ["list", "pairs", "function", "class", "memmap", "zarr", "h5py"]
 
 
 class Chunks:
@@ -47,12 +47,18 @@ def source(kind, X, y, tmp_path):
     if kind == "memmap":
         np.save(tmp_path / "X.npy", X)
         return np.load(tmp_path / "X.npy", mmap_mode="r"), y
-    zarr = pytest.importorskip("zarr")
-    stored = zarr.create_array(
-        store=str(tmp_path / "X.zarr"), shape=X.shape, chunks=(40, 2), dtype=X.dtype
+    return stored(kind, X, tmp_path, (40, 2)), y
+
+
+def stored(kind, X, tmp_path, chunks):
+    module = pytest.importorskip(kind)
+    if kind == "h5py":
+        return module.File(tmp_path / "X.h5", "w").create_dataset("X", data=X, chunks=chunks)
+    array = module.open_array(
+        str(tmp_path / "X.zarr"), mode="w", shape=X.shape, chunks=chunks, dtype=X.dtype
     )
-    stored[:] = X
-    return stored, y
+    array[:] = X
+    return array
 
 
 def draw(rng, n=150, d=3, p=2):
@@ -151,11 +157,7 @@ def test_nan_names_the_chunk_and_the_row(kind, bad, tmp_path, rng):
     if kind == "chunks":
         X_in = forty(X)
     elif kind == "zarr":
-        zarr = pytest.importorskip("zarr")
-        X_in = zarr.create_array(
-            store=str(tmp_path / "X.zarr"), shape=X.shape, chunks=(10, 3), dtype=X.dtype
-        )
-        X_in[:] = X
+        X_in = stored("zarr", X, tmp_path, (10, 3))
     else:
         X_in = pytest.importorskip("dask.array").from_array(X, chunks=(10, 3))
     with pytest.raises(ValueError, match=r"chunk 17.*row 3 \(row 173 .*NaN or infinity"):

@@ -46,7 +46,7 @@ __all__ = ["NystromSpectrum", "nystrom_bytes"]
 SAMPLINGS = ("rpcholesky", "uniform", "kmeans")
 
 #: landmarks that are drawn at a time, and columns of R that are computed at a time
-_BATCH = 64
+_BATCH = 128
 #: randomly pivoted Cholesky and k-means see a uniform sample of at most this many rows for
 #: each landmark; of rows in memory at least so many
 _POOL, _POOL_ROWS = 10, 32_768
@@ -117,6 +117,7 @@ class NystromSpectrum(EighSpectrum):
 
     Attributes
     ----------
+    X : the training rows, see :class:`~selfdistill_fast.spectrum.rows.Rows`
     landmarks : (r,) indices of the landmark rows; None for k-means, whose landmarks are no rows
     basis : (r, d) the landmarks, r <= n_landmarks
     approximation_error : float
@@ -193,7 +194,8 @@ class NystromSpectrum(EighSpectrum):
             middle = middle + mean
         d, G = be.eigh(S)
         del S
-        noise = int((d <= _NOISE * float(xp.finfo(d.dtype).eps) * d.max(initial=0.0)).sum())
+        largest = float(d[-1]) if len(d) else 0.0
+        noise = int((d <= _NOISE * float(xp.finfo(d.dtype).eps) * largest).sum())
         d, G = d[noise:], G[:, noise:]
         self.d = d.astype(X.dtype)
         self.k = int(d.shape[0])
@@ -567,7 +569,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
     left = diagonal.copy()
     factor = xp.zeros((X.shape[0], m), X.dtype)
     chosen: list[int] = []
-    floor = 10.0 * float(xp.finfo(X.dtype).eps) * float(diagonal.max(initial=0.0))
+    floor = 10.0 * float(xp.finfo(X.dtype).eps) * float(diagonal.max())
     while len(chosen) < m:
         weights = be.to_numpy(xp.maximum(left, 0.0)).astype(np.float64)
         weights[weights <= floor] = 0.0
@@ -631,7 +633,7 @@ def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
     m, eps = K.shape[0], float(xp.finfo(K.dtype).eps)
     A = K.astype("float64", copy=False)
     left = xp.diagonal(A).copy()
-    floor = 10.0 * m * eps * float(left.max(initial=0.0))
+    floor = 10.0 * m * eps * float(left.max())
     R = xp.zeros((m, m))
     order: list[int] = []
     while len(order) < m:
@@ -649,7 +651,7 @@ def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
             break
         for first in range(0, m, 1024):
             A[first : first + 1024] -= panel[:, first : first + 1024].T @ panel
-    if not kernel.definite and float(left.min(initial=0.0)) < -floor:
+    if not kernel.definite and float(left.min()) < -floor:
         raise xp.linalg.LinAlgError(
             f"K is not positive semi-definite: on the landmarks it leaves {float(left.min()):g} "
             "on the diagonal, far below round-off; use a positive semi-definite kernel"

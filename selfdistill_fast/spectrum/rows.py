@@ -224,7 +224,7 @@ class ChunkedRows(Rows):
                     "but the chunks before it are not alike: all must be pairs, or none"
                 )
             rows = item[0] if pair else item
-            rows = np.asarray(rows) if not hasattr(rows, "toarray") else rows
+            rows = rows if hasattr(rows, "shape") else np.asarray(rows)
             indices = range(start, start + len(rows) if rows.ndim else start)
             chunk = _checked(self.backend, rows, f"X, chunk {i}{of}", indices, start)
             if self.dtype is None:
