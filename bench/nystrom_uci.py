@@ -16,9 +16,9 @@ by us. RMSE is that of the best cell on the test set, for everybody; ``step 1`` 
 first step alone, the same model class as scikit-learn's; ``loo`` is the cell that the exact
 leave-one-out error of the training rows picks (--loo; timed by itself).
 
-γ = scale / number of features, and the sampling that is marked, are those of the smallest error on a
-held-out fifth of the training rows, at m = 1000, over all scales and samplings (uniform is what
-scikit-learn does); the errors are stored with the results. Seeds 0..2, medians.
+γ = scale / number of features, and the sampling that is marked, are those of the smallest error
+on a held-out fifth of the training rows, at m = 1000, over all scales and samplings (uniform is
+what scikit-learn does); the errors are stored with the results. Seeds 0..2, medians.
 
 Run ``python bench/nystrom_uci.py`` in an environment with the package; it looks for the data in
 SELFDISTILL_DATA, or in ../shared/data beside the checkout, writes bench/results/nystrom_uci.json

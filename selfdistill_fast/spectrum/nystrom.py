@@ -186,7 +186,9 @@ class NystromSpectrum(EighSpectrum):
         )
         if not bool(xp.isfinite(traces).all()):
             raise _overflow(kernel, X.dtype)
-        total = float(traces[0])
+        total, noise = float(traces[0]), 1e3 * m * float(xp.finfo(X.dtype).eps)
+        if not kernel.definite and float(traces[2]) < -noise * abs(total):
+            raise _indefinite(xp, f"{float(traces[2]):g} in sum on the diagonal of the other rows")
         self.approximation_error = max(total - float(traces[1]), 0.0) / total if total > 0 else 0.0
         if fit_intercept:
             mean /= self.total_weight
@@ -195,8 +197,8 @@ class NystromSpectrum(EighSpectrum):
         d, G = be.eigh(S)
         del S
         largest = float(d[-1]) if len(d) else 0.0
-        noise = int((d <= _NOISE * float(xp.finfo(d.dtype).eps) * largest).sum())
-        d, G = d[noise:], G[:, noise:]
+        lost = int((d <= _NOISE * float(xp.finfo(d.dtype).eps) * largest).sum())
+        d, G = d[lost:], G[:, lost:]
         self.d = d.astype(X.dtype)
         self.k = int(d.shape[0])
         scale = xp.sqrt(d)
@@ -436,7 +438,8 @@ class _Sums:
                 diagonal, norms = xp.where(kept, diagonal, 0.0), xp.where(kept, norms, 0.0)
             mean = phi.T @ root
             diagonal, norms = root**2 * diagonal, root**2 * norms
-        traces = xp.stack([diagonal.sum(), norms.sum()])
+        below = xp.minimum(diagonal - norms, 0.0)  # round-off, where K is semi-definite
+        traces = xp.stack([diagonal.sum(), norms.sum(), below.sum()])
         return phi.T @ phi, phi.T @ target.astype("float64"), mean, traces
 
 
@@ -622,8 +625,7 @@ def _diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
 def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
     """Order and upper factor R (r, r) with K[order][:, order] = RᵀR; pivots above round-off.
 
-    Panels of rows; the rest of K is updated by one product for each. K is destroyed if it is
-    float64.
+    Panels of rows; the rest of K is updated by one product for each.
 
     Raises
     ------
@@ -631,9 +633,9 @@ def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
         A pivot is clearly negative, and the kernel is not definite by construction.
     """
     m, eps = K.shape[0], float(xp.finfo(K.dtype).eps)
-    A = K.astype("float64", copy=False)
+    A = K.astype("float64")  # a copy: the caller may keep what his function returned
     left = xp.diagonal(A).copy()
-    floor = 10.0 * m * eps * float(left.max())
+    floor = 10.0 * m * eps * float(left.max()) if m else 0.0
     R = xp.zeros((m, m))
     order: list[int] = []
     while len(order) < m:
@@ -651,13 +653,17 @@ def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
             break
         for first in range(0, m, 1024):
             A[first : first + 1024] -= panel[:, first : first + 1024].T @ panel
-    if not kernel.definite and float(left.min()) < -floor:
-        raise xp.linalg.LinAlgError(
-            f"K is not positive semi-definite: on the landmarks it leaves {float(left.min()):g} "
-            "on the diagonal, far below round-off; use a positive semi-definite kernel"
-        )
+    if m and not kernel.definite and float(left.min()) < -floor:
+        raise _indefinite(xp, f"{float(left.min()):g} on their own diagonal")
     chosen = xp.asarray(order, dtype="int64")
     return chosen, xp.triu(R[: len(order)][:, chosen])
+
+
+def _indefinite(xp: Any, what: str) -> Exception:
+    return xp.linalg.LinAlgError(
+        f"K is not positive semi-definite: the landmarks leave {what}, far below round-off; "
+        "use a positive semi-definite kernel"
+    )
 
 
 def _overflow(kernel: Kernel, dtype: Any) -> ValueError:
