@@ -284,6 +284,26 @@ def test_dask_collections_that_are_no_arrays(rng):
         spectrum(lazy[lazy[:, 0] > 0], y, KERNEL, **OPTIONS)
 
 
+def test_one_blas_thread_while_any_task_runs():
+    """Tasks of one process overlap: the last one out lifts the limit, not the first."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from selfdistill_fast.backend.threads import one_blas_thread
+
+    def most():
+        return max(pool["num_threads"] for pool in threadpool_info())
+
+    with threadpool_limits(2):
+        before = most()
+        first, second = one_blas_thread(), one_blas_thread()
+        with first:
+            assert most() == 1
+            second.__enter__()
+        assert most() == 1
+        second.__exit__(None, None, None)
+        assert most() == before
+
+
 CLUSTER = """
     import os, signal, threading, time, warnings
     import numpy as np
@@ -302,7 +322,12 @@ CLUSTER = """
                 time.sleep(0.2)
                 return block
             def threads(X, Z):  # of BLAS, while a task runs
+                from dask.distributed import get_worker
                 from threadpoolctl import threadpool_info
+                try:
+                    get_worker()
+                except ValueError:  # here, for the landmarks
+                    return X @ Z.T
                 most = max(pool["num_threads"] for pool in threadpool_info())
                 assert most == 1, most
                 return X @ Z.T
