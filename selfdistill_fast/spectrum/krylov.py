@@ -22,9 +22,10 @@ Then ĉ_τ − c_τ = (K + λ)⁻¹ (δ_(τ−1) − r_τ) and δ_s = A δ_(s−
     |f̂_τ(x) − f_τ(x)| <= √κ(x, x) Σ_(s<=τ) ‖r_s‖ g_(τ−s),
     g_0 = max √d/(d + λ) = 1/(2√λ),   g_i = max u^(i−½) (1 − u)^(3/2) / √λ  for i >= 1,
 
-and where a = r_sᵀKr_s/‖r_s‖² is below λ, none is above √a/(a + λ): the square of √d/(d + λ) is
-concave up to 2λ (Jensen). The process stops by the residuals of exact arithmetic; the
-certificate is that of residuals computed anew with products with K, and so contains rounding.
+and what r_s does later is known more closely for its part in the basis, and bounded for the
+rest by its moments rᵀKr and ‖Kr‖². The process stops by the residuals of exact arithmetic and
+g; the certificate is that of residuals computed anew with products with K, and so contains
+rounding.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class KrylovSpectrum(EighSpectrum):
         if precomputed or not kernel.pair:
             self._half = self._half_of_matrix(X)
         else:
-            self._largest_diagonal = float(kernel_diagonal(be, self.kept(self.X), kernel).max())
+            self._measure(kernel_diagonal(be, self.kept(self.X), kernel))
         if not math.isfinite(self._largest_diagonal):
             raise ValueError(
                 f"{kernel!r} overflows {X.dtype} on these rows: scale X down"
@@ -193,8 +194,14 @@ class KrylovSpectrum(EighSpectrum):
         """Half of a matrix that no backend computes: precomputed, or the caller's function."""
         be, xp = self.backend, self.backend.xp
         K = self._checked_matrix(X, copy=False)
-        self._largest_diagonal = float(xp.diagonal(K).max())
+        self._measure(xp.diagonal(K).astype("float64"))
         return be.half_of(K, dtype=self.storage)
+
+    def _measure(self, diagonal: Any) -> None:
+        """Scales of K_w from the diagonal of K: its largest entry, and the trace."""
+        self._largest_diagonal = float(diagonal.max(initial=0.0))
+        weighted = diagonal if self._root64 is None else diagonal * self._root64[:, 0] ** 2
+        self._trace = float(weighted.sum())
 
     def _apply(self, V: Any) -> Any:
         """K_w V on the complement of q, for V (n, b) in float64."""
@@ -455,7 +462,7 @@ class KrylovSpectrum(EighSpectrum):
     def _recursion(self, lam: float, n_steps: int) -> np.ndarray:
         """The certificate (T, p) from residuals of exact arithmetic, and a floor of rounding."""
         filters = self.backend.pure_filters(self.d.astype("float64"), np.array([lam]), n_steps)[0]
-        bound = _propagated(self._exact_sizes(filters), _gains(lam, n_steps))
+        bound = _propagated(_gains(lam, n_steps)[:, None, None] * self._exact_sizes(filters))
         floor = self._floor * (self.lam_min / lam) ** 1.5
         return bound * self._feature_norm + floor
 
@@ -463,7 +470,7 @@ class KrylovSpectrum(EighSpectrum):
         """‖r_s‖ of exact arithmetic, (T, p), for pure filters (T, k)."""
         xp = self.backend.xp
         R = xp.stack([self._coupling @ (f[:, None] * self.z) for f in filters])
-        return self.backend.to_numpy(xp.sqrt(xp.square(R).sum(1)))
+        return _norms(R, self.backend)
 
     def _explicit(self, lam: float, n_steps: int) -> np.ndarray:
         """The certificate (T, p) from residuals with K itself."""
@@ -480,16 +487,57 @@ class KrylovSpectrum(EighSpectrum):
         for s in range(T):
             R[s] = t - KC[s] - lam * C[s]
             t = t - lam * C[s]
-        sizes = be.to_numpy(xp.sqrt(xp.square(R).sum(1)))
+        sizes = _norms(R, be)
+        # what the basis holds of R, in Ritz coordinates, and the rest
+        inside = self._ritz_coordinates(R)
+        R = R - self._rows_of(inside)
+        held = self._propagated_inside(inside, lam)
+        rest = _norms(R, be)
         flat = xp.ascontiguousarray(xp.moveaxis(R, 1, 0).reshape(n, T * p))
-        squares = be.to_numpy(xp.moveaxis((flat * self._apply(flat)).reshape(n, T, p), 1, 0).sum(1))
-        mean = np.maximum(squares, 0.0) / np.maximum(np.square(sizes), 1e-300)
-        gains = np.minimum(_gains(lam, T)[:, None, None], _gain_below(mean, lam))
+        KR = xp.moveaxis(self._apply(flat).reshape(n, T, p), 1, 0)
+        square = np.maximum(np.square(rest), 1e-300)
+        mean = np.maximum(be.to_numpy((R * KR).sum(1)), 0.0) / square
+        outside = rest * _gain_of(mean, np.square(_norms(KR, be)) / square, lam)
+        contraction = self._trace / (self._trace + lam)
+        ages = np.maximum(np.arange(T) - 1, 0)[:, None, None]
+        bounds = np.minimum(
+            held + outside * contraction**ages, _gains(lam, T)[:, None, None] * sizes
+        )
         # rounding may hide as much as it shows; and that of a prediction κ(x, X)ᵀc
-        sizes = sizes + np.maximum(sizes - self._exact_sizes(filters), 0.0)
-        lengths = be.to_numpy(xp.sqrt(xp.square(C).sum(1)))
-        rounding = float(np.finfo(self.dtype).eps) * lengths
-        return (_propagated(sizes, gains) + rounding) * self._feature_norm
+        hidden = np.maximum(sizes - self._exact_sizes(filters), 0.0) / np.maximum(sizes, 1e-300)
+        largest = be.to_numpy(abs(C).max(1)) * max(self._norm, 0.0) ** 0.5  # |κ(x, X)|² <= κ ‖K‖
+        rounding = 2.0 * float(np.finfo(self.dtype).eps) * largest
+        return (_propagated(bounds * (1.0 + hidden)) + rounding) * self._feature_norm
+
+    def _propagated_inside(self, u: Any, lam: float) -> np.ndarray:
+        """What residuals V u do i = 0, 1, … steps later, (T, T, p), for u (T, k, p).
+
+        ‖K^½(K + λ)⁻¹ h(K) V u‖ with h = 1 for i = 0 and λ(K + λ)⁻¹ A^(i−1) after that. Each
+        factor passes V as (K + λ)⁻¹V u = V(Θ + λ)⁻¹u − (K + λ)⁻¹ Q₊BEᵀS (Θ + λ)⁻¹u.
+        """
+        be = self.backend
+        theta = self.d.astype("float64")[:, None]
+        a, cap = theta / (theta + lam), 0.5 / lam**0.5
+
+        def leaks(u: Any) -> np.ndarray:
+            return _norms(self._coupling @ (u / (theta + lam)), be) * cap
+
+        def size(u: Any) -> np.ndarray:
+            return _norms(theta**0.5 / (theta + lam) * u, be) + leaks(u)
+
+        bounds, leaked = [size(u)], np.zeros_like(cap)
+        while len(bounds) < len(u):
+            leaked = leaked + leaks(u)
+            bounds.append(size((1.0 - a) * u) + leaked)
+            u = a * u
+        return np.stack(bounds)
+
+    def _ritz_coordinates(self, R: Any) -> Any:
+        """VᵀR for R (T, n, p)."""
+        xp = self.backend.xp
+        parts = [xp.tensordot(Q, R, ([1], [1])) for Q in self._basis_chunks(self.k)]
+        inside = xp.concatenate(parts) if parts else xp.zeros((0, R.shape[0], R.shape[2]))
+        return xp.moveaxis(xp.tensordot(self._bases[self.k].T, inside, 1), 0, 1)
 
     def _warn(self) -> None:
         """RuntimeWarning where the run ended before its tolerance was met."""
@@ -518,7 +566,7 @@ class KrylovSpectrum(EighSpectrum):
 
     # ------------------------------------------------------------ the protocol
     def _rows_of(self, coordinates: Any) -> Any:
-        """V @ coordinates in float64; coordinates (..., k, p) may be from before the run went on."""
+        """V @ coordinates in float64; (..., k, p) may be from before the run went on."""
         xp = self.backend.xp
         lead, (k, p) = coordinates.shape[:-2], coordinates.shape[-2:]
         S = math.prod(lead)
@@ -605,20 +653,29 @@ def _gains(lam: float, n_steps: int) -> np.ndarray:
     return np.concatenate([[0.5], u ** (i - 0.5) * (1.0 - u) ** 1.5]) / lam**0.5
 
 
-def _gain_below(a: np.ndarray, lam: float) -> np.ndarray:
-    """√a/(a + λ) where a < λ, else 1/(2√λ)."""
-    a = np.minimum(a, lam)
-    return np.sqrt(a) / (a + lam)
+def _gain_of(mean: np.ndarray, mean_square: np.ndarray, lam: float) -> np.ndarray:
+    """Bound of ‖K^½ (K + λ)⁻¹ r‖/‖r‖ from rᵀKr/‖r‖² and ‖Kr‖²/‖r‖².
+
+    By Jensen's inequality where the mean is below λ; above it by Cantelli's, which limits how
+    much of r lies below half the mean, with 1/(2√λ) there.
+    """
+    a = np.minimum(mean, lam)
+    variance = np.maximum(mean_square - mean**2, 0.0)
+    half = np.maximum(0.5 * mean, lam)
+    below = variance / np.maximum(variance + (mean - half) ** 2, 1e-300)
+    concentrated = np.sqrt(0.25 / lam * below + half / (half + lam) ** 2)
+    return np.minimum(np.sqrt(a) / (a + lam), np.where(mean > half, concentrated, np.inf))
 
 
-def _propagated(sizes: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """Σ_(s<=τ) ‖r_s‖ g_(τ−s) for sizes (T, p) and gains (T,) or (T, T, p) by i and s."""
-    T = len(sizes)
-    if gains.ndim == 1:
-        gains = np.broadcast_to(gains[:, None, None], (T, *sizes.shape))
-    return np.stack(
-        [sum(sizes[s] * gains[t - s, s] for s in range(t + 1)) for t in range(T)]
-    ).reshape(sizes.shape)
+def _norms(R: Any, be: Any) -> np.ndarray:
+    """‖R_sj‖, (T, p), for R (T, n, p)."""
+    return be.to_numpy(be.xp.sqrt(be.xp.square(R).sum(1)))
+
+
+def _propagated(bounds: np.ndarray) -> np.ndarray:
+    """Σ_(s<=τ) of what r_s does τ − s steps later, (T, p), from bounds (T, T, p) by i and s."""
+    steps = range(bounds.shape[1])
+    return np.stack([sum(bounds[t - s, s] for s in range(t + 1)) for t in steps])
 
 
 def krylov_bytes(be: Any, n: int, d: int, p: int, dtype: Any, rank: int, storage: str) -> int:
