@@ -274,8 +274,10 @@ def test_the_certificate_holds_and_is_not_far_off(case):
                 abs(float(mp.mpf(float(v)) - x)) for v, x in zip(predictions[tau], f, strict=True)
             )
             assert max(norm * (1 - 1e-9), gap) <= certificate[tau]
+            # what any method loses by rounding, and this one may be lucky not to lose
+            attainable = np.finfo(float).eps * np.abs(K).sum(0).max() / lam * np.abs(y).max()
             if certificate[tau] > 1e-12 * np.abs(y).max():
-                assert certificate[tau] <= 1000.0 * max(norm, gap)
+                assert certificate[tau] <= 1000.0 * max(norm, gap, attainable)
     if rank is None:
         assert certificate[-1] <= max(tol * np.abs(y).max(), 1e-10 / lam * np.abs(K).max())
 
