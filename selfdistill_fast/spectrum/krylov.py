@@ -497,9 +497,14 @@ class KrylovSpectrum(EighSpectrum):
         KR = xp.moveaxis(self._apply(flat).reshape(n, T, p), 1, 0)
         square = np.maximum(np.square(rest), 1e-300)
         mean = np.maximum(be.to_numpy((R * KR).sum(1)), 0.0) / square
-        now, later = _gains_of(mean, np.square(_norms(KR, be)) / square, lam)
+        mean_square = np.square(_norms(KR, be)) / square
+        now, later = _gains_of(mean, mean_square, lam)
         contraction = self._trace / (self._trace + lam)
-        outside = [now, *(later * contraction ** (i - 1) for i in range(1, T))]
+        # for i >= 2 also u² (1 − u)³ u/λ <= (d/λ)² max (1 − u)³ u/λ
+        much_later = np.minimum(
+            later * contraction, (27.0 / 256.0 * mean_square / lam) ** 0.5 / lam
+        )
+        outside = [now, later, *(much_later * contraction ** (i - 2) for i in range(2, T))][:T]
         bounds = np.minimum(held + rest * np.stack(outside), _gains(lam, T)[:, None, None] * sizes)
         # rounding may hide as much as it shows; at least that of a product with K, whose
         # entries are off by eps |κ(x_i, X)| |c| with |κ(x, X)|² <= κ ‖K‖, where K is large
