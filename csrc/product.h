@@ -1,7 +1,7 @@
 /* product.h: a unit of K times columns of W, from both sides, in registers:
  *
- *     sum_rows[q][r] += sum_c t[r][c] w_cols[q][c],   sum_cols[q][c] += sum_r t[r][c]
- * w_rows[q][r].
+ *     sum_rows[q][r] += sum_c t[r][c] w_cols[q][c],
+ *     sum_cols[q][c] += sum_r t[r][c] w_rows[q][r].
  *
  * Included by loops.c once for each precision SUM_BITS of W and of the sums within a unit: that
  * of the entries t, and double. Defines multiply_unit_32 or multiply_unit_64. The sums of
@@ -106,7 +106,7 @@ static inline __attribute__((always_inline)) void OF(add_to_cols)(const real *t,
                                                                   ptrdiff_t q, const int TQ) {
   const scalar *w = to->w_rows;
   for (ptrdiff_t c = 0; c < width; c += NV * SUM_LANES) {
-    sum_vec sum[TARGETS][NV] = {{{0}}};
+    sum_vec sum[4][NV] = {{{0}}};
     for (ptrdiff_t r = 0; r < rows; r++) {
 #pragma GCC unroll 8
       for (int v = 0; v < NV; v++) {
@@ -129,14 +129,19 @@ static inline __attribute__((always_inline)) void OF(add_to_cols)(const real *t,
 static void OF(multiply_unit)(const real *t, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t width,
                               const product *to, int mirrored, ptrdiff_t ahead) {
   ptrdiff_t q = 0;
+#define SIDES(TR, TQ)                                          \
+  OF(add_to_rows)(t, step, rows, width, to, q, ahead, TR, TQ); \
+  if (mirrored) OF(add_to_cols)(t, step, rows, width, to, q, TQ)
   for (; q + TARGETS <= to->p; q += TARGETS, ahead = 0) {
-    OF(add_to_rows)(t, step, rows, width, to, q, ahead, 4, TARGETS);
-    if (mirrored) OF(add_to_cols)(t, step, rows, width, to, q, TARGETS);
+    SIDES(4, TARGETS);
   }
-  for (; q < to->p; q++, ahead = 0) {
-    OF(add_to_rows)(t, step, rows, width, to, q, ahead, MR, 1);
-    if (mirrored) OF(add_to_cols)(t, step, rows, width, to, q, 1);
+  switch (to->p - q) {
+    case 3: SIDES(4, 3); break;
+    case 2: SIDES(4, 2); break;
+    case 1: SIDES(MR, 1); break;
+    default: break;
   }
+#undef SIDES
 }
 
 #undef JOINED_

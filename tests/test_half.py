@@ -225,16 +225,21 @@ def test_the_border_refuses(rng):
     narrow = _core.Gram(X.astype(np.float32), None, RBF(1.0).c_spec)
     with pytest.raises(ValueError, match="number of rows"):
         narrow.half_gram(0, 3, tiles)
-    Vt, sums = _core.empty_aligned((1, 384), np.float64), np.zeros((1, 384))
+    Vt, sums = _core.empty_aligned((1, 384), np.float64), np.empty((2, 1, 384))
     Vt[:] = 0
-    _core.half_multiply(tiles, 200, (0, 2), (0, 2), Vt, sums, sums)
-    for rows in ((0, 3), (-1, 1), (1, 0)):
+    _core.half_multiply(tiles, 200, Vt, sums, 0, 3)
+    assert (sums == 0).all()
+    for lo, hi in ((0, 4), (-1, 1), (1, 0)):
         with pytest.raises(ValueError, match="range"):
-            _core.half_multiply(tiles, 200, rows, (0, 2), Vt, sums, sums)
+            _core.half_multiply(tiles, 200, Vt, sums, lo, hi)
     with pytest.raises(ValueError, match="shape"):
-        _core.half_multiply(tiles, 100, (0, 1), (0, 1), Vt, sums, sums)
+        _core.half_multiply(tiles, 100, Vt, sums, 0, 1)
+    with pytest.raises(ValueError, match="too small"):
+        _core.half_multiply(tiles, 200, Vt[:, :192], sums, 0, 1)
+    with pytest.raises(ValueError, match="one row per row"):
+        _core.half_multiply(tiles, 200, Vt, np.empty((2, 2, 384)), 0, 1)
     with pytest.raises(TypeError, match="Vt"):
-        _core.half_multiply(tiles, 200, (0, 2), (0, 2), Vt.astype(np.float32), sums, sums)
+        _core.half_multiply(tiles, 200, Vt.astype(np.float32), sums, 0, 1)
 
 
 @pytest.mark.parametrize("p", [1, 3, 5, 40])
