@@ -7,6 +7,7 @@ of columns; identities that hold exactly; then what a caller may do.
 from __future__ import annotations
 
 import math
+import mmap
 
 import numpy as np
 import pytest
@@ -258,3 +259,35 @@ def test_float32_rows_times_float64_columns(isa, p, rng):
             assert REFERENCE.gram_matmul(X, other, W, RBF(0.5)).dtype == np.float64
     with pytest.raises(TypeError, match="float64"):
         cpu.gram_matmul(X.astype(np.float64), None, np.ones((n, 1), np.float32), RBF(0.5))
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MAP_NORESERVE"), reason="needs memory without backing")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_offsets_beyond_two_to_the_31_entries(isa, dtype, rng):
+    """n = 70,000: the last tiles of 2.5e9 entries, whose other pages are never touched."""
+    n = 70_000
+    tiles, t, _ = shape = _core.half_shape(n)
+    assert math.prod(shape) > 2**31
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE
+    try:
+        memory = mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize, flags=flags)
+    except OSError:
+        pytest.skip("this system does not hand out memory that it has not")
+    half = np.frombuffer(memory, dtype).reshape(shape)
+    X = points(rng, n, 2, dtype)
+    job = _core.Gram(X, None, RBF(0.5).c_spec)
+    job.pack(0, job.n_panels)
+    job.half_gram(tiles - 3, tiles, half)  # of the last two rows of tiles
+    side = -(-n // t)
+    last = slice((side - 2) * t, n)
+    K = get_backend("cpu").gram(X[last], None, RBF(0.5))
+    np.testing.assert_array_equal(half[-3], K[:t, :t])
+    np.testing.assert_array_equal(half[-1, : n - (side - 1) * t, : n - (side - 1) * t], K[t:, t:])
+    V = np.zeros((1, t * side))
+    V[0, last] = rng.normal(size=len(K))
+    Vt, sums = _core.empty_aligned(V.shape, np.float64), np.zeros((side, 1, t * side))
+    Vt[:] = V
+    blocks = side * (side + 1) // 2  # one tile each
+    _core.half_multiply(half, n, Vt, sums, blocks - 3, blocks)
+    product = sums.sum(axis=0)[:, last].T
+    assert_product(product, K.astype(np.float64), V[:, last].T, 400 * 2.0**-53)
