@@ -315,6 +315,58 @@ class Cpu(Reference):
 
         return svd(A, full_matrices=False, overwrite_a=True, check_finite=False)
 
+    def tridiagonal_bytes(self, n: int, dtype: Any) -> int:
+        return n * (2 * n + 256) * np.dtype(dtype).itemsize  # K, and Q's reflectors apart from it
+
+    def tridiagonalise(self, K: Any) -> tuple[Any, Any, Any]:
+        from scipy.linalg import get_lapack_funcs
+
+        n = K.shape[0]
+        if n < 2:
+            return np.diagonal(K).copy(), np.empty(0, K.dtype), None
+        sytrd, sytrd_lwork = get_lapack_funcs(("sytrd", "sytrd_lwork"), (K,))
+        lwork = int(sytrd_lwork(n, lower=1)[0])
+        c, d, e, tau, _ = sytrd(K.T, lower=1, lwork=lwork, overwrite_a=1)
+        # reflectors below the subdiagonal are those of a QR of rows and columns 1..n − 1
+        return d, e, (np.asfortranarray(c[1:, :-1]), tau)
+
+    def tridiagonal_rotate(self, Q: Any, B: Any, *, transpose: bool = False) -> Any:
+        from scipy.linalg import get_lapack_funcs
+
+        out = np.array(B, order="F")
+        if Q is None or B.shape[1] == 0:
+            return out
+        reflectors, tau = Q
+        (ormqr,) = get_lapack_funcs(("ormqr",), (reflectors,))
+        below = np.asfortranarray(out[1:])
+        out[1:], _, _ = ormqr(
+            "L", "T" if transpose else "N", reflectors, tau, below, 64 * B.shape[1], overwrite_c=1
+        )
+        return out
+
+    def tridiagonal_steps(
+        self, d: Any, e: Any, lam: float, t: Any, n_steps: int
+    ) -> tuple[Any, Any]:
+        from scipy.linalg.lapack import dpttrf, dpttrs
+
+        d, e, current = d.astype(np.float64), e.astype(np.float64), t.astype(np.float64)
+        steps = np.full((n_steps, *t.shape), np.nan)
+        radius = np.zeros(len(d))
+        radius[:-1] += abs(e)
+        radius[1:] += abs(e)
+        strong = lam > (abs(d) + radius).max(initial=0.0)
+        # the wrappers take no empty off-diagonal: of order 1 it is not read
+        D, E, info = dpttrf(d + lam, e if len(e) else np.zeros(1))
+        for step in steps if info == 0 else ():
+            step[...] = dpttrs(D, E, current)[0]
+            if strong:
+                current = d[:, None] * step
+                current[:-1] += e[:, None] * step[1:]
+                current[1:] += e[:, None] * step[:-1]
+            else:
+                current = current - lam * step
+        return steps.astype(t.dtype), current.astype(t.dtype)
+
     # --------------------------------------------------------------- filters
     def shrinkage_path(self, d: Any, lam: Any, alpha: Any) -> Any:
         """diag B^(1..T); see :meth:`Reference.shrinkage_path`."""

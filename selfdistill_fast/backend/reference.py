@@ -53,6 +53,8 @@ class Reference:
 
     name = "reference"
     xp: Any = np
+    #: what a matrix that is not positive (semi-)definite raises, on every backend
+    LinAlgError = np.linalg.LinAlgError
 
     def __init__(self, n_threads: int | None = None) -> None:
         self.n_threads = n_threads
@@ -330,6 +332,50 @@ class Reference:
         A (n, m) may be destroyed; r = min(n, m).
         """
         return np.linalg.svd(A, full_matrices=False)
+
+    def tridiagonal_bytes(self, n: int, dtype: Any) -> int:
+        """Peak bytes of a reduction of order n to tridiagonal form."""
+        return 4 * n * n * np.dtype(dtype).itemsize
+
+    def tridiagonalise(self, K: Any) -> tuple[Any, Any, Any]:
+        """Diagonal (n,) and off-diagonal (n − 1,) of T, and a handle of Q, with K = Q T Qᵀ.
+
+        K is symmetric and may be destroyed.
+        """
+        from scipy.linalg import hessenberg
+
+        T, Q = hessenberg(K, calc_q=True)
+        return np.diagonal(T).copy(), np.diagonal(T, -1).copy(), Q
+
+    def tridiagonal_rotate(self, Q: Any, B: Any, *, transpose: bool = False) -> Any:
+        """Q B, or Qᵀ B, for the handle of Q from :meth:`tridiagonalise` and B (n, m)."""
+        return (Q.T if transpose else Q) @ B
+
+    def tridiagonal_steps(
+        self, d: Any, e: Any, lam: float, t: Any, n_steps: int
+    ) -> tuple[Any, Any]:
+        """(T + λ)⁻¹ A^(τ−1) t for τ = 1..n_steps, (n_steps, n, p), and A^n_steps t, (n, p).
+
+        Computed in double, in the dtype of ``t``. NaN where T + λ is not positive definite.
+
+        Parameters
+        ----------
+        d, e : (n,) diagonal and (n − 1,) off-diagonal of T
+        lam : float
+        t : (n, p)
+        n_steps : int
+        """
+        d64, e64 = d.astype(np.float64), e.astype(np.float64)
+        T = np.diag(d64) + np.diag(e64, 1) + np.diag(e64, -1)
+        strong = lam > np.abs(T).sum(1).max(initial=0.0)
+        M = np.full_like(T, np.nan)
+        if np.linalg.eigvalsh(T).min(initial=0.0) > -lam:
+            M = np.linalg.inv(T + lam * np.eye(len(T)))
+        steps, current = [], t.astype(np.float64)
+        for _ in range(n_steps):
+            steps.append(M @ current)
+            current = T @ steps[-1] if strong else current - lam * steps[-1]
+        return np.stack(steps).astype(t.dtype), current.astype(t.dtype)
 
     def squares_matmul(self, V: Any, F: Any) -> Any:
         """(V∘V) @ F in row blocks: V∘V is never a second n² array. V (n, k), F (k, q)."""
