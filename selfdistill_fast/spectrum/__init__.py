@@ -21,7 +21,7 @@ import logging
 from typing import Any
 
 from selfdistill_fast.backend import get_backend
-from selfdistill_fast.kernels import Precomputed, as_kernel
+from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
     check_lam,
@@ -194,7 +194,12 @@ def spectrum(
 
 
 def _factorised(
-    solver: str, training: Any, lam: Any, random_state: Any, options: Any, chosen: Plan | None
+    solver: str,
+    training: tuple[Any, Any, Any, Kernel, Any, bool, int | None],
+    lam: Any,
+    random_state: Any,
+    options: dict[str, Any],
+    chosen: Plan | None,
 ) -> Spectrum:
     """The training set factorised by one solver; where that was ours to choose, the next best."""
     kernel = training[3]

@@ -236,6 +236,7 @@ class KrylovSpectrum(EighSpectrum):
         self._A: list[np.ndarray] = []  # diagonal blocks of T
         self._B: list[np.ndarray] = []  # B[j] couples block j + 1 to block j
         self._norm = self._scale_of_K  # of K_w, as seen so far
+        self._last: Any = None  # block that was appended last
         self._done = False  # an invariant subspace: nothing is left to find
         self.k = 0
         self._bases: dict[int, Any] = {0: xp.zeros((0, 0))}
@@ -703,13 +704,14 @@ def krylov_bytes(be: Any, n: int, d: int, p: int, dtype: Any, rank: int, storage
     return matrix + basis + blocks + 4 * n * d * itemsize + 4 * rank * rank * 8
 
 
-def fitting_rank(budget: int, most: int, *problem: Any) -> int:
-    """The largest rank up to ``most`` whose ``krylov_bytes`` fit, but at least ``_CHUNK``."""
-    *sizes, storage = problem
+def fitting_rank(
+    budget: int, most: int, be: Any, n: int, d: int, p: int, dtype: Any, storage: str
+) -> int:
+    """The largest rank up to ``most`` whose :func:`krylov_bytes` fit, but at least a chunk."""
     low, high = min(_CHUNK, most), most
     while low < high:
         middle = (low + high + 1) // 2
-        if krylov_bytes(*sizes, middle, storage) <= budget:
+        if krylov_bytes(be, n, d, p, dtype, middle, storage) <= budget:
             low = middle
         else:
             high = middle - 1

@@ -17,7 +17,6 @@ few columns.
 
 from __future__ import annotations
 
-import functools
 import math
 import numbers
 import time
@@ -211,7 +210,7 @@ def plan(
         n_steps=n_steps,
         tol=tol,
         n_landmarks=n_landmarks,
-        rates=_calibrated(type(be), be.n_threads, dtype.name),
+        rates=_calibrated(be, dtype),
     )
 
 
@@ -238,12 +237,15 @@ def choose(
     the same and costs nothing.
     """
     if rates is None:
-        nominal = n <= SMALL
-        rates = NOMINAL if nominal else _calibrated(type(be), be.n_threads, np.dtype(dtype).name)
+        rates = NOMINAL if n <= SMALL else _calibrated(be, np.dtype(dtype))
+    problem_of = (be, n, d, p, np.dtype(dtype), lam, leave_one_out, n_steps, tol, n_landmarks)
+    counted = _costs(*problem_of, rates, budget)
+    judged = counted if n > SMALL else _costs(*problem_of, NOMINAL, budget)
+    weight = {
+        cost["solver"]: cost["seconds"] / (PROMISE if cost["solver"] == "krylov" else 1.0)
+        for cost in judged
+    }
     costs = []
-    counted = _costs(
-        be, n, d, p, np.dtype(dtype), lam, leave_one_out, n_steps, tol, n_landmarks, rates, budget
-    )
     for cost in counted:
         fits = cost["bytes"] <= budget
         excluded = cost.pop("excluded")
@@ -267,11 +269,7 @@ def choose(
                 "nothing with leave-one-out fits; this has none, so choose on X_val, y_val, or "
                 "use solver='nystrom', an approximation"
             )
-    best = min(
-        candidates,
-        key=lambda cost: cost.seconds / (PROMISE if cost.solver == "krylov" else 1.0),
-        default=None,
-    )
+    best = min(candidates, key=lambda cost: weight[cost.solver], default=None)
     if best is None:
         smallest = min((c for c in costs if c.solver == "nystrom"), key=lambda c: c.bytes)
         reason = (
@@ -426,16 +424,25 @@ def memory_budget(be: Any, max_memory: Any) -> int:
     if (
         isinstance(max_memory, bool)
         or not isinstance(max_memory, numbers.Real)
-        or not max_memory > 0
+        or not float(max_memory) > 0
     ):
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
-    return int(max_memory)
+    return int(float(max_memory))
 
 
-@functools.cache
-def _calibrated(backend: type, n_threads: int | None, dtype: str) -> Rates:
-    """Rates of this machine, measured once: the best of three of each, under a second."""
-    be = backend(n_threads=n_threads)
+def _calibrated(be: Any, dtype: np.dtype) -> Rates:
+    """Rates of this machine, measured when they are first asked for, in under a second."""
+    key = (be.name, be.n_threads, dtype.name)
+    if key not in _rates:
+        _rates[key] = _measured(be, dtype)
+    return _rates[key]
+
+
+_rates: dict[tuple[str, int | None, str], Rates] = {}
+
+
+def _measured(be: Any, dtype: np.dtype) -> Rates:
+    """The best of three of each kind of work."""
     xp = be.xp
     random = np.random.default_rng(0)
 
