@@ -506,11 +506,10 @@ def _dataset(
     }
     if "joint_weights" in found:
         coordinates["pure_step"] = steps
-    parameters = {f.name: None for kernel in kernels for f in fields(kernel)}
-    for name in parameters:
-        value = getattr(kernels[i], name, math.nan)
-        if isinstance(value, numbers.Real):
-            coordinates[name] = ("kernel", [float(value)])
+    for name in {f.name: None for kernel in kernels for f in fields(kernel)}:
+        values = [getattr(kernel, name, math.nan) for kernel in kernels]
+        if all(isinstance(value, numbers.Real) for value in values):
+            coordinates[name] = ("kernel", [float(values[i])])
     return xarray.Dataset(variables, coordinates, {"chosen_on": job.scores[0]})
 
 
