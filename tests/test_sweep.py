@@ -7,9 +7,12 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -566,6 +569,7 @@ def test_a_read_only_store(tmp_path):
         SWEEP
         + f"""
 import shutil
+import signal
 folder = {str(tmp_path)!r}
 expected = go(folder + "/finished")
 go(folder + "/partial")
@@ -710,3 +714,146 @@ def test_killed_at_twenty_random_moments(tmp_path):
     assert kills == 20
     assert stages >= 3  # the kills were not all at one place
     assert compared >= 10
+
+
+# ------------------------------------------------------------------ Dask
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
+    with (
+        distributed.LocalCluster(**options, dashboard_address=None, silence_logs=50) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def one_thread():
+    """BLAS in this process as in a worker of one thread."""
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
+
+
+def test_a_cluster_gives_the_bits_of_one_process(cluster, one_thread, rng, tmp_path):
+    X, y, X_val, y_val = draw(rng, n=200, p=2)
+    options = {"X_val": X_val, "y_val": y_val, "leave_one_out": True}
+    expected = go((X, y, None, None), **options)
+    assert same(expected, go((X, y, None, None), client=cluster, **options))
+    stored = go((X, y, None, None), tmp_path / "store", client=cluster, **options)
+    assert same(expected, stored)
+    assert same(expected, SweepResult.load(tmp_path / "store"))
+    shutil.rmtree(tmp_path / "store" / "kernel-0001")
+    assert same(expected, go((X, y, None, None), tmp_path / "store", client=cluster, **options))
+
+
+def test_a_killed_worker_changes_nothing(cluster, one_thread, rng, tmp_path):
+    """One worker is killed while it computes, once some kernels are finished."""
+    X, y, _, _ = draw(rng, n=700)
+    kernels = [RBF(0.2 * g) for g in range(1, 9)]
+    store, problem = tmp_path / "store", (X, y, None, None)
+    expected = go(problem, kernels=kernels)
+    pids = cluster.run(os.getpid)
+    killed = []
+
+    def kill():
+        while not list((store / ".sweep" / "done").glob("*.json")):
+            time.sleep(0.005)
+        busy = {worker: tasks for worker, tasks in cluster.processing().items() if tasks}
+        pid = pids[sorted(busy)[0]]
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    result = go(problem, store, kernels=kernels, client=cluster)
+    killer.join(timeout=10)
+    assert len(killed) == 1
+    assert same(expected, result)
+    assert same(expected, SweepResult.load(store))
+    cluster.wait_for_workers(2, timeout=60)
+    assert killed[0] not in cluster.run(os.getpid).values()
+
+
+def test_data_that_die_with_every_worker_are_sent_again(cluster, one_thread, rng, tmp_path):
+    """Both workers at once: nothing is left on the cluster."""
+    X, y, _, _ = draw(rng, n=500)
+    kernels = [RBF(0.2 * g) for g in range(1, 7)]
+    store, problem = tmp_path / "store", (X, y, None, None)
+    cluster.wait_for_workers(2, timeout=60)
+    pids = cluster.run(os.getpid)
+
+    def kill():
+        while not list((store / ".sweep" / "done").glob("*.json")):
+            time.sleep(0.005)
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    result = go(problem, store, kernels=kernels, client=cluster)
+    killer.join(timeout=10)
+    assert same(go(problem, kernels=kernels), result)
+    cluster.wait_for_workers(2, timeout=60)
+    assert not set(pids.values()) & set(cluster.run(os.getpid).values())
+
+
+def test_a_failing_kernel_on_a_cluster(cluster, problem, tmp_path):
+    kernels = [RBF(0.5), Polynomial(900, 1e30), RBF(1.0)]
+    with pytest.raises(ValueError, match=r"^Polynomial\(degree=900.*overflows"):
+        go(problem, tmp_path / "store", kernels=kernels, client=cluster)
+    assert SweepResult.load(tmp_path / "store").kernels == [RBF(0.5), RBF(1.0)]
+    with pytest.raises(ValueError, match="overflows"):
+        go(problem, kernels=kernels, client=cluster)
+
+
+def test_a_full_disk_stops_the_cluster(cluster, problem, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(xr.Dataset, "to_zarr", full)
+        with pytest.raises(OSError, match="run the same sweep again"):
+            go(problem, tmp_path / "store", client=cluster)
+    result = go(problem, tmp_path / "store", client=cluster)
+    assert_close(result.dataset.mse_loo.values, go(problem).dataset.mse_loo.values, 1e-9)
+
+
+def threads_of_a_task(store):
+    """In place of a sweep's work: what BLAS and our loops would use, and who else is at work."""
+    from threadpoolctl import threadpool_info
+
+    def score(job, data, kernel):
+        blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        alone = store / f"{os.getpid()}"
+        alone.mkdir()  # fails where another kernel is at work in this process
+        time.sleep(0.05)
+        alone.rmdir()
+        zeros = np.zeros((1, 1, 1, 1))
+        used = job.backend.n_threads, *sorted(set(blas))
+        return {"mse_loo": zeros, "alphas": zeros[..., 0], "solver": str(used)}
+
+    return score
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_worker_uses_its_own_threads_and_no_more(threads, problem, tmp_path):
+    """One kernel at a time in a process, with as many threads as Dask gave the worker."""
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 1, "threads_per_worker": threads, "processes": True}
+    with (
+        distributed.LocalCluster(**options, dashboard_address=None, silence_logs=50) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        work = threads_of_a_task(tmp_path)
+
+        def install(work=work):
+            sys.modules["selfdistill_fast.sweep"]._score = work
+
+        client.run(importlib.import_module, "selfdistill_fast.sweep")
+        client.run(install)
+        result = go(problem, lams=1.0, alphas=0, n_steps=1, client=client)
+    assert set(result.dataset.solver.values) == {str((threads, threads))}
