@@ -208,7 +208,7 @@ class _Tables:
             numbers = all(isinstance(v, (int, float)) for v in (low, high))
             if not (numbers and low > 0 and high > 0 and isinstance(count, int) and count >= 1):
                 raise ConfigError(f"{where}: from and to must be > 0 and count >= 1, got {value!r}")
-            return np.geomspace(low, high, count).tolist()
+            return [float(f"{number:.12g}") for number in np.geomspace(low, high, count)]
         value = value if isinstance(value, list) else [value]
         for number in value:
             if isinstance(number, bool) or not isinstance(number, (int, float)):

@@ -716,6 +716,182 @@ def test_killed_at_twenty_random_moments(tmp_path):
     assert compared >= 10
 
 
+# ------------------------------------------------------- figure and command line
+def test_figures(problem):
+    """The heat map shows every λ and step of the cell's entry; α* or the error beside it."""
+    lams = [2.0, 0.05, 0.3]  # in any order
+    result = go(problem, alphas=[0, 0.5, "optimal"], lams=lams)
+    figure = result.plot(kernel=KERNELS[1], alpha="0.5")
+    left, right = figure.axes[:2]
+    cells = result.dataset.mse_loo.sel(kernel=repr(KERNELS[1]), alpha="0.5").sortby("lam")
+    shown = np.asarray(left.images[0].get_array())
+    np.testing.assert_allclose(shown, np.sqrt(cells.values[..., 0]))
+    frame = left.patches[0]
+    row, column = np.unravel_index(shown.argmin(), shown.shape)
+    assert frame.get_xy() == (column - 0.5, row - 0.5)
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["0.05", "0.3", "2"]
+    curves = result.dataset.alphas.sel(kernel=repr(KERNELS[1]), alpha="optimal").sortby("lam")
+    for line, step in zip(right.lines, (2, 3), strict=False):
+        np.testing.assert_array_equal(line.get_ydata(), curves.sel(step=step))
+    plain = go(problem, alphas=[0.5, 0, 1], lams=lams).plot()
+    right = plain.axes[1]
+    assert right.get_xlabel() == "α"
+    assert right.lines[0].get_xdata().tolist() == [0, 0.5, 1]
+    assert len(go(problem, alphas=[[0.5, 0]]).plot().axes) == 2  # the map and its colour bar
+    with pytest.raises(ValueError, match="no kernel 'RBF'"):
+        result.plot(kernel="RBF")
+    with pytest.raises(ValueError, match="score must be leave-one-out here"):
+        result.plot(score="validation")
+
+
+CONFIG = """
+[data]
+file = "data.csv"
+target = ["y", "z"]
+validation = 0.25
+standardize = true
+[[kernels]]
+name = "rbf"
+gamma = [0.1, 0.5]
+[[kernels]]
+name = "matern"
+nu = [0.5, inf]
+length_scale = { from = 1, to = 4, count = 3 }
+[grid]
+lams = { from = 0.01, to = 1, count = 3 }
+alphas = [0, 0.5, "optimal"]
+steps = 3
+leave_one_out = true
+[output]
+store = "sweep.zarr"
+figure = "sweep.png"
+"""
+
+
+@pytest.fixture
+def config(tmp_path, rng):
+    import pandas as pd
+
+    X, y, _, _ = draw(rng, n=60, p=2)
+    frame = pd.DataFrame({"a": X[:, 0], "b": 30 * X[:, 1], "y": 100 * y[:, 0], "z": y[:, 1]})
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    (tmp_path / "sweep.toml").write_text(CONFIG)
+    return tmp_path / "sweep.toml"
+
+
+def command(*arguments, code=0):
+    from typer.testing import CliRunner
+
+    from selfdistill_fast.cli import app
+
+    result = CliRunner().invoke(app, ["sweep", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_the_command_prints_the_best_cells_in_the_units_of_the_data(config, factorised):
+    from selfdistill_fast.tabular import Layout, Scaling, read_table, split
+
+    output = command(config, "--top", 3)
+    assert "8 kernels × 3 λ × 3 α × 3 steps" in output
+    assert "45 training rows, 15 validation rows" in output
+    assert (config.parent / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    table = read_table(config.parent / "data.csv")
+    layout = Layout.choose(table, ["y", "z"], None, [])
+    train, held = split(table, layout, {"validation": "0.25"})
+    scaling = Scaling.of(train, wanted=True)
+    stored = SweepResult.load(config.parent / "sweep.zarr")
+    assert [type(kernel) for kernel in stored.kernels] == [RBF] * 2 + [Matern] * 6
+    assert stored.kernels[3] == Matern(2.0, 0.5)
+    # the first row of the table is the smallest error, and is what its model has
+    units = np.square(scaling.y_std)
+    mse = (stored.dataset.mse_val * units).mean("target")
+    row = next(line.split() for line in output.splitlines() if line.startswith(("RBF(", "Matern(")))
+    assert float(row[-2]) == pytest.approx(np.sqrt(mse.min().item()), rel=1e-6)
+    cell = mse.where(mse == mse.min(), drop=True)
+    kernel = stored.kernels[stored.dataset.kernel.values.tolist().index(cell.kernel.item())]
+    labels = {name: cell[name].item() for name in ("kernel", "lam", "alpha")}
+    step = cell.step.item()
+    rows = scaling.apply(train)
+    alphas = stored.dataset.alphas.sel(labels).values[:step]
+    path = distill(spectrum(rows.X, rows.Y, kernel), labels["lam"], alphas, step)
+    F = scaling.original(path.predict(scaling.features(held["validation"].X)))
+    assert float(row[-2]) == pytest.approx(held["validation"].rmse(F[None])[0], rel=1e-6)
+    # again: from the store, and the same table
+    assert len(factorised) == 8
+    assert command(config, "--top", 3) == output
+    assert len(factorised) == 8
+    command(config, "--overwrite")
+    assert len(factorised) == 16
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[data]", "[dada]", "unknown key 'dada'; known: data, kernels, grid, solver, output"),
+        ("standardize", "standardise", "[data]: unknown key 'standardise'; known: file"),
+        ("gamma =", "gama =", "[kernels]: unknown key 'gama'; known: name, gamma"),
+        ("gamma =", "nu =", "nu has no meaning for the kernel rbf, which takes gamma"),
+        ('"rbf"', '"rbg"', "unknown kernel 'rbg'; known: rbf, laplacian"),
+        ("gamma = [0.1, 0.5]", "gamma = [0.1, -1]", "gamma must be finite and > 0"),
+        ("gamma = [0.1, 0.5]", 'gamma = "big"', "gamma must hold numbers, got 'big'"),
+        ("count = 3 }", "count = 0 }", "count >= 1"),
+        ("count = 3 }", "size = 3 }", "must have from, to and count"),
+        ("steps = 3", "", "[grid] needs steps"),
+        ("steps = 3", "steps = 2.5", "steps must be an integer"),
+        ("standardize = true", 'standardize = "yes"', "standardize must be true or false"),
+        ("alphas = [0,", 'alphas = ["best",', "'optimal' and 'joint'"),
+        ('file = "data.csv"', "", "needs either file or sklearn"),
+        ('file = "data.csv"', 'sklearn = "mnist"', "must be one of breast_cancer, diabetes"),
+        ('"data.csv"', '"nowhere.csv"', "no such file"),
+        ('["y", "z"]', '"q"', "no column 'q'"),
+        ("validation = 0.25", "validation = 25", "between 0 and 1"),
+        ("[grid]", "[grid", "sweep.toml: "),
+        ('"sweep.png"', '"sweep.doc"', "use .png, .svg or .pdf"),
+        ('"sweep.zarr"', '"data.csv"', "is a file; a store is a directory"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(old, new, message, config):
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new, 1))
+    output = command(
+        config,
+        code=2
+        if "optimal" not in message and "use" not in message and "is a file" not in message
+        else 1,
+    )
+    assert message in " ".join(output.split())
+    assert not (config.parent / "sweep.zarr").exists()
+
+
+def test_every_key_of_the_file_is_known_to_its_description():
+    from selfdistill_fast import sweep_config
+
+    for name, keys in sweep_config.KEYS.items():
+        assert f"[{name}]" in sweep_config.__doc__
+        for key in keys:
+            if name != "kernels":
+                assert f"    {key} = " in sweep_config.__doc__, key
+
+
+def test_the_command_ends_quietly_on_ctrl_c(config, monkeypatch):
+    seen = []
+
+    def interrupted(X, y, kernel, **options):
+        seen.append(kernel)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return spectrum(X, y, kernel, **options)
+
+    monkeypatch.setattr(MODULE, "spectrum", interrupted)
+    output = command(config, code=130)
+    assert "2 of 8 kernels are finished and kept" in " ".join(output.split())
+    command(config)
+    assert len(seen) == 3 + 6
+
+
 # ------------------------------------------------------------------ Dask
 @pytest.fixture(scope="module")
 def cluster():
