@@ -368,7 +368,7 @@ def figure_sweep(
     least, most = np.nanmin(errors), np.nanmax(errors)
     norm = "log" if 0 < 20 * least < most else "linear"
     image = left.imshow(errors, cmap="viridis", norm=norm, aspect="auto", origin="lower")
-    row, column = np.unravel_index(np.nanargmin(errors), errors.shape)
+    row, column = (int(i) for i in np.unravel_index(np.nanargmin(errors), errors.shape))
     left.add_patch(_frame(column, row))
     if errors.size <= 80:
         middle = math.sqrt(least * most) if norm == "log" else (least + most) / 2

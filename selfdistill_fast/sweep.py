@@ -362,7 +362,7 @@ def sweep(
         job = replace(job, random_state=seed if random_state is None else job.random_state)
         pending = [i for i, group in enumerate(groups) if group is None]
         bar = stack.enter_context(_bar(len(kernels), len(kernels) - len(pending), progress))
-        run = _here if client is None else _on_cluster(client)
+        run: Any = _here if client is None else _on_cluster(client)
         try:
             # closed before the store is, whatever happens: no task is left on a cluster
             results = stack.enter_context(closing(run(job, data, [kernels[i] for i in pending])))
@@ -406,7 +406,18 @@ def _score(job: _Job, data: dict[str, Any], kernel: Kernel) -> dict[str, Any]:
         "per_target": job.per_target,
     }
     p, T = y.shape[1], job.n_steps
-    cells = [[chain_weights(y, f, alpha, **options) for alpha in job.alphas] for f in F]
+    given = {  # the same for every λ
+        a: (alpha, step_weights(alpha))
+        for a, alpha in enumerate(job.alphas)
+        if not isinstance(alpha, str)
+    }
+    cells = [
+        [
+            given.get(a) or chain_weights(y, f, alpha, **options)
+            for a, alpha in enumerate(job.alphas)
+        ]
+        for f in F
+    ]
     own = any(alphas.ndim == 2 for row in cells for alphas, _ in row)  # of each target
     copies = (p,) if own else ()
     C = np.stack([[_spread(C, 2, copies) for _, C in row] for row in cells])  # (L, A, T, T[, p])
@@ -490,7 +501,9 @@ def _dataset(
     p = found[SCORES[job.scores[0]]].shape[-1]
     grid = ("kernel", "lam", "alpha", "step", "target")
     own = grid if found["alphas"].ndim == 4 else grid[:-1]
-    variables = {SCORES[score]: (grid, found[SCORES[score]][None]) for score in job.scores}
+    variables: dict[str, Any] = {
+        SCORES[score]: (grid, found[SCORES[score]][None]) for score in job.scores
+    }
     variables["alphas"] = (own, found["alphas"][None])
     if "joint_weights" in found:
         axes = ("kernel", "lam", "step", "pure_step", *own[4:])
@@ -719,7 +732,7 @@ def _check_entries(alphas: Any, n_steps: int, p: int) -> tuple[tuple[Any, ...], 
 def _check_seed(random_state: Any) -> int | None:
     if random_state is None:
         return None
-    if isinstance(random_state, (bool, np.bool_)) or not isinstance(random_state, numbers.Integral):
+    if isinstance(random_state, bool) or not isinstance(random_state, (int, np.integer)):
         raise TypeError(
             f"random_state must be an integer or None here, got {random_state!r}: every kernel "
             "starts from the same seed, in whatever order they are computed"

@@ -162,11 +162,12 @@ class _Tables:
                 raise ConfigError(f"{path}: [{name}] is missing")
         for name, table in content.items():
             several = name == "kernels"
-            if not isinstance(table, list if several else dict):
+            parts: list[Any] = table if several and isinstance(table, list) else [table]
+            if isinstance(table, list) != several or not all(isinstance(p, dict) for p in parts):
                 raise ConfigError(
                     f"{path}: {name} must be a table, [{'[kernels]' if several else name}]"
                 )
-            for part in table if several else [table]:
+            for part in parts:
                 self._known(part, KEYS[name], f"[{name}]: ")
                 for key in REQUIRED.get(name, ()):
                     if key not in part:
