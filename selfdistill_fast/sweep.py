@@ -35,6 +35,7 @@ from selfdistill_fast.backend import get_backend
 from selfdistill_fast.distill import held_out_columns
 from selfdistill_fast.kernels import Custom, Kernel, Precomputed, as_kernel, kernel_from_dict
 from selfdistill_fast.spectrum import (
+    Plan,
     check_lam,
     check_n_steps,
     check_new,
@@ -42,7 +43,7 @@ from selfdistill_fast.spectrum import (
     check_targets,
     spectrum,
 )
-from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
+from selfdistill_fast.spectrum.planning import choose, memory_budget
 from selfdistill_fast.store import Store, read_group, read_manifest
 
 __all__ = ["SweepResult", "sweep"]
@@ -62,6 +63,7 @@ class _Job:
     n_steps: int
     scores: tuple[str, ...]  # the first is what α is chosen on
     solver: str
+    plans: dict[bool, Plan]  # of "auto", for definite kernels and others
     solver_options: dict[str, Any]
     fit_intercept: bool
     clip: bool
@@ -336,6 +338,7 @@ def sweep(
         n_steps=n_steps,
         scores=tuple(scores),
         solver=solver,
+        plans={},
         solver_options=dict(solver_options or {}),
         fit_intercept=bool(fit_intercept),
         clip=bool(clip),
@@ -347,7 +350,11 @@ def sweep(
     if client is not None:
         _check_client(client)
     names = _group_names(len(kernels))
-    seed = int(np.random.SeedSequence().generate_state(1)[0])
+    seed = job.random_state
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    # what is free to choose is chosen once, and kept in the store
+    free = {"random_state": seed, "plans": _plans(be, data, kernels, job)}
     groups: list[Any] = [None] * len(kernels)
     failures: dict[int, Exception] = {}
     with ExitStack() as stack:
@@ -355,11 +362,12 @@ def sweep(
         if store is not None:
             manifest = _describe(be, data, kernels, job, labels)
             kept = stack.enter_context(
-                Store(store, manifest, names, free={"random_state": seed}, overwrite=overwrite)
+                Store(store, manifest, names, free=free, overwrite=overwrite)
             )
-            seed = kept.manifest["random_state"]
+            free = {name: kept.manifest[name] for name in free}
             groups = [kept.read(name) for name in names]
-        job = replace(job, random_state=seed if random_state is None else job.random_state)
+        plans = {key == "definite": Plan.from_dict(plan) for key, plan in free["plans"].items()}
+        job = replace(job, random_state=free["random_state"], plans=plans)
         pending = [i for i, group in enumerate(groups) if group is None]
         bar = stack.enter_context(_bar(len(kernels), len(kernels) - len(pending), progress))
         run: Any = _here if client is None else _on_cluster(client)
@@ -459,22 +467,48 @@ def _held_out(job: _Job, data: dict[str, Any], kernel: Kernel) -> dict[str, Any]
 
 def _factorise(job: _Job, data: dict[str, Any], kernel: Kernel, lam: Any) -> Any:
     """The one call that a sweep is made of."""
-    solver = job.solver
-    if solver == "auto" and "leave-one-out" in job.scores and job.n_steps > MAX_LOO_STEPS:
-        solver = "eigh"  # leave-one-out of a longer chain needs eigenvectors
+    options = dict(job.solver_options)
+    if job.solver in ("auto", "krylov"):
+        options.setdefault("n_steps", job.n_steps)
     return spectrum(
         data["X"],
         data["y"],
         kernel,
-        solver=solver,
+        solver=job.plans.get(kernel.definite, job.solver),
         lam=lam,
         sample_weight=data["sample_weight"],
         fit_intercept=job.fit_intercept,
         random_state=job.random_state,
         backend=job.backend,
         max_memory=job.max_memory,
-        **job.solver_options,
+        leave_one_out="leave-one-out" in job.scores,
+        **options,
     )
+
+
+def _plans(be: Any, data: dict[str, Any], kernels: list[Kernel], job: _Job) -> dict[str, Any]:
+    """What "auto" takes for definite kernels and for others, as JSON values.
+
+    It depends on measured rates and free memory: chosen once, so that a restart and every
+    worker of a cluster do the same.
+    """
+    if job.solver != "auto":
+        return {}
+    X, y = data["X"], data["y"]
+    return {
+        "definite" if kernel.definite else "indefinite": choose(
+            be,
+            *X.shape,
+            1 if y.ndim == 1 else y.shape[1],
+            X.dtype,
+            kernel,
+            lam=job.lams if len(job.lams) > 1 else job.lams[0],
+            leave_one_out="leave-one-out" in job.scores,
+            budget=memory_budget(be, job.max_memory),
+            **{"n_steps": job.n_steps, **job.solver_options},
+        ).to_dict()
+        for kernel in {kernel.definite: kernel for kernel in kernels}.values()
+    }
 
 
 def _spread(a: np.ndarray, ndim: int, copies: tuple[int, ...]) -> np.ndarray:
