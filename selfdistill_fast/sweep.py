@@ -40,6 +40,7 @@ from selfdistill_fast.spectrum import (
     check_n_steps,
     check_new,
     check_sample_weight,
+    check_solver,
     check_targets,
     spectrum,
 )
@@ -324,6 +325,7 @@ def sweep(
     be = get_backend(backend)
     kernels = _check_kernels(kernels, store)
     data = _check_data(be, kernels, X, y, sample_weight, X_val, y_val, sample_weight_val)
+    check_solver(solver, solver_options or {})
     n_steps = check_n_steps(n_steps)
     if leave_one_out is None:
         leave_one_out = X_val is None
@@ -797,6 +799,8 @@ def _check_data(
     """All arrays, native and checked before anything is computed."""
     X = be.asarray(X, "X", ndim=2)
     n = X.shape[0]
+    if 0 in X.shape:
+        raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")
     if any(isinstance(kernel, Precomputed) for kernel in kernels) and len(kernels) > 1:
         raise ValueError("kernel 'precomputed' means that X is K: give it alone")
     y = check_targets(be, y, n, "float64", "y")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib
 import json
@@ -34,6 +35,7 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
+from selfdistill_fast.spectrum.planning import choose
 from selfdistill_fast.store import Store
 
 MODULE = importlib.import_module("selfdistill_fast.sweep")
@@ -191,6 +193,37 @@ def test_alphas_for_each_target(rng):
         assert_close(chosen, theirs.alphas.sel(alpha="optimal").values[..., 1:], 1e-7)
     best = result.best()
     assert best["weights"].shape == (best["step"], 2)
+
+
+@pytest.mark.parametrize("solver", ["auto", "tridiagonal", "krylov"])
+def test_solvers_without_leave_one_out(solver, problem):
+    _, _, X_val, y_val = problem
+    held = {"X_val": X_val, "y_val": y_val, "alphas": [0.25, "optimal"], "solver": solver}
+    result = go(problem, **held)
+    expected = go(problem, **held | {"solver": "eigh"})
+    assert_close(result.dataset.mse_val.values, expected.dataset.mse_val.values, 1e-6)
+    used = "tridiagonal" if solver == "auto" else solver
+    assert result.dataset.solver.values.tolist() == [used] * 4
+    if solver != "auto":
+        with pytest.raises(ValueError, match="leave-one-out"):
+            go(problem, solver=solver)
+
+
+def test_what_auto_chose_is_kept(problem, tmp_path, monkeypatch):
+    """The choice follows from clocks and free memory; a restart must not choose again."""
+    _, _, X_val, y_val = problem
+    options = {"X_val": X_val, "y_val": y_val, "alphas": [0.25, "optimal"]}
+    first = go(problem, tmp_path / "store", **options)
+    assert set(first.dataset.solver.values) == {"tridiagonal"}
+
+    def other(*args, **options):
+        plan = choose(*args, **options)
+        return dataclasses.replace(plan, solver="eigh")
+
+    monkeypatch.setattr(MODULE, "choose", other)
+    assert set(go(problem, **options).dataset.solver.values) == {"eigh"}
+    shutil.rmtree(tmp_path / "store" / "kernel-0002")
+    assert same(first, go(problem, tmp_path / "store", **options))
 
 
 @pytest.mark.parametrize("solver", ["eigh", "cholesky", "nystrom"])
@@ -896,9 +929,9 @@ def test_the_command_ends_quietly_on_ctrl_c(config, monkeypatch):
 @pytest.fixture(scope="module")
 def cluster():
     distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
-        distributed.LocalCluster(**options, dashboard_address=None, silence_logs=50) as cluster,
+        distributed.LocalCluster(**options, processes=True, silence_logs=50) as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client
@@ -1019,9 +1052,9 @@ def threads_of_a_task(store):
 def test_a_worker_uses_its_own_threads_and_no_more(threads, problem, tmp_path):
     """One kernel at a time in a process, with as many threads as Dask gave the worker."""
     distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 1, "threads_per_worker": threads, "processes": True}
+    options = {"n_workers": 1, "threads_per_worker": threads, "dashboard_address": ":0"}
     with (
-        distributed.LocalCluster(**options, dashboard_address=None, silence_logs=50) as cluster,
+        distributed.LocalCluster(**options, processes=True, silence_logs=50) as cluster,
         distributed.Client(cluster) as client,
     ):
         work = threads_of_a_task(tmp_path)

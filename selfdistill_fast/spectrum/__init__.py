@@ -51,6 +51,7 @@ __all__ = [
     "check_n_steps",
     "check_new",
     "check_sample_weight",
+    "check_solver",
     "check_targets",
     "evaluate",
     "mix",
@@ -156,11 +157,7 @@ def spectrum(
     chosen = solver if isinstance(solver, Plan) else None
     if isinstance(solver, Plan):
         solver = "auto"
-    if solver not in ("auto", *SOLVERS):
-        raise ValueError(f"unknown solver {solver!r}; known: auto, {', '.join(SOLVERS)}")
-    unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
-    if unknown:
-        raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
+    check_solver(solver, options)
     if lam is not None:
         lam = check_lam(lam, batch=True)
     if max_memory is not None and (
@@ -201,6 +198,15 @@ def spectrum(
     result = _factorised(solver, training, lam, random_state, options, chosen)
     result.plan = chosen
     return result
+
+
+def check_solver(solver: Any, options: Any) -> None:
+    """ValueError for an unknown solver, TypeError for an option that it does not have."""
+    if solver not in ("auto", *SOLVERS):
+        raise ValueError(f"unknown solver {solver!r}; known: auto, {', '.join(SOLVERS)}")
+    unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
+    if unknown:
+        raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
 
 
 def _factorised(
