@@ -51,6 +51,8 @@ __all__ = ["SweepResult", "sweep"]
 
 #: variables of the errors, by the name of what they are measured on
 SCORES = {"validation": "mse_val", "leave-one-out": "mse_loo"}
+#: bytes that the held-out predictions of some λ's may take
+_BLOCK_BYTES = 1 << 29
 #: rounds in which a cluster may lose every task before it is given up
 _LOST_ROUNDS = 3
 
@@ -408,7 +410,40 @@ def sweep(
 # ---------------------------------------------------------------- one kernel
 def _score(job: _Job, data: dict[str, Any], kernel: Kernel) -> dict[str, Any]:
     """The variables of one kernel, as arrays without the axis of kernels."""
-    held = _held_out(job, data, kernel)
+    one = job.solver == "cholesky" or len(job.lams) == 1  # serves a single λ
+    fitted, parts = None, []
+    for lams in _blocks(job, data):
+        if fitted is None or one:
+            fitted = None  # not two at a time
+            fitted = _factorise(job, data, kernel, float(lams[0]) if one else job.lams)
+        parts.append(_cells(job, data, fitted, lams, one))
+    found: dict[str, Any] = {
+        name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+    }
+    found["solver"] = type(fitted).__name__.removesuffix("Spectrum").lower()
+    return found
+
+
+def _blocks(job: _Job, data: dict[str, Any]) -> list[np.ndarray]:
+    """The λ's whose held-out predictions are in memory at the same time."""
+    n = max(len(data[name]) for name in ("X", "X_val") if data[name] is not None)
+    p = 1 if data["y"].ndim == 1 else data["y"].shape[1]
+    count = max(1, _BLOCK_BYTES // ((6 * p + 4) * job.n_steps * n * 8))
+    count = 1 if job.solver == "cholesky" else count
+    return [job.lams[at : at + count] for at in range(0, len(job.lams), count)]
+
+
+def _cells(
+    job: _Job, data: dict[str, Any], fitted: Any, lams: np.ndarray, one: bool
+) -> dict[str, Any]:
+    """The variables of some λ's, with these as their first axis."""
+    held = {}
+    for score in job.scores:
+        names = ("X_val", "y_val", "sample_weight_val") if score == "validation" else ()
+        validation = [data[name] for name in names] or [None] * 3
+        lam = float(lams[0]) if one else lams
+        y, F, w = held_out_columns(fitted, lam, job.n_steps, None, *validation)
+        held[score] = y, F[None] if one else F, w
     y, F, w = held[job.scores[0]]
     options: dict[str, Any] = {
         "sample_weight": w,
@@ -416,55 +451,28 @@ def _score(job: _Job, data: dict[str, Any], kernel: Kernel) -> dict[str, Any]:
         "per_target": job.per_target,
     }
     p, T = y.shape[1], job.n_steps
-    given = {  # the same for every λ
-        a: (alpha, step_weights(alpha))
-        for a, alpha in enumerate(job.alphas)
-        if not isinstance(alpha, str)
-    }
+    entries = [  # numbers give the same weights for every λ
+        (alpha, None if isinstance(alpha, str) else (alpha, step_weights(alpha)))
+        for alpha in job.alphas
+    ]
     cells = [
-        [
-            given.get(a) or chain_weights(y, f, alpha, **options)
-            for a, alpha in enumerate(job.alphas)
-        ]
-        for f in F
+        [given or chain_weights(y, f, alpha, **options) for alpha, given in entries] for f in F
     ]
     own = any(alphas.ndim == 2 for row in cells for alphas, _ in row)  # of each target
     copies = (p,) if own else ()
     C = np.stack([[_spread(C, 2, copies) for _, C in row] for row in cells])  # (L, A, T, T[, p])
     alphas = np.stack([[_spread(alphas, 1, copies) for alphas, _ in row] for row in cells])
-    found: dict[str, Any] = {"solver": held["solver"]}
+    found: dict[str, Any] = {"alphas": alphas}
     words = [alpha if isinstance(alpha, str) else "" for alpha in job.alphas]
     if "joint" in words:
         at = words.index("joint")
         found["joint_weights"] = C[:, at]
         alphas[:, at] = [_sequence(c[-1]) for c in C[:, at]]
-    found["alphas"] = alphas
     L, A = C.shape[:2]
-    for score in job.scores:
-        y, F, w = held[score]
+    for score, (y, F, w) in held.items():
         mse = cell_losses(y, F, C.reshape(L, A * T, *C.shape[3:]), sample_weight=w)
         found[SCORES[score]] = mse.reshape(L, A, T, p)
     return found
-
-
-def _held_out(job: _Job, data: dict[str, Any], kernel: Kernel) -> dict[str, Any]:
-    """(y, F (L, T, m, p), weights) of each score, and the name of the solver."""
-    one = job.solver == "cholesky" or len(job.lams) == 1
-    parts: dict[str, list[Any]] = {score: [] for score in job.scores}
-    for lam in job.lams.tolist() if one else [job.lams]:
-        fitted = _factorise(job, data, kernel, lam)
-        for score in job.scores:
-            validation = [None] * 3
-            if score == "validation":
-                validation = [data[name] for name in ("X_val", "y_val", "sample_weight_val")]
-            y, F, w = held_out_columns(fitted, lam, job.n_steps, None, *validation)
-            parts[score].append((y, F[None] if one else F, w))
-    held: dict[str, Any] = {
-        score: (part[0][0], fitted.backend.xp.concatenate([F for _, F, _ in part]), part[0][2])
-        for score, part in parts.items()
-    }
-    held["solver"] = type(fitted).__name__.removesuffix("Spectrum").lower()
-    return held
 
 
 def _factorise(job: _Job, data: dict[str, Any], kernel: Kernel, lam: Any) -> Any:
@@ -497,17 +505,19 @@ def _plans(be: Any, data: dict[str, Any], kernels: list[Kernel], job: _Job) -> d
     if job.solver != "auto":
         return {}
     X, y = data["X"], data["y"]
+    options: dict[str, Any] = {"n_steps": job.n_steps, **job.solver_options}
     return {
         "definite" if kernel.definite else "indefinite": choose(
             be,
-            *X.shape,
+            X.shape[0],
+            X.shape[1],
             1 if y.ndim == 1 else y.shape[1],
             X.dtype,
             kernel,
             lam=job.lams if len(job.lams) > 1 else job.lams[0],
             leave_one_out="leave-one-out" in job.scores,
             budget=memory_budget(be, job.max_memory),
-            **{"n_steps": job.n_steps, **job.solver_options},
+            **options,
         ).to_dict()
         for kernel in {kernel.definite: kernel for kernel in kernels}.values()
     }

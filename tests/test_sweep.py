@@ -35,6 +35,7 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
+from selfdistill_fast.distill import held_out_columns
 from selfdistill_fast.spectrum.planning import choose
 from selfdistill_fast.store import Store
 
@@ -235,6 +236,27 @@ def test_solvers(solver, problem, factorised):
     assert result.dataset.solver.values.tolist() == [solver] * 4
     # one factorisation serves every λ, but for "cholesky"
     assert len(factorised) - 4 == (12 if solver == "cholesky" else 4)
+
+
+def test_memory_is_bounded_by_blocks_of_lams(problem, monkeypatch, factorised):
+    """One λ at a time: as many factorisations, the same answer."""
+    held = {"X_val": problem[2], "y_val": problem[3], "leave_one_out": True}
+    expected = go(problem, **held)
+    shapes = []
+
+    def columns(fitted, lam, *args):
+        y, F, w = held_out_columns(fitted, lam, *args)
+        shapes.append(F.shape[:2])
+        return y, F, w
+
+    monkeypatch.setattr(MODULE, "held_out_columns", columns)
+    monkeypatch.setattr(MODULE, "_BLOCK_BYTES", 1)
+    result = go(problem, **held)
+    assert shapes == [(1, 3)] * 4 * 3 * 2
+    assert len(factorised) == 8
+    for name in ("mse_val", "mse_loo", "alphas", "joint_weights"):
+        finite = np.nan_to_num(expected.dataset[name].values)
+        assert_close(np.nan_to_num(result.dataset[name].values), finite, 1e-7)
 
 
 @pytest.mark.parametrize("n_steps", [1, 3, 6])
