@@ -37,12 +37,12 @@ _FORMAT = "selfdistill_fast sweep store, version 1"
 _GROUP = re.compile(r"kernel-\d{4,}")
 #: what to do about an error, by its number
 _CURES = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EFBIG: "raise the limit on the size of files",
-    errno.EROFS: "make it writable",
-    errno.EACCES: "make it writable",
-    errno.EPERM: "make it writable",
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space",
+    errno.EFBIG: "Raise the limit on the size of files",
+    errno.EROFS: "Make it writable",
+    errno.EACCES: "Make it writable",
+    errno.EPERM: "Make it writable",
 }
 
 
@@ -276,15 +276,16 @@ class Store:
             raise
         except OSError as error:
             number = error.errno or 0
-            kept = ""
+            kept, again = "", ""
             if hasattr(self, "_identity"):
                 kept = f"; {len(self.finished())} of {len(self.names)} kernels are kept in it"
+                again = ": it goes on where it stopped"
             raise _plain(
                 OSError,
                 number,
                 f"cannot write the store {self.path}: {error.strerror or error}{kept}. "
-                f"{_CURES.get(number, 'remove the cause').capitalize()} (or give another store), "
-                "and run the same sweep again: it goes on where it stopped",
+                f"{_CURES.get(number, 'Remove the cause')} (or give another store), and run the "
+                f"same sweep again{again}",
             ) from error
 
 
