@@ -824,8 +824,8 @@ def _print_sweep(result: Any, about: str, top: int) -> None:
         markup=False,
         soft_wrap=True,
     )
-    table = _table("kernel", "λ", "α", "step", "α of step", *columns.values())
-    table.columns[0].justify = "left"
+    table = _table("kernel", "λ", "α", "step", "its α", *columns.values())
+    table.columns[0].justify, table.columns[0].no_wrap = "left", False  # gives way first
     for row in cells.head(top).itertuples():
         errors = (_error(math.sqrt(getattr(row, name))) for name in columns)
         table.add_row(
