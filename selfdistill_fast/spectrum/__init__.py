@@ -18,11 +18,10 @@ A spectral solver also has eigenvalues ``d`` (k,) and rotated targets ``z`` = Vá
 from __future__ import annotations
 
 import logging
-import numbers
 from typing import Any
 
 from selfdistill_fast.backend import get_backend
-from selfdistill_fast.kernels import Precomputed, as_kernel
+from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
     check_lam,
@@ -160,12 +159,6 @@ def spectrum(
     check_solver(solver, options)
     if lam is not None:
         lam = check_lam(lam, batch=True)
-    if max_memory is not None and (
-        isinstance(max_memory, bool)
-        or not isinstance(max_memory, numbers.Real)
-        or not max_memory > 0
-    ):
-        raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
     be = get_backend(backend)
     kernel = as_kernel(kernel)
     X = be.asarray(X, "X", ndim=2)
@@ -176,7 +169,7 @@ def spectrum(
         raise ValueError(f"a precomputed K must be square, got shape {X.shape}")
     y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
     w = check_sample_weight(be, sample_weight, n)
-    memory = None if max_memory is None else int(max_memory)
+    memory = None if max_memory is None else memory_budget(be, max_memory)
     training = (be, X, y, kernel, w, bool(fit_intercept), memory)
     if solver == "auto":
         chosen = chosen or choose(
@@ -188,7 +181,7 @@ def spectrum(
             kernel,
             lam=lam,
             leave_one_out=leave_one_out,
-            budget=memory_budget(be, memory),
+            budget=memory_budget(be, max_memory),
             **options,
         )
         _logger.info("solver='auto' for %s\n%s", chosen.problem, chosen)
@@ -210,7 +203,12 @@ def check_solver(solver: Any, options: Any) -> None:
 
 
 def _factorised(
-    solver: str, training: Any, lam: Any, random_state: Any, options: Any, chosen: Plan | None
+    solver: str,
+    training: tuple[Any, Any, Any, Kernel, Any, bool, int | None],
+    lam: Any,
+    random_state: Any,
+    options: dict[str, Any],
+    chosen: Plan | None,
 ) -> Spectrum:
     """The training set factorised by one solver; where that was ours to choose, the next best."""
     kernel = training[3]

@@ -17,8 +17,8 @@ few columns.
 
 from __future__ import annotations
 
-import functools
 import math
+import numbers
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -215,7 +215,7 @@ def plan(
         n_steps=n_steps,
         tol=tol,
         n_landmarks=n_landmarks,
-        rates=_calibrated(type(be), be.n_threads, dtype.name),
+        rates=_calibrated(be, dtype),
     )
 
 
@@ -242,12 +242,15 @@ def choose(
     the same and costs nothing.
     """
     if rates is None:
-        nominal = n <= SMALL
-        rates = NOMINAL if nominal else _calibrated(type(be), be.n_threads, np.dtype(dtype).name)
+        rates = NOMINAL if n <= SMALL else _calibrated(be, np.dtype(dtype))
+    problem_of = (be, n, d, p, np.dtype(dtype), lam, leave_one_out, n_steps, tol, n_landmarks)
+    counted = _costs(*problem_of, rates, budget)
+    judged = counted if n > SMALL else _costs(*problem_of, NOMINAL, budget)
+    weight = {
+        cost["solver"]: cost["seconds"] / (PROMISE if cost["solver"] == "krylov" else 1.0)
+        for cost in judged
+    }
     costs = []
-    counted = _costs(
-        be, n, d, p, np.dtype(dtype), lam, leave_one_out, n_steps, tol, n_landmarks, rates, budget
-    )
     for cost in counted:
         fits = cost["bytes"] <= budget
         excluded = cost.pop("excluded")
@@ -271,11 +274,7 @@ def choose(
                 "nothing with leave-one-out fits; this has none, so choose on X_val, y_val, or "
                 "use solver='nystrom', an approximation"
             )
-    best = min(
-        candidates,
-        key=lambda cost: cost.seconds / (PROMISE if cost.solver == "krylov" else 1.0),
-        default=None,
-    )
+    best = min(candidates, key=lambda cost: weight[cost.solver], default=None)
     if best is None:
         smallest = min((c for c in costs if c.solver == "nystrom"), key=lambda c: c.bytes)
         reason = (
@@ -370,14 +369,20 @@ def _costs(
     smallest = 1e-2 if lam is None else float(np.min(lam))
     tol = (1e-3 if size == 4 else 1e-8) if tol is None else tol
     rank = min(krylov_rank(n, smallest, tol) * max(1, round(p**0.5)), n)
-    most = min(n, max(MAX_RANK, 0))
-    kept = krylov_bytes(be, n, d, p, dtype, most, dtype.name) <= budget
+    # a run may have MAX_RANK vectors where they fit, and needs room for half more than expected
+    storage, most = "none", min(n, MAX_RANK)
+    for storage in (dtype.name, "none"):
+        needed = krylov_bytes(be, n, d, p, dtype, min(n, 3 * rank // 2 + 1), storage)
+        if needed <= budget:
+            needed = max(needed, min(krylov_bytes(be, n, d, p, dtype, most, storage), budget))
+            break
+    kept = storage != "none"
     passes = rank / p + 2.0 * n_steps
     one_pass = be.half_bytes(n, dtype) * rates.byte if kept else 0.5 * n * n * entry
     result.append(
         {
             "solver": "krylov",
-            "bytes": krylov_bytes(be, n, d, p, dtype, most, dtype.name if kept else "none"),
+            "bytes": needed,
             "flops": 2.0 * n * n * rank + 4.0 * n * rank**2,
             "passes": math.ceil(passes),
             "seconds": (0.5 * matrix if kept else 0.0)
@@ -417,15 +422,32 @@ def nystrom_bytes(n: int, d: int, p: int, m: int, size: int) -> int:
     return (3 * n + 8 * m) * m * size + 3 * n * d * size
 
 
-def memory_budget(be: Any, max_memory: int | None) -> int:
+def memory_budget(be: Any, max_memory: Any) -> int:
     """Bytes that a factorisation may take: as asked, else 80 % of what is available."""
-    return int(0.8 * be.available_memory()) if max_memory is None else int(max_memory)
+    if max_memory is None:
+        return int(0.8 * be.available_memory())
+    if (
+        isinstance(max_memory, bool)
+        or not isinstance(max_memory, numbers.Real)
+        or not float(max_memory) > 0
+    ):
+        raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
+    return int(float(max_memory))
 
 
-@functools.cache
-def _calibrated(backend: type, n_threads: int | None, dtype: str) -> Rates:
-    """Rates of this machine, measured once: the best of three of each, under a second."""
-    be = backend(n_threads=n_threads)
+def _calibrated(be: Any, dtype: np.dtype) -> Rates:
+    """Rates of this machine, measured when they are first asked for, in under a second."""
+    key = (be.name, be.n_threads, dtype.name)
+    if key not in _rates:
+        _rates[key] = _measured(be, dtype)
+    return _rates[key]
+
+
+_rates: dict[tuple[str, int | None, str], Rates] = {}
+
+
+def _measured(be: Any, dtype: np.dtype) -> Rates:
+    """The best of three of each kind of work."""
     xp = be.xp
     random = np.random.default_rng(0)
 
