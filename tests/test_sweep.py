@@ -1004,55 +1004,66 @@ def test_a_cluster_gives_the_bits_of_one_process(cluster, one_thread, rng, tmp_p
     assert same(expected, go((X, y, None, None), tmp_path / "store", client=cluster, **options))
 
 
-def test_a_killed_worker_changes_nothing(cluster, one_thread, rng, tmp_path):
-    """One worker is killed while it computes, once some kernels are finished."""
-    X, y, _, _ = draw(rng, n=700)
-    kernels = [RBF(0.2 * g) for g in range(1, 9)]
-    store, problem = tmp_path / "store", (X, y, None, None)
-    expected = go(problem, kernels=kernels)
-    pids = cluster.run(os.getpid)
-    killed = []
+@pytest.fixture
+def slow_workers(cluster):
+    """Workers that take their time for each kernel, so that there is some left when they die."""
+
+    def install():
+        module = importlib.import_module("selfdistill_fast.sweep")
+        real = module._score
+
+        def slow(*args):
+            time.sleep(0.4)
+            return real(*args)
+
+        module._score, module._real = slow, real
+
+    def remove():
+        module = importlib.import_module("selfdistill_fast.sweep")
+        module._score = getattr(module, "_real", module._score)
+
+    cluster.wait_for_workers(2, timeout=60)
+    cluster.run(install)
+    yield cluster
+    cluster.wait_for_workers(2, timeout=60)
+    cluster.run(remove)
+
+
+def kill_once_something_is_done(store, choose_pids, killed):
+    """A thread that waits for the first finished kernel, then kills."""
 
     def kill():
         while not list((store / ".sweep" / "done").glob("*.json")):
             time.sleep(0.005)
-        busy = {worker: tasks for worker, tasks in cluster.processing().items() if tasks}
-        pid = pids[sorted(busy)[0]]
-        os.kill(pid, signal.SIGKILL)
-        killed.append(pid)
+        for pid in choose_pids():
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
 
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    result = go(problem, store, kernels=kernels, client=cluster)
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("how_many", [1, 2])
+def test_killed_workers_change_nothing(how_many, slow_workers, one_thread, problem, tmp_path):
+    """One is killed at work: its kernel is computed elsewhere. Both: the data are sent again."""
+    client, store, killed = slow_workers, tmp_path / "store", []
+    kernels = [RBF(0.2 * g) for g in range(1, 9)]
+    pids = client.run(os.getpid)
+
+    def busy_ones():
+        busy = [worker for worker, tasks in client.processing().items() if tasks]
+        return [pids[worker] for worker in sorted(busy)[:how_many]]
+
+    killer = kill_once_something_is_done(store, busy_ones, killed)
+    result = go(problem, store, kernels=kernels, client=client)
     killer.join(timeout=10)
-    assert len(killed) == 1
+    assert len(killed) == how_many
+    expected = go(problem, kernels=kernels)
     assert same(expected, result)
     assert same(expected, SweepResult.load(store))
-    cluster.wait_for_workers(2, timeout=60)
-    assert killed[0] not in cluster.run(os.getpid).values()
-
-
-def test_data_that_die_with_every_worker_are_sent_again(cluster, one_thread, rng, tmp_path):
-    """Both workers at once: nothing is left on the cluster."""
-    X, y, _, _ = draw(rng, n=500)
-    kernels = [RBF(0.2 * g) for g in range(1, 7)]
-    store, problem = tmp_path / "store", (X, y, None, None)
-    cluster.wait_for_workers(2, timeout=60)
-    pids = cluster.run(os.getpid)
-
-    def kill():
-        while not list((store / ".sweep" / "done").glob("*.json")):
-            time.sleep(0.005)
-        for pid in pids.values():
-            os.kill(pid, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    result = go(problem, store, kernels=kernels, client=cluster)
-    killer.join(timeout=10)
-    assert same(go(problem, kernels=kernels), result)
-    cluster.wait_for_workers(2, timeout=60)
-    assert not set(pids.values()) & set(cluster.run(os.getpid).values())
+    client.wait_for_workers(2, timeout=60)
+    assert not set(killed) & set(client.run(os.getpid).values())
 
 
 def test_a_failing_kernel_on_a_cluster(cluster, problem, tmp_path):
