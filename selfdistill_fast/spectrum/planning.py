@@ -29,7 +29,7 @@ from selfdistill_fast.backend import get_backend
 from selfdistill_fast.kernels import RBF, Kernel
 from selfdistill_fast.spectrum.base import check_lam, check_n_steps
 from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
-from selfdistill_fast.spectrum.krylov import MAX_RANK, krylov_bytes
+from selfdistill_fast.spectrum.krylov import MAX_RANK, check_tol, krylov_bytes
 
 __all__ = ["Cost", "Plan", "choose", "memory_budget", "plan"]
 
@@ -201,6 +201,7 @@ def plan(
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     lam = None if lam is None else check_lam(lam, batch=True)
+    tol = None if tol is None else check_tol(tol)
     budget = memory_budget(be, max_memory)
     return choose(
         be,
