@@ -110,7 +110,7 @@ class KrylovSpectrum(EighSpectrum):
         smallest = float(np.min(lam if lam_min is None else check_lam(lam_min, batch=False)))
         n_steps = check_n_steps(n_steps)
         single = X.dtype == np.float32
-        self.tol = _check_tol((1e-3 if single else 1e-8) if tol is None else tol)
+        self.tol = check_tol((1e-3 if single else 1e-8) if tol is None else tol)
         if storage not in STORAGES:
             raise ValueError(f"unknown storage {storage!r}; known: {', '.join(STORAGES)}")
         n = X.shape[0] if w is None else int((w > 0).sum())
@@ -718,7 +718,8 @@ def fitting_rank(
     return low
 
 
-def _check_tol(tol: Any) -> float:
+def check_tol(tol: Any) -> float:
+    """``tol`` as a float; ValueError unless it is between 0 and 1."""
     if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0.0 < tol < 1.0:
         raise ValueError(f"tol must be a number between 0 and 1, got {tol!r}")
     return float(tol)

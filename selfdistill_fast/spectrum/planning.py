@@ -29,7 +29,7 @@ from selfdistill_fast.backend import get_backend
 from selfdistill_fast.kernels import RBF, Kernel
 from selfdistill_fast.spectrum.base import check_lam, check_n_steps
 from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
-from selfdistill_fast.spectrum.krylov import MAX_RANK, krylov_bytes
+from selfdistill_fast.spectrum.krylov import MAX_RANK, check_tol, krylov_bytes
 from selfdistill_fast.spectrum.nystrom import nystrom_bytes
 
 __all__ = ["Cost", "Plan", "choose", "memory_budget", "plan"]
@@ -121,6 +121,11 @@ class Plan:
         """Plain values, for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """What :meth:`to_dict` described."""
+        return cls(**{**values, "costs": tuple(Cost(**cost) for cost in values["costs"])})
+
     def __str__(self) -> str:
         lines = [f"{'solver':<12}{'memory':>11}{'flops':>10}{'passes':>8}{'time':>10}  remark"]
         for cost in self.costs:
@@ -197,6 +202,7 @@ def plan(
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     lam = None if lam is None else check_lam(lam, batch=True)
+    tol = None if tol is None else check_tol(tol)
     budget = memory_budget(be, max_memory)
     return choose(
         be,
