@@ -20,13 +20,15 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 from torch.utils.data import Dataset, Subset, TensorDataset  # noqa: E402
 
-from selfdistill_fast import Linear, distill, spectrum  # noqa: E402
+from selfdistill_fast import Linear, distill, optimal_alpha, spectrum  # noqa: E402
 from selfdistill_fast.trainer import (  # noqa: E402
     CropFlip,
     ImageSet,
     SelfDistillation,
     checkpoint,
+    load_cifar10,
     load_digits,
+    load_folder,
     step_seed,
 )
 from selfdistill_fast.trainer.loop import derive  # noqa: E402
@@ -348,11 +350,10 @@ def test_crop_and_flip_are_those_of_torchvision():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda X, y: (X, np.where(y == 3, 10, y)), r"0 to 10.*|10 output.*11 classes"),
+        (lambda X, y: (X, np.where(y == 3, 10, y)), r"labels out of range.*0 to 9; found 10"),
         (lambda X, y: (X, np.where(y == 3, -1, y)), "labels out of range.*found -1"),
-        (lambda X, y: (X, np.minimum(y, 7)), r"10 output\(s\), but there are 8 classes.*n_classes"),
         (lambda X, y: (X[:-1], y), "299 inputs and targets of shape"),
-        (lambda X, y: (X[:, 0, 0, :3], y), r"does not take inputs of shape \(3,\)"),
+        (lambda X, y: (X[:, 0, 0, :3], y), r"those of the training set \(3,\)"),
         (lambda X, y: (X[:0], y[:0]), "training set is empty"),
         (lambda X, y: (np.where(X == 1, np.nan, X), y), "training set contain NaN"),
         (lambda X, y: (X, y + 0.5), "10 output.*1 column"),
@@ -369,13 +370,18 @@ def test_bad_training_data(change, message, digits):
     [
         (lambda X, y: (X[:0], y[:0]), "validation set is empty"),
         (lambda X, y: (X[:, :, :7], y), r"validation set have shape \(1, 7, 8\).*\(1, 8, 8\)"),
-        (lambda X, y: (X, np.where(y == 3, 12, y)), "10 output.*13 classes"),
+        (lambda X, y: (X, np.where(y == 3, 12, y)), r"labels out of range.*found 12"),
         (lambda X, y: (X, np.eye(10)[y]), "must both be labels"),
     ],
 )
 def test_bad_validation_data(change, message, digits):
     with pytest.raises(ValueError, match=message):
         chain((digits[0], change(*digits[1])))
+
+
+class Flow(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter([])
 
 
 def test_data_that_are_no_data(digits):
@@ -385,7 +391,7 @@ def test_data_that_are_no_data(digits):
     with pytest.raises(ValueError, match="give val"):
         chain((digits[0], None))
     with pytest.raises(TypeError, match="IterableDataset"):
-        chain((type("Flow", (torch.utils.data.IterableDataset,), {})(), digits[1]))
+        chain((Flow(), digits[1]))
     bad = Pairs(digits[0][0], np.where(digits[0][1] == 3, 12, digits[0][1]))
     with pytest.raises(ValueError, match="labels of the training set out of range"):
         chain((bad, Pairs(*digits[1])))
@@ -397,7 +403,8 @@ def test_data_that_are_no_data(digits):
 
 @pytest.mark.parametrize("width", [7, 12])
 def test_a_model_of_the_wrong_width(width, digits):
-    with pytest.raises(ValueError, match=rf"{width} output\(s\), but there are 10 classes"):
+    message = "labels out of range: the model has 7" if width == 7 else "12 output.* 10 classes"
+    with pytest.raises(ValueError, match=message):
         chain(digits, model=partial(linear, 64, width))
     regression = [(X, y.astype(float)) for X, y in digits]
     with pytest.raises(ValueError, match=rf"{width} output.* 1 column"):
@@ -406,7 +413,17 @@ def test_a_model_of_the_wrong_width(width, digits):
 
 def test_classes_that_do_not_occur(digits):
     few = [(X, np.minimum(y, 7)) for X, y in digits]
+    with pytest.raises(ValueError, match=r"10 output\(s\), but there are 8 classes.*n_classes"):
+        chain(few)
     assert chain(few, n_classes=10, n_steps=1, epochs=1).n_outputs_ == 10
+
+
+def test_inputs_that_the_model_does_not_take(digits):
+    flat = [(X.reshape(len(X), 64), y) for X, y in digits]
+    with pytest.raises(ValueError, match=r"does not take inputs of shape \(64,\)"):
+        chain(flat)
+    with pytest.raises(ValueError, match=r"must return \(b, p\)"):
+        chain(digits, model=lambda: nn.Conv2d(1, 10, 3))
 
 
 @pytest.mark.parametrize(
@@ -515,7 +532,7 @@ def test_a_full_disk_keeps_the_last_good_epoch(digits, tmp_path, monkeypatch):
         real(handle)
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left.*the one before is kept") as caught:
+    with pytest.raises(OSError, match=r"No space left.*the one before is kept") as caught:
         chain(digits, epochs=6, checkpoint_dir=tmp_path)
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
@@ -535,7 +552,7 @@ def test_a_write_that_torch_cannot_finish_is_an_os_error(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-        with pytest.raises(OSError, match="could not write.*the one before is kept"):
+        with pytest.raises(OSError, match=r"could not write.*the one before is kept"):
             checkpoint.write(path, {"x": torch.zeros(1_000_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -562,7 +579,8 @@ def kill(about):
     if about["event"] == "begin":
         begun.append((about["step"], about["role"], len(about["history"])))
         print(*begun[-1], flush=True)
-    if about["event"] == "epoch" and (about["step"], about["role"], about["epoch"]) == (step, role, epoch):
+    here = about["step"], about["role"], about.get("epoch")
+    if about["event"] == "epoch" and here == (step, role, epoch):
         os.kill(os.getpid(), signal.SIGKILL)
 
 rng = np.random.default_rng(0)
@@ -658,3 +676,170 @@ def test_the_callers_random_numbers_are_left_alone(digits):
     torch.manual_seed(5)
     chain(digits, epochs=1)
     assert torch.equal(torch.rand(3), expected)
+
+
+# ------------------------------------------------------------------ several processes
+SHARED = """
+import sys
+import numpy as np, torch
+from functools import partial
+from selfdistill_fast.trainer import SelfDistillation
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 10))
+
+directory, batch_size = sys.argv[1], int(sys.argv[2])
+rng = np.random.default_rng(0)
+X, y = rng.random((97, 1, 8, 8)), np.arange(97) % 10  # the last batch has one row
+Z, w = rng.random((31, 1, 8, 8)), np.arange(31) % 10
+chain = SelfDistillation(net, n_steps=2, epochs=3, batch_size=batch_size, lam=0.5, lr=0.01,
+                         precision="float64", device="cpu", checkpoint_dir=directory)
+chain.fit((X, y), (Z, w))
+# the processes agree, and so does a chain that is read from the files
+again = SelfDistillation(net, n_steps=2, epochs=3, batch_size=batch_size, lam=0.5, lr=0.01,
+                         precision="float64", device="cpu", checkpoint_dir=directory)
+again.fit((X, y), (Z, w))
+assert again.alphas_[1] == chain.alphas_[1]
+assert torch.equal(again.steps_[1].state["3.bias"], chain.steps_[1].state["3.bias"])
+"""
+
+
+def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(SHARED)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for command in (
+        [*launch, script, tmp_path / "two", 16],
+        [sys.executable, script, tmp_path / "one", 32],
+    ):
+        done = subprocess.run(
+            [str(part) for part in command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+    for name in ("step-1", "step-2-student", "step-2"):
+        one, two = (checkpoint.read(tmp_path / run / name / "fit.pt") for run in ("one", "two"))
+        for key, value in one["state"].items():
+            np.testing.assert_allclose(two["state"][key], value, rtol=1e-8, atol=1e-10)
+        for key in ("train_predictions", "val_predictions"):
+            np.testing.assert_allclose(two[key], one[key], rtol=1e-8)
+        for a, b in zip(one["history"], two["history"], strict=True):
+            for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
+                np.testing.assert_allclose(a[key], b[key], rtol=1e-8)
+        if name == "step-2":
+            np.testing.assert_allclose(one["alpha"], two["alpha"], rtol=1e-6)
+
+
+# ------------------------------------------------------------------ files of images
+@pytest.fixture
+def tree(tmp_path, rng):
+    """train/CLASS/*.png and test/CLASS/*.png: 10 classes, 3 and 2 images each, red = class."""
+    pytest.importorskip("torchvision")
+    image = pytest.importorskip("PIL.Image")
+    pixels = rng.integers(0, 255, (2, 10, 3, 32, 32, 3), dtype=np.uint8)
+    for part, count in (("train", 3), ("test", 2)):
+        for label in range(10):
+            folder = tmp_path / "cifar" / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                array = pixels[int(part == "test"), label, i]
+                array[..., 0] = label
+                image.fromarray(array).save(folder / f"{i}.png")
+    return tmp_path / "cifar", pixels
+
+
+def test_a_folder_of_images_is_read_once(tree, monkeypatch):
+    root, pixels = tree
+    train, val = load_cifar10(root, source="folder")
+    assert train.images.shape == (30, 32, 32, 3)
+    assert train.classes == [f"class{i}" for i in range(10)]
+    np.testing.assert_array_equal(train.images, pixels[0].reshape(30, 32, 32, 3))
+    np.testing.assert_array_equal(val.images, pixels[1][:, :2].reshape(20, 32, 32, 3))
+    assert train.labels.tolist() == [label for label in range(10) for _ in range(3)]
+    assert (train.images[:, 0, 0, 0] == train.labels).all()
+    # the paper's normalisation
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+    expected = (pixels[0, 0, 0] / 255 - mean) / std
+    np.testing.assert_allclose(train[0][0].permute(1, 2, 0), expected, rtol=1e-5, atol=1e-6)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("selfdistill_fast.trainer.data._decode", lambda files: pytest.fail("decoded"))
+        again, _ = load_folder(root)
+    assert torch.equal(again.images, train.images)
+    # another tree, or a damaged cache: decoded again
+    (root / "train" / "class0" / "0.png").unlink()
+    assert len(load_folder(root)[0]) == 29
+    (root / ".selfdistill_fast-images.pt").write_bytes(b"half")
+    assert len(load_folder(root)[0]) == 29
+
+
+def test_folders_that_are_not_as_expected(tree, tmp_path, monkeypatch):
+    root, _ = tree
+    with pytest.raises(FileNotFoundError, match=r"expected the directories train/CLASS"):
+        load_cifar10(tmp_path, source="folder")
+    with pytest.raises(ValueError, match="source must be 'torchvision' or 'folder'"):
+        load_cifar10(root, source="web")
+    bad = root / "train" / "class3" / "9.png"
+    bad.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"9.png cannot be read as an image"):
+        load_folder(root)
+    from PIL import Image
+
+    Image.new("RGB", (16, 16)).save(bad)
+    with pytest.raises(ValueError, match=r"one size: .* 9.png is \(16, 16\)|9.png is \(16, 16\)"):
+        load_folder(root)
+    bad.unlink()
+    monkeypatch.setattr(
+        checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(30, "ro"))
+    )
+    with pytest.warns(UserWarning, match="not kept"):
+        load_folder(root)
+    monkeypatch.undo()
+    (root / "test" / "class9").rename(root / "test" / "class99")
+    with pytest.raises(ValueError, match=r"different classes: \['class9', 'class99'\]"):
+        load_folder(root)
+
+
+def test_cifar10_that_cannot_be_had(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("torchvision.datasets")
+
+    def refuse(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(datasets.utils, "download_url", refuse)
+    monkeypatch.setattr(datasets.utils, "_urlretrieve", refuse)
+    with pytest.raises(FileNotFoundError, match=r"cannot be downloaded.*source='folder'"):
+        load_cifar10(tmp_path)
+
+
+def test_a_resnet_on_a_folder_of_images(tree):
+    """The smoke of the CIFAR-10 experiment: augmentation, batch norm, channels-last, α̂."""
+    train, val = load_cifar10(tree[0], source="folder")
+    smoke = SelfDistillation(
+        model_factory("resnet18", 10),
+        n_steps=2,
+        epochs=1,
+        batch_size=15,
+        augment=CropFlip(),
+        device="cpu",
+    ).fit(train, val)
+    assert smoke.n_fits_ == 3
+    Y = np.eye(10)[val.labels]
+    first, student = (smoke.fits_[i].val_predictions for i in (0, 1))
+    assert smoke.alphas_[1] == optimal_alpha(Y, first, student)
+
+
+def test_without_torch_the_extra_is_named():
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "import selfdistill_fast\n"
+        "try:\n    import selfdistill_fast.trainer\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'selfdistill_fast[torch]'" in done.stdout

@@ -441,17 +441,18 @@ class SelfDistillation:
                 raise ValueError(f"labels out of range: they count from 0, found {low}")
             known = self.n_classes or sources[0].classes
             highest = max(int(y.max()) for y in labels)
-            classes = known or highest + 1
-            if highest >= classes:
+            if highest >= (known or width):
+                why = f"there are {known} classes" if known else f"the model has {width} output(s)"
                 raise ValueError(
-                    f"labels out of range: with {classes} classes labels are 0 to {classes - 1}, "
-                    f"found {highest}"
+                    f"labels out of range: {why}, so labels are 0 to {(known or width) - 1}; found "
+                    f"{highest}"
                 )
+            classes = known or highest + 1
             if width != classes:
                 raise ValueError(
                     f"the model has {width} output(s), but there are {classes} classes (labels 0 "
                     f"to {classes - 1}); give it as many outputs"
-                    + ("" if known or width < classes else ", or n_classes if some do not occur")
+                    + ("" if known else ", or n_classes if some do not occur")
                 )
         for source in sources:
             source.bind(width, self.output)
