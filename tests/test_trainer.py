@@ -777,6 +777,10 @@ def test_a_folder_of_images_is_read_once(tree, monkeypatch):
     assert len(load_folder(root)[0]) == 29
 
 
+def refuse(*_, **__):
+    raise OSError(errno.EROFS, "not here")
+
+
 def test_folders_that_are_not_as_expected(tree, tmp_path, monkeypatch):
     root, _ = tree
     with pytest.raises(FileNotFoundError, match=r"expected the directories train/CLASS"):
@@ -793,9 +797,7 @@ def test_folders_that_are_not_as_expected(tree, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"one size: .* 9.png is \(16, 16\)|9.png is \(16, 16\)"):
         load_folder(root)
     bad.unlink()
-    monkeypatch.setattr(
-        checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(30, "ro"))
-    )
+    monkeypatch.setattr(checkpoint.os, "replace", refuse)
     with pytest.warns(UserWarning, match="not kept"):
         load_folder(root)
     monkeypatch.undo()
@@ -805,13 +807,8 @@ def test_folders_that_are_not_as_expected(tree, tmp_path, monkeypatch):
 
 
 def test_cifar10_that_cannot_be_had(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("torchvision.datasets")
-
-    def refuse(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr(datasets.utils, "download_url", refuse)
-    monkeypatch.setattr(datasets.utils, "_urlretrieve", refuse)
+    pytest.importorskip("torchvision")
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
     with pytest.raises(FileNotFoundError, match=r"cannot be downloaded.*source='folder'"):
         load_cifar10(tmp_path)
 

@@ -78,7 +78,7 @@ class SelfDistillation:
         A callable gets the list of parameters and returns a ``torch.optim.Optimizer``; one that
         evaluates several times (L-BFGS) works too.
     lr : float
-        Learning rate of "adam" and "sgd".
+        Learning rate of "adam" and "sgd"; the paper's experiment had 1e-4.
     epochs, batch_size : int
         ``batch_size`` rows in each process.
     lam : float
@@ -110,7 +110,8 @@ class SelfDistillation:
     checkpoint_dir : path, optional
         Keep each epoch here; the same call continues from there after a kill.
     callbacks : sequence of callables
-        Called with a dict at "begin", "batch", "epoch" and "done" of each fit.
+        Called with a dict whose "event" is "begin", "batch" (twice a second at most), "epoch" or
+        "done" of a fit, or "restored" for one that was read from ``checkpoint_dir``.
 
     Attributes
     ----------
@@ -143,7 +144,7 @@ class SelfDistillation:
         output: str = "softmax",
         loss: Any = "squared",
         optimizer: Any = "adam",
-        lr: float = 1e-4,
+        lr: float = 1e-3,
         epochs: int = 75,
         batch_size: int = 128,
         lam: float = 1e-4,

@@ -248,7 +248,7 @@ class Fitter:
             if done is not None:
                 fit = Fit.restored(done)
                 _same_alpha(fit.alpha, alpha, directory)
-                self._report("done", {**about, "history": fit.history})
+                self._report("restored", {**about, "history": fit.history})
                 return fit
         s, where = self.settings, self._where(step, role, alpha)
         with _own_random_numbers(s.device), _cudnn(s.deterministic, s.device):
