@@ -398,7 +398,7 @@ def figure_training(
     axes = list(figure.subplots(1, 2))
     fixed = [label for label in chains if label != optimal]
     colours = dict(zip(fixed, _colours(len(fixed)), strict=True))
-    several = False
+    seeds = max(len(np.atleast_2d(chain["val"])) for chain in chains.values())
     for ax, key, name in zip(axes, ("train", "val"), ("training", "validation"), strict=True):
         for label, chain in chains.items():
             table = np.ma.masked_invalid(100 * np.atleast_2d(np.asarray(chain[key], dtype=float)))
@@ -411,7 +411,6 @@ def figure_training(
                 else {"lw": 1.4, "ms": 4, "marker": "o"}
             )
             if len(table) > 1:
-                several = True
                 ax.fill_between(
                     steps,
                     table.min(axis=0),
@@ -421,13 +420,14 @@ def figure_training(
                     lw=0,
                 )
             ax.plot(steps, table.mean(axis=0), zorder=3 if chosen else 2, **style)
-        ax.set_title(f"{name} accuracy", fontsize=11)
+        ax.set_title(f"{name} accuracy in %", fontsize=11)
         ax.set_xlabel("step τ")
         _integers(ax)
-    axes[0].set_ylabel("accuracy in %" + (", mean and range over seeds" if several else ""))
+    if seeds > 1:
+        axes[0].set_ylabel(f"mean and range over {seeds} seeds")
     if title:
         figure.suptitle(title, fontsize=11)
-    _legend(figure, axes)
+    _legend(figure, axes, ncols=6)
     return figure
 
 
@@ -503,7 +503,7 @@ def _panels(cases: Mapping[str, Any], *, share: bool) -> tuple[Any, list[Any]]:
     return figure, axes
 
 
-def _legend(figure: Any, axes: Sequence[Any]) -> None:
+def _legend(figure: Any, axes: Sequence[Any], ncols: int = 9) -> None:
     """One legend below all panels, from whatever any of them shows."""
     entries: dict[str, Any] = {}
     for ax in axes:
@@ -513,7 +513,7 @@ def _legend(figure: Any, axes: Sequence[Any]) -> None:
         entries.values(),
         entries.keys(),
         loc="outside lower center",
-        ncols=min(len(entries), 9),
+        ncols=min(len(entries), ncols),
         frameon=False,
         fontsize=9.5,
         handlelength=1.6,

@@ -84,7 +84,8 @@ def load_data(
         sets = load_cifar10(root)
     else:
         sets = load_folder(name)
-    cut = []
+    cut: list[Any] = []
+    data: Any
     for data, count in zip(sets, (n_train, n_val), strict=True):
         if count is not None:
             if not 1 <= count <= len(data):
