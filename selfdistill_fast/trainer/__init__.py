@@ -20,12 +20,14 @@ except ImportError as error:
 from selfdistill_fast.trainer.chain import SelfDistillation, step_seed
 from selfdistill_fast.trainer.data import CropFlip, ImageSet, load_cifar10, load_digits, load_folder
 from selfdistill_fast.trainer.loop import Fit
+from selfdistill_fast.trainer.ntk import empirical_ntk_gram
 
 __all__ = [
     "CropFlip",
     "Fit",
     "ImageSet",
     "SelfDistillation",
+    "empirical_ntk_gram",
     "load_cifar10",
     "load_digits",
     "load_folder",
