@@ -55,6 +55,8 @@ COLUMNS = (
     "images_per_second",
 )
 _TICK = 0.5  # seconds between reports within an epoch
+#: optimisers that evaluate once and do not read the value
+_GRADIENT_ONLY = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
 
 
 def squared(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -106,9 +108,9 @@ class Settings:
         """The optimiser of one fit."""
         if callable(self.optimizer):
             return self.optimizer(parameters)
-        kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self.optimizer]
-        fused = {"fused": True} if self.device.type == "cuda" else {}
-        return kind(parameters, lr=self.lr, **fused)  # type: ignore[arg-type]
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, lr=self.lr)
+        return torch.optim.Adam(parameters, lr=self.lr, fused=self.device.type == "cuda" or None)
 
     def activate(self, raw: torch.Tensor) -> torch.Tensor:
         """Outputs (b, p) that the loss compares with the targets."""
@@ -208,6 +210,9 @@ class Fitter:
     ) -> None:
         self.settings, self.train, self.val = settings, train, val
         self.template, self.world = template, world
+        self._compiled: dict[str, tuple[nn.Module, Any]] = {}
+        if settings.compile:
+            torch._dynamo.reset()  # it keeps a few versions of a network only, then none
 
     # ---------------------------------------------------------------- one fit
     def fit(
@@ -254,7 +259,7 @@ class Fitter:
         with _own_random_numbers(s.device), _cudnn(s.deterministic, s.device):
             # the network that was tried on the data is the first step's, as it began
             model = copy.deepcopy(self.template) if step == 1 else initial(s.model_fn, seed)
-            model = self._placed(model)
+            model, net = self._ready("student", self._placed(model))
             parameters: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
             optimizer = s.make_optimizer(parameters)
             history: list[dict[str, float]] = []
@@ -269,7 +274,6 @@ class Fitter:
             if directory is not None and self.world.rank == 0:
                 log = _Log(directory / "log.csv", history)
             guide = self._teacher(teacher, alpha)
-            net = self._wrap(model)
             self._report("begin", {**about, "history": history})
             for epoch in range(len(history) + 1, s.epochs + 1):
                 row = self._epoch(
@@ -317,7 +321,8 @@ class Fitter:
             batch[world.rank :: world.size] if world.rank < len(batch) else batch[:1]
             for batch in together
         ]
-        losses = torch.zeros((2, len(mine)), device=s.device, dtype=s.dtype)  # data, penalty
+        losses = torch.zeros(len(mine), device=s.device, dtype=s.dtype)
+        penalty = _penalty(parameters, s.lam / n)  # of the weights that the epoch begins with
         correct = torch.zeros((), device=s.device, dtype=torch.int64)
         objective = _Objective(s, net, optimizer, parameters, alpha, s.lam / n, world)
         net.train()
@@ -341,25 +346,24 @@ class Fitter:
                     f"the last batch of {n} rows in batches of {s.batch_size} has one row, which "
                     "batch norm cannot train on: use another batch_size"
                 ) from error
-            losses[0, i], losses[1, i] = objective.data, objective.penalty
+            losses[i] = objective.data
             if self.train.labelled and share:
                 correct += (objective.outputs.argmax(1) == y.argmax(1)).sum()
             seen += len(together[i])
             now = time.perf_counter()
             if now - told > _TICK and i + 1 < len(mine):
                 told = now
-                so_far = losses[:, : i + 1].sum(0)
-                self._finite(so_far, where, epoch, len(mine), directory)
+                self._finite(losses[: i + 1], where, epoch, len(mine), directory)
                 progress = {
                     "epoch": epoch,
                     "batch": i + 1,
                     "batches": len(mine),
-                    "loss": float(so_far.mean()),
+                    "loss": world.size * float(losses[: i + 1].mean()) + float(penalty),
                     "images_per_second": seen / (now - begun),
                 }
                 self._report("batch", about | progress)
-        # each process has its share of the data loss, and all have the same penalty
-        losses = (world.sum(losses[0]) + losses[1]).cpu()  # waits for the device
+        # each process has its share of the data loss
+        losses = (world.sum(losses) + penalty).cpu()  # waits for the device
         seconds = time.perf_counter() - begun
         # what the last update did shows in no loss of this epoch
         weights = _penalty(parameters, 1.0)
@@ -465,7 +469,7 @@ class Fitter:
         if s.teacher == "cached":
             outputs = torch.from_numpy(teacher.train_predictions).to(s.device, s.dtype)
             return lambda x, rows: outputs[rows]
-        net = _compiled(self.load(teacher), s.compile)
+        net = self._ready("teacher", self.load(teacher))[1]
 
         def guide(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
             # compiled code cannot mix inference tensors with others
@@ -477,11 +481,27 @@ class Fitter:
 
         return guide
 
-    def _wrap(self, model: nn.Module) -> nn.Module:
-        if self.world.size > 1:
+    def _ready(self, role: str, model: nn.Module) -> tuple[nn.Module, Any]:
+        """The network itself, and as it is called: by all processes, compiled.
+
+        A compiled network is kept and gets the weights of the next fit, which need not be
+        compiled again then.
+        """
+        how = self.settings.compile
+        if role in self._compiled:
+            kept, net = self._compiled[role]
+            kept.load_state_dict(model.state_dict())
+            return kept, net
+        net = model
+        if role == "student" and self.world.size > 1:
             ids = [self.settings.device.index] if self.settings.device.type == "cuda" else None
-            model = DistributedDataParallel(model, device_ids=ids)
-        return _compiled(model, self.settings.compile)
+            net = DistributedDataParallel(model, device_ids=ids)
+        if how:
+            # "reduce-overhead" runs it as CUDA graphs
+            mode = how if isinstance(how, str) else None
+            self._compiled[role] = model, torch.compile(net, mode=mode, dynamic=False)
+            return self._compiled[role]
+        return model, net
 
     def _where(self, step: int, role: str, alpha: float) -> str:
         if step == 1:
@@ -515,7 +535,8 @@ class Fitter:
 class _Objective:
     """The closure of an optimiser: loss (18) of a batch and its gradients.
 
-    ``data``, ``penalty`` and ``outputs`` are those at the weights that the batch met first.
+    ``data`` (the loss without penalty) and ``outputs`` are those at the weights that the batch
+    met first.
     """
 
     def __init__(
@@ -530,8 +551,8 @@ class _Objective:
     ) -> None:
         self.settings, self.net, self.optimizer = settings, net, optimizer
         self.parameters, self.alpha, self.decay, self.world = parameters, alpha, decay, world
-        # only a line search reads the value, and it must read the same in all processes
-        self.searches = isinstance(optimizer, torch.optim.LBFGS)
+        # who may read the value must read the whole, and the same in all processes
+        self.reads = type(optimizer) not in _GRADIENT_ONLY
 
     def meet(self, x: torch.Tensor, y: torch.Tensor, t: torch.Tensor | None, share: float) -> None:
         """The next batch: inputs, ground truth, teacher's outputs, weight of each row."""
@@ -547,25 +568,23 @@ class _Objective:
         # DDP averages the gradients over the processes, the loss is a sum over them
         (data * self.world.size if self.world.size > 1 else data).backward()
         data = data.detach()
-        penalty = self._penalise()
+        self._penalise()
         if not self.met:
-            self.met, self.outputs = True, f.detach()
-            self.data, self.penalty = data, penalty
-        if self.searches:
-            data = self.world.sum(data.clone())
-        return data + penalty
+            self.met, self.outputs, self.data = True, f.detach(), data
+        if not self.reads:
+            return data
+        return self.world.sum(data.clone()) + _penalty(self.parameters, self.decay)
 
     @torch.no_grad()
-    def _penalise(self) -> torch.Tensor:
-        """Add the gradient of (decay/2) ‖θ‖² to the gradients; its value."""
+    def _penalise(self) -> None:
+        """Add the gradient of (decay/2) ‖θ‖² to the gradients."""
         if self.decay == 0.0:
-            return self.x.new_zeros((), dtype=self.settings.dtype)
+            return
         for p in self.parameters:
             if p.grad is None:  # without influence on the outputs
                 p.grad = torch.zeros_like(p)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_add_(grads, self.parameters, alpha=self.decay)
-        return _penalty(self.parameters, self.decay)
 
 
 def _mixed(loss: Any, f: Any, y: Any, t: Any, alpha: float) -> torch.Tensor:
@@ -609,14 +628,6 @@ def evaluate(
                 accuracy = float((f.argmax(1) == y.argmax(1)).double().mean())
     model.train(training)
     return f.cpu(), loss, accuracy
-
-
-def _compiled(model: nn.Module, how: bool | str) -> Any:
-    """The network through torch.compile; "reduce-overhead" runs it as CUDA graphs."""
-    if not how:
-        return model
-    mode = how if isinstance(how, str) else None
-    return torch.compile(model, mode=mode, dynamic=False)
 
 
 @contextmanager
