@@ -118,6 +118,11 @@ def test_the_first_step_is_the_same_for_every_alpha(digits, three_steps):
     ).fit(*digits, first=three_steps)
     assert shared.steps_[0] is three_steps.steps_[0]
     assert same(other.steps_[1].state, shared.steps_[1].state)
+    again = {"n_steps": 2, "epochs": 6, "batch_size": 64, "lr": 3e-3, "lam": 0.01, "alpha": 0.3}
+    with pytest.raises(ValueError, match="fitted on other data"):
+        SelfDistillation(cnn, **again, device="cpu").fit(
+            (digits[0][0] * 0.5, digits[0][1]), digits[1], first=three_steps
+        )
     with pytest.raises(ValueError, match=r"epochs 6 there, 2 here"):
         SelfDistillation(
             cnn, n_steps=2, epochs=2, batch_size=64, lr=3e-3, lam=0.01, alpha=0.3, device="cpu"
@@ -269,6 +274,14 @@ def test_labels_as_numbers_and_a_loss_of_ones_own(digits):
 
     own = chain(digits, loss=halved, n_steps=1)
     np.testing.assert_allclose(own.steps_[0].val_loss, halved_loss(own, digits[1]), rtol=1e-5)
+
+
+def test_one_hot_targets_are_classes_under_a_softmax(digits):
+    one_hot = [(X, np.eye(10)[y]) for X, y in digits]
+    by_label, by_row = chain(digits), chain(one_hot)
+    assert same(by_label.steps_[1].state, by_row.steps_[1].state)
+    assert by_label.steps_[1].val_accuracy == by_row.steps_[1].val_accuracy
+    assert by_label.alphas_[1] == by_row.alphas_[1]
 
 
 def halved_loss(fitted, data):

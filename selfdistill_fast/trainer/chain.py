@@ -245,7 +245,7 @@ class SelfDistillation:
                 directory=place("step-1"),
             )
         else:
-            one = _taken_over(first, about)
+            one = _taken_over(first, about, sources)
         self._append(one)
         for step in range(2, self.n_steps + 1):
             seed = step_seed(self.seed, step)
@@ -493,7 +493,7 @@ class SelfDistillation:
         }
 
 
-def _taken_over(first: SelfDistillation, about: dict[str, Any]) -> Fit:
+def _taken_over(first: SelfDistillation, about: dict[str, Any], sources: list[Source]) -> Fit:
     """Step 1 of a chain that began like this one."""
     if not getattr(first, "steps_", None):
         raise ValueError("first is not fitted yet")
@@ -504,6 +504,9 @@ def _taken_over(first: SelfDistillation, about: dict[str, Any]) -> Fit:
     ]
     if differences:
         raise ValueError(f"first was fitted with other settings or data: {'; '.join(differences)}")
+    before = [s for s in (first._fitter.train, first._fitter.val) if s is not None]
+    if _data(before) != _data(sources):
+        raise ValueError("first was fitted on other data")
     return first.steps_[0]
 
 

@@ -182,6 +182,8 @@ class Source:
         Number of classes where the data know it.
     labelled : bool
         Integer labels (set by :meth:`bind`), else rows of numbers.
+    classification : bool
+        The largest of the targets is the class: accuracy means something.
     channels_last : bool
     """
 
@@ -191,6 +193,7 @@ class Source:
     classes: int | None = None
     channels_last = False
     labelled = False
+    classification = False
     one_target = False
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -233,6 +236,7 @@ class Source:
         name = f"targets of the {self.name} set"
         integers = not y.is_floating_point() and not y.is_complex() and y.ndim == 1
         self.labelled = integers and (output == "softmax" or width > 1)
+        self.classification = self.labelled or output == "softmax"
         self.one_target = not self.labelled and y.ndim == 1
         if self.labelled:
             return

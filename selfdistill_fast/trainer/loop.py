@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,7 @@ class Fit:
 
     def stored(self) -> dict[str, Any]:
         """Tensors and plain values, for a file."""
-        content = asdict(self) | {"state": self.state}
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("train_predictions", "val_predictions"):
             if content[name] is not None:
                 content[name] = torch.from_numpy(content[name])
@@ -249,7 +249,7 @@ class Fitter:
         """
         about = {"step": step, "role": role, "alpha": alpha, "epochs": self.settings.epochs}
         if directory is not None:
-            done = self.world.first(lambda: read(directory / "fit.pt"))
+            done = self.world.first(lambda: _finished(directory))
             if done is not None:
                 fit = Fit.restored(done)
                 _same_alpha(fit.alpha, alpha, directory)
@@ -347,7 +347,7 @@ class Fitter:
                     "batch norm cannot train on: use another batch_size"
                 ) from error
             losses[i] = objective.data
-            if self.train.labelled and share:
+            if self.train.classification and share:
                 correct += (objective.outputs.argmax(1) == y.argmax(1)).sum()
             seen += len(together[i])
             now = time.perf_counter()
@@ -372,7 +372,7 @@ class Fitter:
         )
         sizes = torch.tensor([len(batch) for batch in together], dtype=losses.dtype)
         accuracy = math.nan
-        if self.train.labelled:
+        if self.train.classification:
             accuracy = int(world.sum(correct)) / n
         return {
             "epoch": epoch,
@@ -624,7 +624,7 @@ def evaluate(
         loss = accuracy = math.nan
         if y.ndim == 2:
             loss = float(settings.loss(f, y).double().mean())
-            if source.labelled:
+            if source.classification:
                 accuracy = float((f.argmax(1) == y.argmax(1)).double().mean())
     model.train(training)
     return f.cpu(), loss, accuracy
@@ -648,6 +648,13 @@ def _cudnn(deterministic: bool, device: torch.device) -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = before
+
+
+def _finished(directory: Path) -> dict[str, Any] | None:
+    done = read(directory / "fit.pt")
+    if done is not None:  # a kill may have come between the two
+        (directory / "checkpoint.pt").unlink(missing_ok=True)
+    return done
 
 
 def _same_alpha(before: float, now: float, directory: Path) -> None:
