@@ -23,6 +23,7 @@ from selfdistill_fast.trainer.loop import (
     Fit,
     Fitter,
     Settings,
+    Task,
     derive,
     evaluate,
     initial,
@@ -227,8 +228,13 @@ class SelfDistillation:
             world.first(lambda: claim(directory, about | {"data": _data(sources)}))
         fitter = self._fitter = Fitter(settings, source, held, template, world)
 
-        def place(name: str) -> Path | None:
-            return None if directory is None else directory / name
+        def train_one(step: int, role: str, alpha: float) -> Fit:
+            name = f"step-{step}" + ("-student" if role == "student" else "")
+            place = None if directory is None else directory / name
+            task = Task(step, role, alpha, step_seed(self.seed, step), place)
+            fit = fitter.fit(task, self.steps_[-1] if self.steps_ else None)
+            self.fits_.append(fit)
+            return fit
 
         self._about = about
         self.n_outputs_ = width
@@ -236,50 +242,22 @@ class SelfDistillation:
         self.steps_: list[Fit] = []
         self.alphas_ = np.full(self.n_steps, np.nan)
         if first is None:
-            one = fitter.fit(
-                step=1,
-                role="step",
-                seed=self.seed,
-                alpha=math.nan,
-                teacher=None,
-                directory=place("step-1"),
-            )
+            self.steps_.append(train_one(1, "step", math.nan))
         else:
-            one = _taken_over(first, about, sources)
-        self._append(one)
+            self.fits_.append(_taken_over(first, about, sources))
+            self.steps_.append(self.fits_[0])
         for step in range(2, self.n_steps + 1):
-            seed = step_seed(self.seed, step)
             if alphas is None:
-                student = fitter.fit(
-                    step=step,
-                    role="student",
-                    seed=seed,
-                    alpha=0.0,
-                    teacher=self.steps_[-1],
-                    directory=place(f"step-{step}-student"),
-                )
-                self.fits_.append(student)
-                alpha = optimal_alpha(_truth(held), one.val_predictions, student.val_predictions)
+                student = train_one(step, "student", 0.0)
+                y_first = self.steps_[0].val_predictions
+                alpha = optimal_alpha(_truth(held), y_first, student.val_predictions)
                 if self.clip:
                     alpha = min(max(alpha, 0.0), 1.0)
             else:
                 alpha = float(alphas[step - 1])
             self.alphas_[step - 1] = alpha
-            self._append(
-                fitter.fit(
-                    step=step,
-                    role="step",
-                    seed=seed,
-                    alpha=alpha,
-                    teacher=self.steps_[-1],
-                    directory=place(f"step-{step}"),
-                )
-            )
+            self.steps_.append(train_one(step, "step", alpha))
         return self
-
-    def _append(self, fit: Fit) -> None:
-        self.fits_.append(fit)
-        self.steps_.append(fit)
 
     @property
     def n_fits_(self) -> int:

@@ -187,6 +187,26 @@ class Fit:
         return cls(**content)
 
 
+@dataclass(frozen=True)
+class Task:
+    """Which fit is to be made; the fields are those of :class:`Fit`.
+
+    ``directory`` is for ``checkpoint.pt``, ``fit.pt`` (when done) and ``log.csv``, or None.
+    """
+
+    step: int
+    role: str
+    alpha: float
+    seed: int
+    directory: Path | None
+
+    def __str__(self) -> str:
+        if self.step == 1:
+            return "step 1"
+        what = "student with α = 0" if self.role == "student" else f"α = {self.alpha:g}"
+        return f"step {self.step}, {what}"
+
+
 class Fitter:
     """Fits networks to one training set.
 
@@ -215,26 +235,14 @@ class Fitter:
             torch._dynamo.reset()  # it keeps a few versions of a network only, then none
 
     # ---------------------------------------------------------------- one fit
-    def fit(
-        self,
-        *,
-        step: int,
-        role: str,
-        seed: int,
-        alpha: float,
-        teacher: Fit | None,
-        directory: Path | None,
-    ) -> Fit:
+    def fit(self, task: Task, teacher: Fit | None) -> Fit:
         """Train a fresh network, or go on where a fit of this directory was stopped.
 
         Parameters
         ----------
-        step, role, seed, alpha
-            See :class:`Fit`.
+        task : Task
         teacher : Fit, optional
             The step before; not used where α is 1 or NaN.
-        directory : Path, optional
-            For ``checkpoint.pt``, ``fit.pt`` (when done) and ``log.csv``.
 
         Returns
         -------
@@ -247,18 +255,19 @@ class Fitter:
         OSError
             A checkpoint cannot be written; the one before stays.
         """
-        about = {"step": step, "role": role, "alpha": alpha, "epochs": self.settings.epochs}
+        s, alpha, directory = self.settings, task.alpha, task.directory
         if directory is not None:
             done = self.world.first(lambda: _finished(directory))
             if done is not None:
                 fit = Fit.restored(done)
                 _same_alpha(fit.alpha, alpha, directory)
-                self._report("restored", {**about, "history": fit.history})
+                self._report("restored", task, history=fit.history)
                 return fit
-        s, where = self.settings, self._where(step, role, alpha)
         with _own_random_numbers(s.device), _cudnn(s.deterministic, s.device):
             # the network that was tried on the data is the first step's, as it began
-            model = copy.deepcopy(self.template) if step == 1 else initial(s.model_fn, seed)
+            model = (
+                copy.deepcopy(self.template) if task.step == 1 else initial(s.model_fn, task.seed)
+            )
             model, net = self._ready("student", self._placed(model))
             parameters: list[torch.Tensor] = [p for p in model.parameters() if p.requires_grad]
             optimizer = s.make_optimizer(parameters)
@@ -274,19 +283,17 @@ class Fitter:
             if directory is not None and self.world.rank == 0:
                 log = _Log(directory / "log.csv", history)
             guide = self._teacher(teacher, alpha)
-            self._report("begin", {**about, "history": history})
+            self._report("begin", task, history=history)
             for epoch in range(len(history) + 1, s.epochs + 1):
-                row = self._epoch(
-                    net, optimizer, parameters, guide, alpha, seed, epoch, about, where, directory
-                )
+                row = self._epoch(net, optimizer, parameters, guide, task, epoch)
                 row |= self._validate(model, row)
                 history.append(row)
                 if directory is not None:
-                    self._save(directory, alpha, model, optimizer, history)
+                    self._save(directory, task.alpha, model, optimizer, history)
                 if log is not None:
                     log.add(row)
-                self._report("epoch", {**about, **row})
-            fit = self._finish(model, step, role, alpha, seed, history)
+                self._report("epoch", task, **row)
+            fit = self._finish(model, task, history)
         if directory is not None:
 
             def keep() -> None:
@@ -294,7 +301,7 @@ class Fitter:
                 (directory / "checkpoint.pt").unlink(missing_ok=True)
 
             self.world.first(keep)
-        self._report("done", {**about, "history": history})
+        self._report("done", task, history=history)
         return fit
 
     def _epoch(
@@ -303,15 +310,11 @@ class Fitter:
         optimizer: torch.optim.Optimizer,
         parameters: list[torch.Tensor],
         guide: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
-        alpha: float,
-        seed: int,
+        task: Task,
         epoch: int,
-        about: dict[str, Any],
-        where: str,
-        directory: Path | None,
     ) -> dict[str, float]:
         """One pass over the training rows."""
-        s, world, n = self.settings, self.world, self.train.n
+        s, world, n, seed = self.settings, self.world, self.train.n, task.seed
         order = torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, epoch, 0)))
         torch.manual_seed(derive(seed, epoch, 1, world.rank))
         generator = torch.Generator(s.device).manual_seed(derive(seed, epoch, 2, world.rank))
@@ -324,7 +327,7 @@ class Fitter:
         losses = torch.zeros(len(mine), device=s.device, dtype=s.dtype)
         penalty = _penalty(parameters, s.lam / n)  # of the weights that the epoch begins with
         correct = torch.zeros((), device=s.device, dtype=torch.int64)
-        objective = _Objective(s, net, optimizer, parameters, alpha, s.lam / n, world)
+        objective = _Objective(s, net, optimizer, parameters, task.alpha, s.lam / n, world)
         net.train()
         begun = told = time.perf_counter()
         seen = 0
@@ -353,23 +356,22 @@ class Fitter:
             now = time.perf_counter()
             if now - told > _TICK and i + 1 < len(mine):
                 told = now
-                self._finite(losses[: i + 1], where, epoch, len(mine), directory)
-                progress = {
-                    "epoch": epoch,
-                    "batch": i + 1,
-                    "batches": len(mine),
-                    "loss": world.size * float(losses[: i + 1].mean()) + float(penalty),
-                    "images_per_second": seen / (now - begun),
-                }
-                self._report("batch", about | progress)
+                _finite(losses[: i + 1], task, epoch, len(mine))
+                self._report(
+                    "batch",
+                    task,
+                    epoch=epoch,
+                    batch=i + 1,
+                    batches=len(mine),
+                    loss=world.size * float(losses[: i + 1].mean()) + float(penalty),
+                    images_per_second=seen / (now - begun),
+                )
         # each process has its share of the data loss
         losses = (world.sum(losses) + penalty).cpu()  # waits for the device
         seconds = time.perf_counter() - begun
         # what the last update did shows in no loss of this epoch
         weights = _penalty(parameters, 1.0)
-        self._finite(
-            torch.cat([losses, weights.reshape(1).cpu()]), where, epoch, len(mine), directory
-        )
+        _finite(torch.cat([losses, weights.reshape(1).cpu()]), task, epoch, len(mine))
         sizes = torch.tensor([len(batch) for batch in together], dtype=losses.dtype)
         accuracy = math.nan
         if self.train.classification:
@@ -393,15 +395,7 @@ class Fitter:
             "seconds": row["seconds"] + time.perf_counter() - begun,
         }
 
-    def _finish(
-        self,
-        model: nn.Module,
-        step: int,
-        role: str,
-        alpha: float,
-        seed: int,
-        history: list[dict[str, float]],
-    ) -> Fit:
+    def _finish(self, model: nn.Module, task: Task, history: list[dict[str, float]]) -> Fit:
         s = self.settings
         f, train_loss, train_accuracy = evaluate(s, model, self.train, self.world)
         val_f, val_loss, val_accuracy = None, math.nan, math.nan
@@ -409,10 +403,10 @@ class Fitter:
             val_f, val_loss, val_accuracy = evaluate(s, model, self.val, self.world)
         training = sum(self.train.n / row["images_per_second"] for row in history)
         return Fit(
-            step=step,
-            role=role,
-            alpha=alpha,
-            seed=seed,
+            step=task.step,
+            role=task.role,
+            alpha=task.alpha,
+            seed=task.seed,
             train_predictions=f.numpy(),
             val_predictions=None if val_f is None else val_f.numpy(),
             train_loss=train_loss,
@@ -426,7 +420,7 @@ class Fitter:
                 name: value.detach().to("cpu", copy=True)
                 for name, value in model.state_dict().items()
             }
-            if role == "step"
+            if task.role == "step"
             else {},
         )
 
@@ -503,33 +497,29 @@ class Fitter:
             return self._compiled[role]
         return model, net
 
-    def _where(self, step: int, role: str, alpha: float) -> str:
-        if step == 1:
-            return "step 1"
-        return f"step {step}, " + ("student with α = 0" if role == "student" else f"α = {alpha:g}")
+    def _report(self, event: str, task: Task, **more: Any) -> None:
+        if self.world.rank > 0:
+            return
+        about = {"event": event, "step": task.step, "role": task.role, "alpha": task.alpha}
+        for callback in self.settings.callbacks:
+            callback({**about, "epochs": self.settings.epochs, **more})
 
-    def _finite(
-        self, losses: torch.Tensor, where: str, epoch: int, batches: int, directory: Path | None
-    ) -> None:
-        bad = torch.nonzero(~torch.isfinite(losses))
-        if len(bad):
-            i = int(bad[0])
-            kept = "there is no checkpoint directory, so nothing of this fit is kept"
-            if directory is not None:
-                kept = (
-                    f"the checkpoint of epoch {epoch - 1} is kept in {directory}"
-                    if epoch > 1
-                    else "that was the first epoch, so this fit has no checkpoint yet"
-                )
-            raise FloatingPointError(
-                f"the loss became {float(losses[i])} at {where}, epoch {epoch}, batch {i + 1} of "
-                f"{batches}; {kept}. A smaller lr may help"
-            )
 
-    def _report(self, event: str, about: dict[str, Any]) -> None:
-        if self.world.rank == 0:
-            for callback in self.settings.callbacks:
-                callback({"event": event, **about})
+def _finite(losses: torch.Tensor, task: Task, epoch: int, batches: int) -> None:
+    bad = torch.nonzero(~torch.isfinite(losses))
+    if not len(bad):
+        return
+    if task.directory is None:
+        kept = "there is no checkpoint directory, so nothing of this fit is kept"
+    elif epoch == 1:
+        kept = "that was the first epoch, so this fit has no checkpoint yet"
+    else:
+        kept = f"the checkpoint of epoch {epoch - 1} is kept in {task.directory}"
+    i = int(bad[0])
+    raise FloatingPointError(
+        f"the loss became {float(losses[i])} at {task}, epoch {epoch}, batch "
+        f"{min(i + 1, batches)} of {batches}; {kept}. A smaller lr may help"
+    )
 
 
 class _Objective:
