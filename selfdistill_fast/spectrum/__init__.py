@@ -50,6 +50,7 @@ __all__ = [
     "check_n_steps",
     "check_new",
     "check_sample_weight",
+    "check_solver",
     "check_targets",
     "evaluate",
     "mix",
@@ -74,7 +75,7 @@ def spectrum(
     Y: Any,
     kernel: Any,
     *,
-    solver: str = "auto",
+    solver: str | Plan = "auto",
     lam: Any = None,
     sample_weight: Any = None,
     fit_intercept: bool = False,
@@ -107,7 +108,8 @@ def spectrum(
         pivoted Cholesky, or "uniform"). "auto": what :func:`plan` finds cheapest of all that is
         exact (to ``tol``), fits the memory and has leave-one-out where that is needed; the
         result's ``plan`` says why. ("cholesky" is left to kernels that are positive
-        semi-definite by construction: it cannot see a negative eigenvalue above −λ.)
+        semi-definite by construction: it cannot see a negative eigenvalue above −λ.) A
+        :class:`Plan` stands for "auto" with the choice already made.
     lam : float or sequence, optional
         The ridges that will be asked for: a scalar for one, a sequence for a batch (never a
         schedule over the steps). "cholesky" needs one, "krylov" the smallest; the others serve
@@ -151,11 +153,10 @@ def spectrum(
     >>> path.predict(X, step="all").shape
     (3, 20)
     """
-    if solver not in ("auto", *SOLVERS):
-        raise ValueError(f"unknown solver {solver!r}; known: auto, {', '.join(SOLVERS)}")
-    unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
-    if unknown:
-        raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
+    chosen = solver if isinstance(solver, Plan) else None
+    if isinstance(solver, Plan):
+        solver = "auto"
+    check_solver(solver, options)
     if lam is not None:
         lam = check_lam(lam, batch=True)
     be = get_backend(backend)
@@ -170,9 +171,8 @@ def spectrum(
     w = check_sample_weight(be, sample_weight, n)
     memory = None if max_memory is None else memory_budget(be, max_memory)
     training = (be, X, y, kernel, w, bool(fit_intercept), memory)
-    chosen = None
     if solver == "auto":
-        chosen = choose(
+        chosen = chosen or choose(
             be,
             n,
             n_features,
@@ -191,6 +191,15 @@ def spectrum(
     result = _factorised(solver, training, lam, random_state, options, chosen)
     result.plan = chosen
     return result
+
+
+def check_solver(solver: Any, options: Any) -> None:
+    """ValueError for an unknown solver, TypeError for an option that it does not have."""
+    if solver not in ("auto", *SOLVERS):
+        raise ValueError(f"unknown solver {solver!r}; known: auto, {', '.join(SOLVERS)}")
+    unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
+    if unknown:
+        raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
 
 
 def _factorised(

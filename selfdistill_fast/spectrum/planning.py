@@ -120,6 +120,11 @@ class Plan:
         """Plain values, for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """What :meth:`to_dict` described."""
+        return cls(**{**values, "costs": tuple(Cost(**cost) for cost in values["costs"])})
+
     def __str__(self) -> str:
         lines = [f"{'solver':<12}{'memory':>11}{'flops':>10}{'passes':>8}{'time':>10}  remark"]
         for cost in self.costs:
