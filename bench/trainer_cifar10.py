@@ -44,6 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 ALPHAS = (0.0, 0.3, 0.6, 0.9, "optimal")
 LR = 1e-4  # the paper's
+ALPHA = 0.3  # of the timed step with a teacher
 
 
 # ------------------------------------------------------------------ data
@@ -88,7 +89,7 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.images[i])), self.labels[i]
 
 
-def usual_loop(data, model, batch_size, workers, device, precision, epochs, lam, teacher, alpha):
+def usual_loop(data, model, *, workers, teacher, batch_size, device, precision, epochs, lam):
     """Images a second of each epoch."""
     loader = DataLoader(
         Pictures(data),
@@ -118,7 +119,7 @@ def usual_loop(data, model, batch_size, workers, device, precision, epochs, lam,
             loss = 0.5 * (f - target).square().sum(1)
             if guide is not None:
                 other = 0.5 * (f - soft.float().softmax(1)).square().sum(1)
-                loss = alpha * loss + (1 - alpha) * other
+                loss = ALPHA * loss + (1 - ALPHA) * other
             optimizer.zero_grad(set_to_none=True)
             loss.mean().backward()
             optimizer.step()
@@ -128,11 +129,11 @@ def usual_loop(data, model, batch_size, workers, device, precision, epochs, lam,
     return speeds
 
 
-def ours(data, model, batch_size, device, precision, epochs, lam, compiled):
+def ours(data, model, *, compiled, batch_size, device, precision, epochs, lam):
     """Images a second of each epoch of step 1 and of step 2."""
     chain = SelfDistillation(
         model,
-        alpha=0.3,
+        alpha=ALPHA,
         n_steps=2,
         epochs=epochs,
         batch_size=batch_size,
@@ -151,7 +152,7 @@ def speeds(train, args, device, precision):
     model = model_factory(args.model, 10)
     rows = []
     for batch_size in args.batch_sizes:
-        n = min(len(train), batch_size * args.max_batches)
+        n = max(batch_size * args.batches, args.images) // batch_size * batch_size
         data = train.take(torch.arange(n))
         common = {"batch_size": batch_size, "images": n}
 
@@ -162,32 +163,24 @@ def speeds(train, args, device, precision):
             rows.append(row)
             print(json.dumps(row), flush=True)
 
-        modes = [False] if device.type == "cpu" else [False, "default", "reduce-overhead"]
-        for mode in modes:
-            compiled = True if mode == "default" else mode
+        shared = {
+            "batch_size": batch_size,
+            "device": device,
+            "precision": precision,
+            "epochs": args.repeats,
+            "lam": args.lam,
+        }
+        for mode in [False] if device.type == "cpu" else [False, "reduce-overhead"]:
             try:
-                both = ours(
-                    data, model, batch_size, device, precision, args.repeats, args.lam, compiled
-                )
+                both = ours(data, model, compiled=mode, **shared)
             except Exception as error:  # torch.compile needs a compiler of its own
                 print(f"compile={mode}: {type(error).__name__}: {error}"[:300], flush=True)
                 continue
             add("trainer", *both, compile=mode or "no")
         for workers in args.workers:
             both = [
-                usual_loop(
-                    data,
-                    model,
-                    batch_size,
-                    workers,
-                    device,
-                    precision,
-                    args.repeats,
-                    args.lam,
-                    t,
-                    0.3,
-                )
-                for t in (False, True)
+                usual_loop(data, model, workers=workers, teacher=teacher, **shared)
+                for teacher in (False, True)
             ]
             add("DataLoader + PIL", *both, workers=workers)
     return rows
@@ -276,8 +269,9 @@ def main():
     parser.add_argument("--lam", type=float, default=1e-4)
     parser.add_argument("--compile", default="", help="of the chains: a mode of torch.compile")
     parser.add_argument("--batch-sizes", type=numbers, default=[16, 512], help="of the speed")
-    parser.add_argument("--max-batches", type=int, default=100, help="of an epoch of the speed")
-    parser.add_argument("--repeats", type=int, default=4, help="epochs of the speed")
+    parser.add_argument("--batches", type=int, default=50, help="at least, of an epoch of speed")
+    parser.add_argument("--images", type=int, default=8000, help="at least, of an epoch of speed")
+    parser.add_argument("--repeats", type=int, default=3, help="epochs of the speed")
     parser.add_argument("--workers", type=numbers, default=[0, 4, 16], help="of the usual loop")
     parser.add_argument("--only", choices=["speed", "chains"])
     parser.add_argument("--smoke", action="store_true")
@@ -289,7 +283,8 @@ def main():
         args.results = RESULTS / "trainer_cifar10_smoke.json"
         args.model, args.n_train, args.n_val = "resnet18", 300, 200
         args.epochs, args.steps, args.seeds, args.batch_size = 1, 2, 1, 50
-        args.batch_sizes, args.max_batches, args.repeats, args.workers = [64], 3, 2, [0, 2]
+        args.batch_sizes, args.workers = [64], [0, 2]
+        args.batches, args.images, args.repeats = 3, 0, 2
         args.run = args.run.with_name("trainer_cifar10_smoke")
     stored = json.loads(args.results.read_text()) if args.results.exists() else {}
     if args.table:
