@@ -68,7 +68,7 @@ FORMULA vec kappa_POLYNOMIAL(vec s, real a, real b, int degree) {
  * and the last line keeps the digits of the next angle where rho is near 1. */
 FORMULA vec kappa_NTK(vec e, int depth) {
   const vec half = splat_((real)0.5), one = splat_(1);
-  const real pi = (real)0x1.921fb54442d18p+1, by_pi = (real)0x1.45f306dc9c883p-2;
+  const real pi = (real)3.14159265358979323846, by_pi = (real)0.31830988618379067154;
   ivec negative = negative_(e); /* e = -0 is rho = -1 */
   vec gap = abs_(e), rho = copysign_(one - gap, e), total = rho;
   for (int h = 0; h < depth; h++) {

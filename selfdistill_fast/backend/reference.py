@@ -91,14 +91,7 @@ class Reference:
             raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
         if dtype is None:
             dtype = np.float32 if array.dtype.kind == "f" and array.itemsize <= 4 else np.float64
-        if ndim is not None:
-            allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
-            if array.ndim not in allowed:
-                raise ValueError(
-                    f"{name} must have {' or '.join(map(str, allowed))} dimension(s), "
-                    f"got shape {array.shape}"
-                    + ("; reshape a single feature to (n, 1)" if allowed == (2,) else "")
-                )
+        self._check_ndim(array, name, ndim)
         with np.errstate(over="ignore"):  # what overflows float32 is refused as infinity below
             array = np.asarray(array, dtype=dtype, order="C")
         if finite and not np.isfinite(array).all():
@@ -108,6 +101,18 @@ class Reference:
                 "drop or impute such rows"
             )
         return array
+
+    @staticmethod
+    def _check_ndim(array: Any, name: str, ndim: int | Sequence[int] | None) -> None:
+        if ndim is None:
+            return
+        allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
+        if array.ndim not in allowed:
+            raise ValueError(
+                f"{name} must have {' or '.join(map(str, allowed))} dimension(s), "
+                f"got shape {array.shape}"
+                + ("; reshape a single feature to (n, 1)" if allowed == (2,) else "")
+            )
 
     def to_numpy(self, a: Any) -> np.ndarray:
         """A native array as NumPy."""
