@@ -37,7 +37,7 @@ typedef float real;
 #define ABS fabsf
 #define COPYSIGN copysignf
 #endif
-typedef long long index;
+typedef long long wide;
 
 /* ------------------------------------- what formulas.h asks for, a vector being one number */
 
@@ -91,8 +91,7 @@ struct kappa {
 #define LARGEST 1e37
 #endif
 
-static __device__ __forceinline__ kappa kappa_of(index kernel, index degree, double a,
-                                                 double b) {
+static __device__ __forceinline__ kappa kappa_of(wide kernel, wide degree, double a, double b) {
   double high = -1; /* the rate */
   switch (kernel) {
 #define RATE(id, rate, distance, polynomial) \
@@ -143,14 +142,14 @@ static_assert(sizeof(memory) <= 48 * 1024, "static shared memory");
 static_assert(SIDE * THREADS <= 2 * DEPTH * (SIDE + 2), "W takes the place of the rows");
 
 struct place {
-  index i, j; /* first row and column of a tile */
+  wide i, j; /* first row and column of a tile */
 };
 
 /* Tile number `tile` of the lower triangle, or of all, row by row. */
-static __device__ __forceinline__ place place_of(index tile, index tiles_z, bool symmetric) {
-  index ti, tj;
+static __device__ __forceinline__ place place_of(wide tile, wide tiles_z, bool symmetric) {
+  wide ti, tj;
   if (symmetric) {
-    ti = (index)((sqrt(8.0 * (double)tile + 1.0) - 1.0) * 0.5);
+    ti = (wide)((sqrt(8.0 * (double)tile + 1.0) - 1.0) * 0.5);
     while (ti * (ti + 1) / 2 > tile) ti--;
     while ((ti + 1) * (ti + 2) / 2 <= tile) ti++;
     tj = tile - ti * (ti + 1) / 2;
@@ -162,9 +161,7 @@ static __device__ __forceinline__ place place_of(index tile, index tiles_z, bool
   return at;
 }
 
-static __device__ __forceinline__ index tiles_of(index rows) {
-  return (rows + SIDE - 1) / SIDE;
-}
+static __device__ __forceinline__ wide tiles_of(wide rows) { return (rows + SIDE - 1) / SIDE; }
 
 /* ---------------------------------------------------------------- pair quantity */
 
@@ -172,7 +169,7 @@ static __device__ __forceinline__ index tiles_of(index rows) {
  * shared.in is free afterwards. */
 template <int PAIR>
 static __device__ __forceinline__ void pair_tile(memory &shared, const real *x, const real *z,
-                                                 index n, index m, index d, place at,
+                                                 wide n, wide m, wide d, place at,
                                                  real s[PER][PER]) {
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
   real far[PER][PER]; /* |u + v|^2 */
@@ -181,10 +178,10 @@ static __device__ __forceinline__ void pair_tile(memory &shared, const real *x, 
 #pragma unroll
     for (int c = 0; c < PER; c++) s[r][c] = far[r][c] = 0;
   }
-  for (index k0 = 0; k0 < d; k0 += DEPTH) {
+  for (wide k0 = 0; k0 < d; k0 += DEPTH) {
     for (int e = threadIdx.x; e < SIDE * DEPTH; e += BLOCK) {
       const int row = e / DEPTH, k = e % DEPTH;
-      const index i = at.i + row, j = at.j + row;
+      const wide i = at.i + row, j = at.j + row;
       shared.in.rows.x[k][row] = i < n && k0 + k < d ? x[i * d + k0 + k] : (real)0;
       shared.in.rows.z[k][row] = j < m && k0 + k < d ? z[j * d + k0 + k] : (real)0;
     }
@@ -230,15 +227,15 @@ static __device__ __forceinline__ void pair_tile(memory &shared, const real *x, 
 template <int PAIR>
 static __device__ __forceinline__ void kappa_tile(memory &shared, const kappa &f, const real *x,
                                                   const real *z, const real *norms_x,
-                                                  const real *norms_z, index n, index m,
-                                                  index d, place at, real t[PER][PER]) {
+                                                  const real *norms_z, wide n, wide m, wide d,
+                                                  place at, real t[PER][PER]) {
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
   pair_tile<PAIR>(shared, x, z, n, m, d, at, t);
 #pragma unroll
   for (int r = 0; r < PER; r++) {
 #pragma unroll
     for (int c = 0; c < PER; c++) {
-      const index i = at.i + ty + r * THREADS, j = at.j + tx + c * THREADS;
+      const wide i = at.i + ty + r * THREADS, j = at.j + tx + c * THREADS;
       const bool inside = i < n && j < m;
       const real nx = PAIR == ANGLE && inside ? norms_x[i] : (real)0;
       const real nz = PAIR == ANGLE && inside ? norms_z[j] : (real)0;
@@ -251,14 +248,14 @@ static __device__ __forceinline__ void kappa_tile(memory &shared, const kappa &f
 
 /* out = t and, `mirrored`, its image on the other side of the diagonal of out (n, n). */
 static __device__ __forceinline__ void store_tile(memory &shared, const real t[PER][PER],
-                                                  real *out, index n, index m, index ld,
-                                                  place at, bool mirrored) {
+                                                  real *out, wide n, wide m, wide ld, place at,
+                                                  bool mirrored) {
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
 #pragma unroll
   for (int r = 0; r < PER; r++) {
 #pragma unroll
     for (int c = 0; c < PER; c++) {
-      const index i = at.i + ty + r * THREADS, j = at.j + tx + c * THREADS;
+      const wide i = at.i + ty + r * THREADS, j = at.j + tx + c * THREADS;
       if (i < n && j < m) out[i * ld + j] = t[r][c];
     }
   }
@@ -273,7 +270,7 @@ static __device__ __forceinline__ void store_tile(memory &shared, const real t[P
   for (int r = 0; r < PER; r++) {
 #pragma unroll
     for (int c = 0; c < PER; c++) { /* neighbours are rows of the tile, columns of the image */
-      const index i = at.i + tx + r * THREADS, j = at.j + ty + c * THREADS;
+      const wide i = at.i + tx + r * THREADS, j = at.j + ty + c * THREADS;
       if (i < n && j < m) out[j * ld + i] = shared.out.t[tx + r * THREADS][ty + c * THREADS];
     }
   }
@@ -284,13 +281,12 @@ static __device__ __forceinline__ void store_tile(memory &shared, const real t[P
 
 template <int PAIR>
 static __device__ __forceinline__ void gram(const real *x, const real *z, const real *norms_x,
-                                            const real *norms_z, real *out, index n, index m,
-                                            index d, index ld, index symmetric,
-                                            const kappa &f) {
+                                            const real *norms_z, real *out, wide n, wide m,
+                                            wide d, wide ld, wide symmetric, const kappa &f) {
   __shared__ memory shared;
-  const index tiles_x = tiles_of(n), tiles_z = tiles_of(m);
-  const index tiles = symmetric ? tiles_x * (tiles_x + 1) / 2 : tiles_x * tiles_z;
-  for (index tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+  const wide tiles_x = tiles_of(n), tiles_z = tiles_of(m);
+  const wide tiles = symmetric ? tiles_x * (tiles_x + 1) / 2 : tiles_x * tiles_z;
+  for (wide tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const place at = place_of(tile, tiles_z, symmetric != 0);
     real t[PER][PER];
     kappa_tile<PAIR>(shared, f, x, z, norms_x, norms_z, n, m, d, at, t);
@@ -300,9 +296,9 @@ static __device__ __forceinline__ void gram(const real *x, const real *z, const 
 
 /* ---------------------------------------------------------- after a product by BLAS */
 
-static __device__ real squared_gap(const real *x, const real *z, index d, real sign) {
+static __device__ real squared_gap(const real *x, const real *z, wide d, real sign) {
   real total = 0;
-  for (index k = 0; k < d; k++) {
+  for (wide k = 0; k < d; k++) {
     const real gap = x[k] - sign * z[k];
     total = FMA(gap, gap, total);
   }
@@ -313,7 +309,7 @@ static __device__ real squared_gap(const real *x, const real *z, index d, real s
  * x and z are the rows as given, and unit rows for ANGLE. */
 template <int PAIR>
 static __device__ __forceinline__ real mended(real inner, const real *x, const real *z,
-                                              real norm_x, real norm_z, index d) {
+                                              real norm_x, real norm_z, wide d) {
   const real cancelled = (real)SDF_CANCELLED(sizeof(real));
   if (PAIR == INNER) return inner;
   if (PAIR == SQUARES) {
@@ -328,14 +324,13 @@ static __device__ __forceinline__ real mended(real inner, const real *x, const r
 
 template <int PAIR>
 static __device__ __forceinline__ void finish(const real *x, const real *z, const real *norms_x,
-                                              const real *norms_z, real *out, index n, index m,
-                                              index d, index ld, index symmetric,
-                                              const kappa &f) {
+                                              const real *norms_z, real *out, wide n, wide m,
+                                              wide d, wide ld, wide symmetric, const kappa &f) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
-  const index tiles_x = tiles_of(n), tiles_z = tiles_of(m);
-  const index tiles = symmetric ? tiles_x * (tiles_x + 1) / 2 : tiles_x * tiles_z;
-  for (index tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+  const wide tiles_x = tiles_of(n), tiles_z = tiles_of(m);
+  const wide tiles = symmetric ? tiles_x * (tiles_x + 1) / 2 : tiles_x * tiles_z;
+  for (wide tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const place at = place_of(tile, tiles_z, symmetric != 0);
     const bool diagonal = symmetric && at.i == at.j;
     real t[PER][PER];
@@ -343,7 +338,7 @@ static __device__ __forceinline__ void finish(const real *x, const real *z, cons
     for (int r = 0; r < PER; r++) {
 #pragma unroll
       for (int c = 0; c < PER; c++) {
-        const index i = at.i + ty + r * THREADS, j = at.j + tx + c * THREADS;
+        const wide i = at.i + ty + r * THREADS, j = at.j + tx + c * THREADS;
         t[r][c] = 0;
         if (i >= n || j >= m || (diagonal && j > i)) continue;
         const real nx = PAIR == INNER ? (real)0 : norms_x[i];
@@ -384,22 +379,22 @@ static __device__ __forceinline__ void finish(const real *x, const real *z, cons
 template <int PAIR>
 static __device__ __forceinline__ void vector(const real *x, const real *z, const real *norms_x,
                                               const real *norms_z, const real *w, double *sums,
-                                              index n, index m, index d, const kappa &f) {
+                                              wide n, wide m, wide d, const kappa &f) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
-  const index tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
+  const wide tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
   double total[PER];
   place at;
-  at.i = (index)blockIdx.x * SIDE;
+  at.i = (wide)blockIdx.x * SIDE;
 #pragma unroll
   for (int r = 0; r < PER; r++) total[r] = 0;
-  for (index tj = tiles_z * part / parts; tj < tiles_z * (part + 1) / parts; tj++) {
+  for (wide tj = tiles_z * part / parts; tj < tiles_z * (part + 1) / parts; tj++) {
     real t[PER][PER], b[PER];
     at.j = tj * SIDE;
     kappa_tile<PAIR>(shared, f, x, z, norms_x, norms_z, n, m, d, at, t);
 #pragma unroll
     for (int c = 0; c < PER; c++) {
-      const index j = at.j + tx + c * THREADS;
+      const wide j = at.j + tx + c * THREADS;
       b[c] = j < m ? w[j] : (real)0;
     }
 #pragma unroll
@@ -422,8 +417,8 @@ static __device__ __forceinline__ void vector(const real *x, const real *z, cons
 
 /* total[r][g] += t @ W for the tile in shared.out.t and targets q0 + tx + THREADS g. */
 template <int GROUPS>
-static __device__ __forceinline__ void multiply_tile(memory &shared, const real *w, index m,
-                                                     index p, index q0, index j0,
+static __device__ __forceinline__ void multiply_tile(memory &shared, const real *w, wide m,
+                                                     wide p, wide q0, wide j0,
                                                      double total[PER][GROUPS]) {
   enum { TARGETS = THREADS * GROUPS, WIDTH = SIDE / GROUPS };
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
@@ -436,7 +431,7 @@ static __device__ __forceinline__ void multiply_tile(memory &shared, const real 
   for (int c0 = 0; c0 < SIDE; c0 += WIDTH) {
     __syncthreads(); /* the tile is complete, the last part of W has been used */
     for (int e = threadIdx.x; e < WIDTH * TARGETS; e += BLOCK) {
-      const index j = j0 + c0 + e / TARGETS, q = q0 + e % TARGETS;
+      const wide j = j0 + c0 + e / TARGETS, q = q0 + e % TARGETS;
       shared.in.w[e] = j < m && q < p ? w[j * p + q] : (real)0;
     }
     __syncthreads();
@@ -465,14 +460,13 @@ static __device__ __forceinline__ void multiply_tile(memory &shared, const real 
 /* sums[part][i][q] for the targets q0 .. of this block. */
 template <int GROUPS>
 static __device__ __forceinline__ void store_sums(const double total[PER][GROUPS], double *sums,
-                                                  index n, index p, index q0, index i0,
-                                                  index part) {
+                                                  wide n, wide p, wide q0, wide i0, wide part) {
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
 #pragma unroll
   for (int r = 0; r < PER; r++) {
 #pragma unroll
     for (int g = 0; g < GROUPS; g++) {
-      const index i = i0 + ty + r * THREADS, q = q0 + tx + g * THREADS;
+      const wide i = i0 + ty + r * THREADS, q = q0 + tx + g * THREADS;
       if (i < n && q < p) sums[(part * n + i) * p + q] = total[r][g];
     }
   }
@@ -482,20 +476,20 @@ static __device__ __forceinline__ void store_sums(const double total[PER][GROUPS
 template <int PAIR, int GROUPS>
 static __device__ __forceinline__ void product(const real *x, const real *z,
                                                const real *norms_x, const real *norms_z,
-                                               const real *w, double *sums, index n, index m,
-                                               index d, index p, index q0, const kappa &f) {
+                                               const real *w, double *sums, wide n, wide m,
+                                               wide d, wide p, wide q0, const kappa &f) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
-  const index tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
+  const wide tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
   double total[PER][GROUPS];
   place at;
-  at.i = (index)blockIdx.x * SIDE;
+  at.i = (wide)blockIdx.x * SIDE;
 #pragma unroll
   for (int r = 0; r < PER; r++) {
 #pragma unroll
     for (int g = 0; g < GROUPS; g++) total[r][g] = 0;
   }
-  for (index tj = tiles_z * part / parts; tj < tiles_z * (part + 1) / parts; tj++) {
+  for (wide tj = tiles_z * part / parts; tj < tiles_z * (part + 1) / parts; tj++) {
     real t[PER][PER];
     at.j = tj * SIDE;
     kappa_tile<PAIR>(shared, f, x, z, norms_x, norms_z, n, m, d, at, t);
@@ -511,12 +505,12 @@ static __device__ __forceinline__ void product(const real *x, const real *z,
 
 /* (V o V) F; V (n, m) has any strides, in numbers. */
 template <int GROUPS>
-static __device__ __forceinline__ void squared(const real *v, index row_stride,
-                                               index column_stride, const real *f, double *sums,
-                                               index n, index m, index p, index q0) {
+static __device__ __forceinline__ void squared(const real *v, wide row_stride,
+                                               wide column_stride, const real *f, double *sums,
+                                               wide n, wide m, wide p, wide q0) {
   __shared__ memory shared;
-  const index tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
-  const index i0 = (index)blockIdx.x * SIDE;
+  const wide tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
+  const wide i0 = (wide)blockIdx.x * SIDE;
   const bool by_rows = column_stride <= row_stride; /* neighbours read neighbours */
   double total[PER][GROUPS];
 #pragma unroll
@@ -524,10 +518,10 @@ static __device__ __forceinline__ void squared(const real *v, index row_stride,
 #pragma unroll
     for (int g = 0; g < GROUPS; g++) total[r][g] = 0;
   }
-  for (index tj = tiles_z * part / parts; tj < tiles_z * (part + 1) / parts; tj++) {
+  for (wide tj = tiles_z * part / parts; tj < tiles_z * (part + 1) / parts; tj++) {
     for (int e = threadIdx.x; e < SIDE * SIDE; e += BLOCK) {
       const int row = by_rows ? e / SIDE : e % SIDE, column = by_rows ? e % SIDE : e / SIDE;
-      const index i = i0 + row, j = tj * SIDE + column;
+      const wide i = i0 + row, j = tj * SIDE + column;
       const real value = i < n && j < m ? v[i * row_stride + j * column_stride] : (real)0;
       shared.out.t[row][column] = value * value;
     }
@@ -545,23 +539,23 @@ static __device__ __forceinline__ void squared(const real *v, index row_stride,
 #define ROWS const real *x, const real *z, const real *norms_x, const real *norms_z
 #define FOR_PAIR(name, PAIR)                                                                  \
   ENTRY(PAIR == ANGLE ? 2 : 3)                                                                \
-  gram_##name(ROWS, real *out, index n, index m, index d, index ld, index symmetric,          \
-              index kernel, index degree, double a, double b) {                               \
+  gram_##name(ROWS, real *out, wide n, wide m, wide d, wide ld, wide symmetric, wide kernel,  \
+              wide degree, double a, double b) {                                              \
     const kappa f = kappa_of(kernel, degree, a, b);                                           \
     gram<PAIR>(x, z, norms_x, norms_z, out, n, m, d, ld, symmetric, f);                       \
   }                                                                                           \
-  TILES vector_##name(ROWS, const real *w, double *sums, index n, index m, index d,           \
-                      index kernel, index degree, double a, double b) {                       \
+  TILES vector_##name(ROWS, const real *w, double *sums, wide n, wide m, wide d, wide kernel, \
+                      wide degree, double a, double b) {                                      \
     const kappa f = kappa_of(kernel, degree, a, b);                                           \
     vector<PAIR>(x, z, norms_x, norms_z, w, sums, n, m, d, f);                                \
   }                                                                                           \
-  TILES product16_##name(ROWS, const real *w, double *sums, index n, index m, index d,        \
-                         index p, index q0, index kernel, index degree, double a, double b) { \
+  TILES product16_##name(ROWS, const real *w, double *sums, wide n, wide m, wide d, wide p,   \
+                         wide q0, wide kernel, wide degree, double a, double b) {             \
     const kappa f = kappa_of(kernel, degree, a, b);                                           \
     product<PAIR, 1>(x, z, norms_x, norms_z, w, sums, n, m, d, p, q0, f);                     \
   }                                                                                           \
-  TILES product64_##name(ROWS, const real *w, double *sums, index n, index m, index d,        \
-                         index p, index q0, index kernel, index degree, double a, double b) { \
+  TILES product64_##name(ROWS, const real *w, double *sums, wide n, wide m, wide d, wide p,   \
+                         wide q0, wide kernel, wide degree, double a, double b) {             \
     const kappa f = kappa_of(kernel, degree, a, b);                                           \
     product<PAIR, 4>(x, z, norms_x, norms_z, w, sums, n, m, d, p, q0, f);                     \
   }
@@ -570,37 +564,37 @@ FOR_PAIR(l1, L1)
 FOR_PAIR(inner, INNER)
 FOR_PAIR(angle, ANGLE)
 
-#define FINISH_PAIR(name, PAIR)                                                        \
-  ENTRY(PAIR == ANGLE ? 2 : 3)                                                         \
-  finish_##name(ROWS, real *out, index n, index m, index d, index ld, index symmetric, \
-                index kernel, index degree, double a, double b) {                      \
-    const kappa f = kappa_of(kernel, degree, a, b);                                    \
-    finish<PAIR>(x, z, norms_x, norms_z, out, n, m, d, ld, symmetric, f);              \
+#define FINISH_PAIR(name, PAIR)                                                                \
+  ENTRY(PAIR == ANGLE ? 2 : 3)                                                                 \
+  finish_##name(ROWS, real *out, wide n, wide m, wide d, wide ld, wide symmetric, wide kernel, \
+                wide degree, double a, double b) {                                             \
+    const kappa f = kappa_of(kernel, degree, a, b);                                            \
+    finish<PAIR>(x, z, norms_x, norms_z, out, n, m, d, ld, symmetric, f);                      \
   }
 FINISH_PAIR(squares, SQUARES)
 FINISH_PAIR(inner, INNER)
 FINISH_PAIR(angle, ANGLE)
 
-TILES squared16(const real *v, index row_stride, index column_stride, const real *f,
-                double *sums, index n, index m, index p, index q0) {
+TILES squared16(const real *v, wide row_stride, wide column_stride, const real *f, double *sums,
+                wide n, wide m, wide p, wide q0) {
   squared<1>(v, row_stride, column_stride, f, sums, n, m, p, q0);
 }
-TILES squared64(const real *v, index row_stride, index column_stride, const real *f,
-                double *sums, index n, index m, index p, index q0) {
+TILES squared64(const real *v, wide row_stride, wide column_stride, const real *f, double *sums,
+                wide n, wide m, wide p, wide q0) {
   squared<4>(v, row_stride, column_stride, f, sums, n, m, p, q0);
 }
 
 /* Packed rows for BLAS and their norms: x - shift and its squared norm, or with `angle`
  * x / |x| (0 for 0) and |x|. A block does a row at a time. */
-TILES pack_rows(const real *x, const real *shift, index n, index d, index angle, real *packed,
+TILES pack_rows(const real *x, const real *shift, wide n, wide d, wide angle, real *packed,
                 real *norms) {
   __shared__ double part[BLOCK];
-  for (index i = blockIdx.x; i < n; i += gridDim.x) {
+  for (wide i = blockIdx.x; i < n; i += gridDim.x) {
     const real *row = x + i * d;
     double scale = 1;
     if (angle) { /* no square may over- or underflow */
       double largest = 0;
-      for (index k = threadIdx.x; k < d; k += BLOCK) {
+      for (wide k = threadIdx.x; k < d; k += BLOCK) {
         const double value = fabs((double)row[k]);
         largest = largest < value ? value : largest;
       }
@@ -616,7 +610,7 @@ TILES pack_rows(const real *x, const real *shift, index n, index d, index angle,
       __syncthreads();
     }
     double sum = 0;
-    for (index k = threadIdx.x; k < d; k += BLOCK) {
+    for (wide k = threadIdx.x; k < d; k += BLOCK) {
       const real value = angle ? row[k] : row[k] - shift[k];
       sum += (double)value / scale * ((double)value / scale);
     }
@@ -628,7 +622,7 @@ TILES pack_rows(const real *x, const real *shift, index n, index d, index angle,
     }
     const double norm = angle ? scale * sqrt(part[0]) : part[0];
     if (threadIdx.x == 0) norms[i] = (real)norm;
-    for (index k = threadIdx.x; k < d; k += BLOCK) {
+    for (wide k = threadIdx.x; k < d; k += BLOCK) {
       packed[i * d + k] = !angle     ? row[k] - shift[k]
                           : norm > 0 ? (real)(row[k] / norm)
                                      : (real)0;
@@ -638,11 +632,11 @@ TILES pack_rows(const real *x, const real *shift, index n, index d, index angle,
 }
 
 /* out (n, n): what is above the diagonal <- what is below (`mirrored`), or 0. */
-TILES upper_triangle(real *out, index n, index ld, index mirrored) {
+TILES upper_triangle(real *out, wide n, wide ld, wide mirrored) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
-  const index tiles_x = tiles_of(n);
-  for (index tile = blockIdx.x; tile < tiles_x * (tiles_x + 1) / 2; tile += gridDim.x) {
+  const wide tiles_x = tiles_of(n);
+  for (wide tile = blockIdx.x; tile < tiles_x * (tiles_x + 1) / 2; tile += gridDim.x) {
     const place at = place_of(tile, tiles_x, true);
     for (int r = ty; r < SIDE; r += THREADS) {
       for (int c = tx; c < SIDE; c += THREADS) {
@@ -653,7 +647,7 @@ TILES upper_triangle(real *out, index n, index ld, index mirrored) {
     __syncthreads();
     for (int c = ty; c < SIDE; c += THREADS) {
       for (int r = tx; r < SIDE; r += THREADS) {
-        const index i = at.i + r, j = at.j + c;
+        const wide i = at.i + r, j = at.j + c;
         if (i < n && j < n && i > j) out[j * ld + i] = shared.out.t[r][c];
       }
     }
@@ -662,28 +656,28 @@ TILES upper_triangle(real *out, index n, index ld, index mirrored) {
 }
 
 /* Spectral filters of csrc/sdf.h: d real (k), lam (n_lam), out real (n_lam, n_steps, k). */
-TILES shrinkage_path(const real *d, index k, const double *lam, index n_lam,
-                     const double *alpha, index n_steps, real *out) {
-  for (index e = (index)blockIdx.x * BLOCK + threadIdx.x; e < n_lam * k;
-       e += (index)gridDim.x * BLOCK) {
-    const index l = e / k, c = e - l * k;
+TILES shrinkage_path(const real *d, wide k, const double *lam, wide n_lam, const double *alpha,
+                     wide n_steps, real *out) {
+  for (wide e = (wide)blockIdx.x * BLOCK + threadIdx.x; e < n_lam * k;
+       e += (wide)gridDim.x * BLOCK) {
+    const wide l = e / k, c = e - l * k;
     const double a = smoother_((double)d[c], lam[l]);
     double b = 1;
-    for (index t = 0; t < n_steps; t++) {
+    for (wide t = 0; t < n_steps; t++) {
       b = next_shrinkage_(a, b, t == 0 ? 0.0 : alpha[t]);
       out[(l * n_steps + t) * k + c] = (real)b;
     }
   }
 }
 
-TILES pure_filters(const real *d, index k, const double *lam, index n_lam, index n_steps,
+TILES pure_filters(const real *d, wide k, const double *lam, wide n_lam, wide n_steps,
                    real *out) {
-  for (index e = (index)blockIdx.x * BLOCK + threadIdx.x; e < n_lam * k;
-       e += (index)gridDim.x * BLOCK) {
-    const index l = e / k, c = e - l * k;
+  for (wide e = (wide)blockIdx.x * BLOCK + threadIdx.x; e < n_lam * k;
+       e += (wide)gridDim.x * BLOCK) {
+    const wide l = e / k, c = e - l * k;
     const double a = smoother_((double)d[c], lam[l]);
     double filter = 1 / ((double)d[c] + lam[l]);
-    for (index t = 0; t < n_steps; t++) {
+    for (wide t = 0; t < n_steps; t++) {
       out[(l * n_steps + t) * k + c] = (real)filter;
       filter *= a;
     }

@@ -26,61 +26,79 @@ struct dim3_ {
 };
 static dim3_ blockIdx, gridDim, threadIdx, blockDim;
 
-static ucontext_t host_scheduler;
-static std::vector<ucontext_t> host_threads;
-static std::vector<char> host_done;
-static std::vector<std::vector<char>> host_stacks;
+/* A coroutine starts by its context, which costs system calls, and then changes by jumps,
+ * which do not. */
+struct host_coroutine {
+  ucontext_t context;
+  jmp_buf where;
+  bool started, done;
+  std::vector<char> stack;
+};
+static std::vector<host_coroutine> host_threads;
+static ucontext_t host_home;
+static jmp_buf host_scheduler;
 static const std::function<void()> *host_body;
 static unsigned host_current;
-static long host_barriers; /* threads that have left before one that still waits: an error */
 
-static inline void __syncthreads() {
-  swapcontext(&host_threads[host_current], &host_scheduler);
+static void host_yield() {
+  if (_setjmp(host_threads[host_current].where) == 0) _longjmp(host_scheduler, 1);
 }
 
+static inline void __syncthreads() { host_yield(); }
+
 static void host_thread() {
-  (*host_body)();
-  host_done[host_current] = 1;
-  swapcontext(&host_threads[host_current], &host_scheduler);
+  for (;;) { /* one block after the other */
+    (*host_body)();
+    host_threads[host_current].done = true;
+    host_yield();
+  }
+}
+
+static void host_resume(unsigned t) {
+  host_current = t;
+  threadIdx = {t, 0, 0};
+  if (_setjmp(host_scheduler) != 0) return;
+  if (host_threads[t].started) _longjmp(host_threads[t].where, 1);
+  host_threads[t].started = true;
+  swapcontext(&host_home, &host_threads[t].context);
 }
 
 /* Returns 0, or 1 where some threads of a block wait at a barrier that others never reach. */
 static int host_launch(unsigned gx, unsigned gy, unsigned threads,
                        const std::function<void()> &body) {
-  const size_t stack = 64 << 10;
   host_body = &body;
-  host_threads.resize(threads);
-  host_done.resize(threads);
-  while (host_stacks.size() < threads) host_stacks.emplace_back(stack);
+  if (host_threads.size() < threads) {
+    host_threads = std::vector<host_coroutine>(threads);
+    for (host_coroutine &thread : host_threads) {
+      thread.stack.resize(64 << 10);
+      getcontext(&thread.context);
+      thread.context.uc_stack.ss_sp = thread.stack.data();
+      thread.context.uc_stack.ss_size = thread.stack.size();
+      thread.context.uc_link = nullptr;
+      makecontext(&thread.context, host_thread, 0);
+    }
+  }
   gridDim = {gx, gy, 1};
   blockDim = {threads, 1, 1};
-  int divergent = 0;
   for (unsigned by = 0; by < gy; by++) {
     for (unsigned bx = 0; bx < gx; bx++) {
       blockIdx = {bx, by, 0};
-      for (unsigned t = 0; t < threads; t++) {
-        getcontext(&host_threads[t]);
-        host_threads[t].uc_stack.ss_sp = host_stacks[t].data();
-        host_threads[t].uc_stack.ss_size = stack;
-        host_threads[t].uc_link = &host_scheduler;
-        makecontext(&host_threads[t], host_thread, 0);
-        host_done[t] = 0;
-      }
+      for (unsigned t = 0; t < threads; t++) host_threads[t].done = false;
       for (unsigned left = threads; left > 0;) {
         unsigned finished = 0;
         for (unsigned t = 0; t < threads; t++) {
-          if (host_done[t]) continue;
-          host_current = t;
-          threadIdx = {t, 0, 0};
-          swapcontext(&host_scheduler, &host_threads[t]);
-          finished += host_done[t];
+          host_resume(t);
+          finished += host_threads[t].done;
         }
-        divergent |= finished != 0 && finished != left;
+        if (finished != 0 && finished != left) { /* the coroutines are in disorder */
+          host_threads.clear();
+          return 1;
+        }
         left -= finished;
       }
     }
   }
-  return divergent;
+  return 0;
 }
 
 /* A kernel called with arguments of 8 bytes each: pointers, integers, doubles. */
