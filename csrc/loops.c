@@ -489,90 +489,74 @@ static void store_image(const sdf_job *job, place at, const real *t, real *strip
 /* -------------------------------------------------------- product of a unit */
 
 typedef struct { /* arguments of `multiply`, at the first row and column of a unit */
-  const real *w_rows, *w_cols;
+  const void *w_rows, *w_cols;
   double *sum_rows, *sum_cols;
   ptrdiff_t ldw, lds, p;
+  int w_size;
 } product;
 
-/* Lane l of the result is the sum of the lanes of v[l]. */
-static inline vec sums_(vec v[LANES]) {
-#define SUM_STEP(s)                                                                          \
-  _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i += 2 * (s)) {                        \
-    v[i] = SHUFFLE(v[i], v[i + (s)], TAKE_LOW, s) + SHUFFLE(v[i], v[i + (s)], TAKE_HIGH, s); \
-  }
-  SUM_STEP(1)
-#if SIMD_BYTES * 8 / SDF_BITS > 2
-  SUM_STEP(2)
-#endif
-#if SIMD_BYTES * 8 / SDF_BITS > 4
-  SUM_STEP(4)
-#endif
-#if SIMD_BYTES * 8 / SDF_BITS > 8
-  SUM_STEP(8)
-#endif
-  return v[0];
+/* The product at tile (ti, tj), or at a unit further down. */
+static product moved(const product *to, ptrdiff_t rows, ptrdiff_t cols) {
+  product there = *to;
+  there.w_rows = (const char *)to->w_rows + rows * to->w_size;
+  there.w_cols = (const char *)to->w_cols + cols * to->w_size;
+  there.sum_rows += rows;
+  if (to->sum_cols != NULL) there.sum_cols += cols;
+  return there;
 }
 
-/* sum_rows[q][r] += sum_c t[r][c] w[q][c] for q < TQ targets and all rows, TR at a time. */
-static inline __attribute__((always_inline)) void add_to_rows(const real *t, place at,
-                                                              const product *to, ptrdiff_t q,
-                                                              const int TR, const int TQ) {
-  for (ptrdiff_t r = 0; r < at.rows; r += TR) {
-    vec sum[16] = {{0}}; /* TR * TQ of them, and zeros to a multiple of LANES */
-    for (ptrdiff_t c = 0; c < at.width; c += LANES) {
-#pragma GCC unroll 8
-      for (int b = 0; b < TQ; b++) {
-        const vec w = load_(to->w_cols + (q + b) * to->ldw + c);
-#pragma GCC unroll 8
-        for (int a = 0; a < TR; a++) {
-          sum[b * TR + a] += load_(t + (r + a) * at.width + c) * w;
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (int s = 0; s < TR * TQ; s += LANES) {
-      const vec total = sums_(sum + s);
-      for (int l = 0; l < least(LANES, TR * TQ - s); l++) {
-        to->sum_rows[(q + (s + l) / TR) * to->lds + r + (s + l) % TR] += (double)total[l];
-      }
-    }
+#define SUM_BITS SDF_BITS
+#include "product.h"
+#if SDF_BITS == 32
+#define SUM_BITS 64
+#include "product.h"
+#endif
+
+static void multiply_unit(const real *t, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t width,
+                          const product *to, int mirrored, ptrdiff_t ahead) {
+#if SDF_BITS == 32
+  if (to->w_size == 4) {
+    multiply_unit_32(t, step, rows, width, to, mirrored, ahead);
+    return;
   }
+#endif
+  multiply_unit_64(t, step, rows, width, to, mirrored, ahead);
 }
 
-/* sum_cols[q][c] += sum_r t[r][c] w[q][r] for q < TQ targets and all columns. */
-static inline __attribute__((always_inline)) void add_to_cols(const real *t, place at,
-                                                              const product *to, ptrdiff_t q,
-                                                              const int TQ) {
-  for (ptrdiff_t c = 0; c < at.width; c += NR) {
-    vec sum[TARGETS][NV] = {{{0}}};
-    for (ptrdiff_t r = 0; r < at.rows; r++) {
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; v++) {
-        const vec value = load_(t + r * at.width + c + v * LANES);
-#pragma GCC unroll 8
-        for (int b = 0; b < TQ; b++) sum[b][v] += value * to->w_rows[(q + b) * to->ldw + r];
-      }
-    }
-#pragma GCC unroll 8
-    for (int b = 0; b < TQ; b++) {
-      real total[NR] __attribute__((aligned(64)));
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; v++) store_(total + v * LANES, sum[b][v]);
-      double *sums = to->sum_cols + (q + b) * to->lds + c;
-      for (int l = 0; l < NR; l++) sums[l] += (double)total[l];
+/* ------------------------------------------------------------- a unit of half K */
+
+/* `from` has `size` bytes, a multiple of 64; both begin on a cache line. */
+static void copy_lines(void *to, const void *from, ptrdiff_t size, int stream) {
+  for (ptrdiff_t c = 0; c < size; c += SIMD_BYTES) {
+    const vec v = load_((const real *)((const char *)from + c));
+    real *p = (real *)((char *)to + c);
+    if (stream) {
+      stream_(p, v);
+    } else {
+      store_(p, v);
     }
   }
 }
 
-static void multiply_unit(const real *t, place at, const product *to, int mirrored) {
-  ptrdiff_t q = 0;
-  for (; q + TARGETS <= to->p; q += TARGETS) {
-    add_to_rows(t, at, to, q, 4, TARGETS);
-    if (mirrored) add_to_cols(t, at, to, q, TARGETS);
-  }
-  for (; q < to->p; q++) {
-    add_to_rows(t, at, to, q, MR, 1);
-    if (mirrored) add_to_cols(t, at, to, q, 1);
+/* UNIT rows of the tile `to`, whose entries have `size` bytes: zero beyond n. */
+static void keep_unit(const sdf_job *job, place at, const real *t, void *to, int size) {
+  const extent e = inside(job, at);
+  for (ptrdiff_t r = 0; r < UNIT; r++) {
+    real row[TILE] __attribute__((aligned(64)));
+    const ptrdiff_t count = r < e.r1 ? e.c1 : 0;
+    const real *from = t + r * at.width;
+    if (size == (int)sizeof(real) && count == TILE) {
+      copy_lines((char *)to + r * TILE * size, from, TILE * size, job->stream);
+      continue;
+    }
+    if (size == (int)sizeof(real)) {
+      for (ptrdiff_t c = 0; c < TILE; c++) row[c] = c < count ? from[c] : 0;
+    } else { /* double to float */
+      float *rounded = (float *)(void *)row;
+      for (ptrdiff_t c = 0; c < count; c++) rounded[c] = (float)from[c];
+      for (ptrdiff_t c = count; c < TILE; c++) rounded[c] = 0;
+    }
+    copy_lines((char *)to + r * TILE * size, row, TILE * size, job->stream);
   }
 }
 
@@ -580,10 +564,15 @@ static void multiply_unit(const real *t, place at, const product *to, int mirror
 
 enum { PAIRS = 1, KERNEL = 2 }; /* steps of a tile */
 
-/* Tile (ti, tj): pair quantities, kernel function, then store or product (`to`). Where all
- * columns of X fit one pass, a unit goes through every step before the next begins. */
+typedef struct { /* a tile of `half_gram`, entries of `size` bytes */
+  char *tile;
+  int size;
+} kept;
+
+/* Tile (ti, tj): pair quantities, kernel function, then store, product (`to`) or `keep`. Where
+ * all columns of X fit one pass, a unit goes through every step before the next begins. */
 static void do_tile(const sdf_job *job, ptrdiff_t ti, ptrdiff_t tj, int steps, real *pairs,
-                    real *scratch, const product *to) {
+                    real *scratch, const product *to, const kept *keep) {
   const real *packed_x = job->packed_x;
   const real *packed_z = job->symmetric ? job->packed_x : job->packed_z;
   const ptrdiff_t d = job->d, i0 = ti * TILE, j0 = tj * TILE;
@@ -625,28 +614,28 @@ static void do_tile(const sdf_job *job, ptrdiff_t ti, ptrdiff_t tj, int steps, r
       if (!(steps & KERNEL)) continue;
       real *t = pairs != NULL ? part : s;
       apply(job, at, s, t);
-      if (to == NULL) {
-        store_unit(job, at, t, mirrored && !job->ragged);
+      if (to != NULL) {
+        const product here = moved(to, u, 0);
+        multiply_unit(t, width, at.rows, width, &here, mirrored, 0);
+      } else if (keep != NULL) {
+        keep_unit(job, at, t, keep->tile + u * TILE * keep->size, keep->size);
       } else {
-        const product here = {to->w_rows + u, to->w_cols, to->sum_rows + u,
-                              to->sum_cols,   to->ldw,    to->lds,
-                              to->p};
-        multiply_unit(t, at, &here, mirrored);
+        store_unit(job, at, t, mirrored && !job->ragged);
       }
     }
     k += depth;
   } while (k < d);
-  if (mirrored && job->ragged && (steps & KERNEL)) {
+  if (mirrored && job->ragged && (steps & KERNEL) && keep == NULL) {
     const place all = {i0, rows, j0, width};
     store_image(job, all, scratch, scratch + TILE * TILE);
   }
 }
 
 static sdf_status do_tiles(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, int steps,
-                           real *pairs, void *scratch) {
+                           real *pairs, void *scratch, const kept *keep) {
   const sdf_status status = check(job, lo, hi, job->tiles);
   if (status != SDF_OK) return status;
-  if ((steps & KERNEL) && (job->out == NULL || unusable(scratch, 1)))
+  if ((steps & KERNEL) && ((job->out == NULL && keep == NULL) || unusable(scratch, 1)))
     return SDF_NO_MEMORY_GIVEN;
   if (steps != (PAIRS | KERNEL) && unusable(pairs, job->pairs_size)) return SDF_NO_MEMORY_GIVEN;
 
@@ -657,50 +646,96 @@ static sdf_status do_tiles(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, int s
   }
   if (job->symmetric) tj += ti;
   for (ptrdiff_t t = lo; t < hi; t++) {
-    do_tile(job, ti, tj, steps, pairs == NULL ? NULL : pairs + t * TILE * TILE, scratch, NULL);
+    kept tile = {NULL, 0};
+    if (keep != NULL) tile = (kept){keep->tile + t * TILE * TILE * keep->size, keep->size};
+    do_tile(job, ti, tj, steps, pairs == NULL ? NULL : pairs + t * TILE * TILE, scratch, NULL,
+            keep == NULL ? NULL : &tile);
     if (++tj == job->tiles_z) tj = job->symmetric ? ++ti : (++ti, 0);
   }
-  if (job->streaming) stream_end_();
+  if (job->stream) stream_end_();
   return SDF_OK;
 }
 
 static sdf_status gram(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *scratch) {
-  return do_tiles(job, lo, hi, PAIRS | KERNEL, NULL, scratch);
+  return do_tiles(job, lo, hi, PAIRS | KERNEL, NULL, scratch, NULL);
 }
 
 static sdf_status pairs(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi) {
-  return do_tiles(job, lo, hi, PAIRS, job->pairs, NULL);
+  return do_tiles(job, lo, hi, PAIRS, job->pairs, NULL, NULL);
 }
 
 static sdf_status of_pairs(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *scratch) {
-  return do_tiles(job, lo, hi, KERNEL, job->pairs, scratch);
+  return do_tiles(job, lo, hi, KERNEL, job->pairs, scratch, NULL);
+}
+
+static sdf_status half_gram(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *half,
+                            int half_size, void *scratch) {
+  if (!job->symmetric || (half_size != 4 && half_size != 8) || half_size > (int)sizeof(real) ||
+      job->out != NULL) {
+    return SDF_BAD_SIZE;
+  }
+  if (unusable(half, job->tiles)) return SDF_NO_MEMORY_GIVEN;
+  const kept keep = {half, half_size};
+  return do_tiles(job, lo, hi, PAIRS | KERNEL, NULL, scratch, &keep);
+}
+
+/* What the products need: tile rows and columns within (tiles_x, tiles_z). */
+static sdf_status check_product(ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t tiles_x, ptrdiff_t j0,
+                                ptrdiff_t j1, ptrdiff_t tiles_z, int symmetric,
+                                const product *to) {
+  if (i0 < 0 || i1 < i0 || i1 > tiles_x || j0 < 0 || j1 < j0 || j1 > tiles_z) {
+    return SDF_BAD_RANGE;
+  }
+  if (to->p < 0 || to->ldw < TILE * tiles_z || to->lds < TILE * most(tiles_x, tiles_z) ||
+      to->ldw % LINE != 0 || (to->w_size != 8 && to->w_size != (int)sizeof(real))) {
+    return SDF_BAD_SIZE;
+  }
+  if (unusable(to->w_cols, to->p) || (to->p > 0 && to->sum_rows == NULL) ||
+      (to->p > 0 && symmetric && to->sum_cols == NULL)) {
+    return SDF_NO_MEMORY_GIVEN;
+  }
+  return SDF_OK;
 }
 
 static sdf_status multiply(const sdf_job *job, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t j0,
-                           ptrdiff_t j1, const void *wt, ptrdiff_t ldw, ptrdiff_t p,
+                           ptrdiff_t j1, const void *wt, int w_size, ptrdiff_t ldw, ptrdiff_t p,
                            double *sum_rows, double *sum_cols, ptrdiff_t lds, void *scratch) {
-  const sdf_status status = check(job, i0, i1, job->tiles_x);
+  const product all = {wt, wt, sum_rows, job->symmetric ? sum_cols : NULL, ldw, lds, p, w_size};
+  sdf_status status = check(job, 0, 0, 0);
+  if (status == SDF_OK) {
+    status = check_product(i0, i1, job->tiles_x, j0, j1, job->tiles_z, job->symmetric, &all);
+  }
+  if (status == SDF_OK && unusable(scratch, 1)) status = SDF_NO_MEMORY_GIVEN;
   if (status != SDF_OK) return status;
-  if (j0 < 0 || j1 < j0 || j1 > job->tiles_z) return SDF_BAD_RANGE;
-  if (p < 0 || ldw < TILE * job->tiles_z || lds < TILE * most(job->tiles_x, job->tiles_z) ||
-      ldw % LINE != 0) {
-    return SDF_BAD_SIZE;
-  }
-  if (unusable(wt, p) || unusable(scratch, 1) || (p > 0 && sum_rows == NULL) ||
-      (p > 0 && job->symmetric && sum_cols == NULL)) {
-    return SDF_NO_MEMORY_GIVEN;
-  }
-  const real *w = wt;
   for (ptrdiff_t ti = i0; ti < i1; ti++) {
     for (ptrdiff_t tj = job->symmetric ? most(j0, ti) : j0; tj < j1; tj++) {
-      const product to = {w + ti * TILE,
-                          w + tj * TILE,
-                          sum_rows + ti * TILE,
-                          job->symmetric ? sum_cols + tj * TILE : NULL,
-                          ldw,
-                          lds,
-                          p};
-      do_tile(job, ti, tj, PAIRS | KERNEL, NULL, scratch, &to);
+      const product to = moved(&all, ti * TILE, tj * TILE);
+      do_tile(job, ti, tj, PAIRS | KERNEL, NULL, scratch, &to, NULL);
+    }
+  }
+  return SDF_OK;
+}
+
+static sdf_status half_multiply(const void *half, ptrdiff_t n, ptrdiff_t i0, ptrdiff_t i1,
+                                ptrdiff_t j0, ptrdiff_t j1, const double *wt, ptrdiff_t ldw,
+                                ptrdiff_t p, double *sum_rows, double *sum_cols,
+                                ptrdiff_t lds) {
+  if (n < 0) return SDF_BAD_SIZE;
+  const ptrdiff_t side = quotient_up(n, TILE);
+  const product all = {wt, wt, sum_rows, sum_cols, ldw, lds, p, 8};
+  const sdf_status status = check_product(i0, i1, side, j0, j1, side, 1, &all);
+  if (status != SDF_OK) return status;
+  if (unusable(half, n)) return SDF_NO_MEMORY_GIVEN;
+  for (ptrdiff_t ti = i0; ti < i1; ti++) {
+    const ptrdiff_t rows = quotient_up(least(TILE, n - ti * TILE), UNIT) * UNIT;
+    for (ptrdiff_t tj = most(j0, ti); tj < j1; tj++) {
+      const ptrdiff_t width = quotient_up(least(TILE, n - tj * TILE), NR) * NR;
+      const real *tile =
+          (const real *)half + (ti * (2 * side - ti + 1) / 2 + tj - ti) * (TILE * TILE);
+      for (ptrdiff_t u = 0; u < rows; u += UNIT) {
+        const product here = moved(&all, ti * TILE + u, tj * TILE);
+        multiply_unit(tile + u * TILE, TILE, UNIT, width, &here, ti != tj, UNIT * TILE);
+      }
     }
   }
   return SDF_OK;
@@ -786,6 +821,8 @@ const sdf_loops JOIN(sdf_f, SDF_BITS, _, SDF_ISA_ID) = {
     .pairs = pairs,
     .of_pairs = of_pairs,
     .multiply = multiply,
+    .half_gram = half_gram,
+    .half_multiply = half_multiply,
     .shrinkage_path = shrinkage_path,
     .pure_filters = pure_filters,
 };

@@ -13,7 +13,8 @@
  *   2. gram    tile by tile of tile x tile entries, in units of a few rows that stay in L1:
  *              pair quantity in registers (inner product, squared difference, L1), distance
  *              by norms, kernel function, store (and mirrored store where X is Z).
- *      or multiply: the last step is instead a product with columns of W.
+ *      or multiply: the last step is instead a product with columns of W;
+ *      or half_gram: tiles of K(X, X) are kept for half_multiply, each beside the last.
  *
  * Rows of a packed operand are counted from -pad: the first `pad` rows of its first panel are
  * zero, so that a tile begins where a cache line of `out` begins.
@@ -30,7 +31,7 @@
 extern "C" {
 #endif
 
-#define SDF_ABI 2 /* changes whenever a struct below does */
+#define SDF_ABI 3 /* changes whenever a struct below does */
 
 /* X(identifier, message) */
 #define SDF_STATUSES(X)                                                                 \
@@ -125,13 +126,25 @@ typedef struct {
   /* With tile rows [i0, i1) and tile columns [j0, j1):
    *   sum_rows[q][i] += sum_j K[i][j] wt[q][j],  and for K(X, X) above the diagonal
    *   sum_cols[q][j] += sum_i K[i][j] wt[q][i].
-   * wt is real (p, ldw): W transposed, zero beyond m, 64-byte aligned, ldw >= tile tiles_z.
-   * The sums are double (p, lds), lds >= tile max(tiles_x, tiles_z). Within a tile the
-   * products are summed in real, across tiles in double. K(X, X) skips tiles below the
-   * diagonal. */
+   * wt is (p, ldw): W transposed, zero beyond m, 64-byte aligned, ldw >= tile tiles_z, real
+   * (w_size 4 or 8) or double (8). The sums are double (p, lds), lds >= tile max(tiles_x,
+   * tiles_z). Within a tile the products are summed in the type of wt, across tiles in double.
+   * K(X, X) skips tiles below the diagonal. */
   sdf_status (*multiply)(const sdf_job *job, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t j0,
-                         ptrdiff_t j1, const void *wt, ptrdiff_t ldw, ptrdiff_t p,
+                         ptrdiff_t j1, const void *wt, int w_size, ptrdiff_t ldw, ptrdiff_t p,
                          double *sum_rows, double *sum_cols, ptrdiff_t lds, void *scratch);
+
+  /* Half of K(X, X) kept for products: tiles [lo, hi) of `half`, (tiles, tile, tile) entries
+   * of half_size bytes (4 or 8, at most those of real), 64-byte aligned, zero beyond n. The
+   * job has out = NULL. Written past the caches where job->stream. */
+  sdf_status (*half_gram)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *half,
+                          int half_size, void *scratch);
+
+  /* As `multiply`, from such tiles of reals, whoever filled them (rows [0, n) rounded up to
+   * 16); all else double. Every tile is read from memory once. */
+  sdf_status (*half_multiply)(const void *half, ptrdiff_t n, ptrdiff_t i0, ptrdiff_t i1,
+                              ptrdiff_t j0, ptrdiff_t j1, const double *wt, ptrdiff_t ldw,
+                              ptrdiff_t p, double *sum_rows, double *sum_cols, ptrdiff_t lds);
 
   /* Spectral filters, d real (k), lam (n_lam), results real (n_lam, n_steps, k), with
    * A = d / (d + lam), everything in double. Units [lo, hi) of

@@ -128,10 +128,11 @@ static inline int any_(ivec mask) {
 #endif
 
 #if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, AT, s) __builtin_shufflevector(a, b, LIST(AT, s))
+#define SHUFFLE_OF(list, mask, a, b, AT, s) __builtin_shufflevector(a, b, list(AT, s))
 #else
-#define SHUFFLE(a, b, AT, s) __builtin_shuffle(a, b, (ivec){LIST(AT, s)})
+#define SHUFFLE_OF(list, mask, a, b, AT, s) __builtin_shuffle(a, b, (mask){list(AT, s)})
 #endif
+#define SHUFFLE(a, b, AT, s) SHUFFLE_OF(LIST, ivec, a, b, AT, s)
 
 /* Transposes a LANES x LANES block: step s exchanges bit s of the row and lane numbers. */
 #define TAKE_LOW(l, s) (((l) & (s)) ? SIMD_BYTES * 8 / SDF_BITS + (l) - (s) : (l))

@@ -26,7 +26,7 @@ from selfdistill_fast.filters import limit_shrinkage, shrinkage_path
 from selfdistill_fast.gram import gram, gram_matmul, gram_sweep
 from selfdistill_fast.kernels import NTK, RBF, Kernel, Laplacian, Linear, Matern, Polynomial
 from selfdistill_fast.loo import leave_fold_out, leave_one_out
-from selfdistill_fast.spectrum import Spectrum, spectrum
+from selfdistill_fast.spectrum import Plan, Spectrum, plan, spectrum
 
 __all__ = [
     "NTK",
@@ -36,6 +36,7 @@ __all__ = [
     "Laplacian",
     "Linear",
     "Matern",
+    "Plan",
     "Polynomial",
     "SelfDistilledKernelRidge",
     "SelfDistilledKernelRidgeCV",
@@ -52,6 +53,7 @@ __all__ = [
     "limit_shrinkage",
     "load",
     "optimal_alpha",
+    "plan",
     "show_config",
     "shrinkage_path",
     "spectrum",

@@ -285,6 +285,24 @@ cdef class Gram:
             free(scratch)
         _raise_from(status)
 
+    def half_gram(self, Py_ssize_t lo, Py_ssize_t hi, tiles):
+        """Fill tiles [lo, hi) of half of K(X, X), see :func:`half_shape`.
+
+        ``tiles`` may be narrower than X: the entries are computed in the dtype of X.
+        """
+        cdef int size = 4 if tiles.dtype == np.float32 else 8
+        cdef _Array half = _Array(tiles, "tiles", 3, size, True)
+        if tiles.shape != half_shape(self.job.n):
+            raise ValueError(
+                f"half_gram: tiles must have shape {half_shape(self.job.n)}, got {tiles.shape}"
+            )
+        cdef sdf_status status
+        cdef void* scratch = self._scratch()
+        with nogil:
+            status = self.loops.half_gram(&self.job, lo, hi, half.view.buf, size, scratch)
+            free(scratch)
+        _raise_from(status)
+
     def multiply(self, tuple rows, tuple columns, Wt, sum_rows, sum_cols):
         """Add K @ W over a rectangle of tiles to ``sum_rows``, and its mirror image.
 
@@ -292,15 +310,17 @@ cdef class Gram:
         ----------
         rows, columns : (int, int)
             Ranges of tile rows and tile columns.
-        Wt : (p, w) of the dtype of X, by :func:`empty_aligned`
-            W transposed, zero beyond column m; w >= tile * columns of tiles.
+        Wt : (p, w) of the dtype of X or float64, by :func:`empty_aligned`
+            W transposed, zero beyond column m; w >= tile * columns of tiles. Within a tile
+            the products are summed in its dtype.
         sum_rows : (p, s) float64
             ``sum_rows[q, i] += Σ_j K[i, j] Wt[q, j]``
         sum_cols : (p, s) float64
             For K(X, X), above the diagonal: ``sum_cols[q, j] += Σ_i K[i, j] Wt[q, i]``.
         """
         cdef ptrdiff_t i0 = rows[0], i1 = rows[1], j0 = columns[0], j1 = columns[1]
-        cdef _Array w = _Array(Wt, "Wt", 2, self.loops.real_size)
+        cdef int w_size = 8 if Wt.dtype == np.float64 else self.loops.real_size
+        cdef _Array w = _Array(Wt, "Wt", 2, w_size)
         cdef _Array r = _Array(sum_rows, "sum_rows", 2, 8, True)
         cdef _Array c = _Array(sum_cols, "sum_cols", 2, 8, True)
         cdef ptrdiff_t p = w.view.shape[0], ldw = w.view.shape[1], lds = r.view.shape[1]
@@ -310,10 +330,41 @@ cdef class Gram:
         cdef void* scratch = self._scratch()
         with nogil:
             status = self.loops.multiply(
-                &self.job, i0, i1, j0, j1, w.view.buf, ldw, p,
+                &self.job, i0, i1, j0, j1, w.view.buf, w_size, ldw, p,
                 <double*>r.view.buf, <double*>c.view.buf, lds, scratch)
             free(scratch)
         _raise_from(status)
+
+
+def half_shape(Py_ssize_t n):
+    """Shape (tiles, t, t) of the upper triangle of a symmetric (n, n) matrix by tiles.
+
+    They lie in rows of tiles, each from the diagonal on. What lies beyond row or column n of
+    the matrix is zero; diagonal tiles are whole.
+    """
+    cdef Py_ssize_t tile = _api.f64.tile, side = (n + tile - 1) // tile
+    return side * (side + 1) // 2, tile, tile
+
+
+def half_multiply(tiles, Py_ssize_t n, tuple rows, tuple columns, Vt, sum_rows, sum_cols):
+    """As :meth:`Gram.multiply`, from the tiles of :meth:`Gram.half_gram`; Vt is float64."""
+    cdef ptrdiff_t i0 = rows[0], i1 = rows[1], j0 = columns[0], j1 = columns[1]
+    cdef const sdf_loops* loops = _loops_for(tiles.dtype)
+    cdef _Array half = _Array(tiles, "tiles", 3, loops.real_size)
+    cdef _Array v = _Array(Vt, "Vt", 2, 8)
+    cdef _Array r = _Array(sum_rows, "sum_rows", 2, 8, True)
+    cdef _Array c = _Array(sum_cols, "sum_cols", 2, 8, True)
+    cdef ptrdiff_t p = v.view.shape[0], ldw = v.view.shape[1], lds = r.view.shape[1]
+    if tiles.shape != half_shape(n):
+        raise ValueError(f"half_multiply: tiles must have shape {half_shape(n)}")
+    if r.view.shape[0] != p or c.view.shape[0] != p or c.view.shape[1] != lds:
+        raise ValueError("half_multiply: the sums must have one row per row of Vt")
+    cdef sdf_status status
+    with nogil:
+        status = loops.half_multiply(
+            half.view.buf, n, i0, i1, j0, j1, <const double*>v.view.buf, ldw, p,
+            <double*>r.view.buf, <double*>c.view.buf, lds)
+    _raise_from(status)
 
 
 def filter_units(Py_ssize_t k, Py_ssize_t n_lam):

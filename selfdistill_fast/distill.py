@@ -127,7 +127,7 @@ class DistillationPath:
         """diag B^(τ) of each step, (T, k) or (T, k, p)."""
         if self._shrinkage is None:
             raise ValueError(
-                "shrinkage is not available: solver='cholesky' has no eigenvalues; "
+                "shrinkage is not available: this solver has no eigenvalues; "
                 "use spectrum(..., solver='eigh')"
             )
         return self._shrinkage

@@ -23,7 +23,6 @@ from selfdistill_fast.distill import (
 from selfdistill_fast.kernels import Kernel, Precomputed, kernel_from_name
 from selfdistill_fast.loo import check_folds, mixed_held_out
 from selfdistill_fast.spectrum import Spectrum, check_lam, check_n_steps, spectrum
-from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS, CholeskySpectrum
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
 
@@ -230,20 +229,22 @@ class SelfDistilledKernelRidge(_Distilled):
             length_scale=self.length_scale,
             nu=self.nu,
         )
-        solver = self.solver
-        if solver == "auto" and self.n_steps > MAX_LOO_STEPS:
-            solver = "eigh"  # leave-one-out of a longer chain needs eigenvectors
+        choosing = isinstance(self.alpha, str) and X_val is None and self.n_steps > 1
+        options = dict(self.solver_options or {})
+        if self.solver in ("auto", "krylov"):
+            options.setdefault("n_steps", self.n_steps)
         fitted = spectrum(
             X,
             y,
             kernel,
-            solver=solver,
+            solver=self.solver,
             lam=lam,
+            leave_one_out=True if choosing else None,
             sample_weight=sample_weight,
             fit_intercept=self.fit_intercept,
             random_state=self.random_state,
             backend=self.backend,
-            **(self.solver_options or {}),
+            **options,
         )
         if X_val is not None:
             X_val = validate_data(self, X_val, dtype=(np.float64, np.float32), reset=False)
@@ -260,7 +261,7 @@ class SelfDistilledKernelRidge(_Distilled):
         self._keep(kernel, path)
         n_fitted = len(X) if fitted.rows is None else len(fitted.rows)
         lone = self.fit_intercept and n_fitted == 1  # without its only row nothing is left
-        if lone or (isinstance(fitted, CholeskySpectrum) and path.n_steps > MAX_LOO_STEPS):
+        if lone or path.n_steps > fitted.max_loo_steps:
             self.loo_mse_ = np.full(path.n_steps, np.nan)
             return self
         errors = mixed_held_out(fitted, lam, path.step_weights) - y
@@ -417,8 +418,9 @@ class SelfDistilledKernelRidgeCV(_Distilled):
                 X,
                 y,
                 kernel,
-                solver="eigh",
+                solver="eigh" if X_val is None else "auto",
                 lam=lams,
+                leave_one_out=X_val is None,
                 sample_weight=sample_weight,
                 fit_intercept=self.fit_intercept,
                 random_state=self.random_state,

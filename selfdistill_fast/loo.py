@@ -117,6 +117,7 @@ def loo_columns(
             "leave-one-out with an intercept needs at least two rows of positive weight: "
             "without the only one nothing is left to fit"
         )
+    spectrum.check_leave_one_out()
     spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     residual = spectrum.residual_filters(lam, n_steps, lam_steps)
@@ -164,6 +165,7 @@ def fold_columns(
         return xp.stack([fold_columns(spectrum, one, n_steps, folds) for one in lam])
     is_kept = xp.ones(spectrum.n, bool) if spectrum.rows is None else spectrum.sample_weight > 0
     position = xp.cumsum(is_kept) - 1  # of a training row among the kept ones
+    spectrum.check_leave_one_out()
     spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     y = spectrum.kept(spectrum.Y)

@@ -6,6 +6,7 @@ NumPy arrays. Results of our own loops have the same bits for any number of thre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from selfdistill_fast import _core
 from selfdistill_fast.backend import threads
-from selfdistill_fast.backend.reference import Reference
+from selfdistill_fast.backend.reference import Half, Reference
 from selfdistill_fast.kernels import Kernel
 
 __all__ = ["Cpu"]
@@ -56,8 +57,10 @@ class Cpu(Reference):
         threads.run(function, count, cost_ns, self.n_threads)
 
     # --------------------------------------------------------------- kernels
-    def _packed(self, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> _core.Gram:
-        stream = out is not None and out.nbytes >= STREAM_BYTES
+    def _packed(
+        self, X: Any, Z: Any, kernel: Kernel, out: Any = None, *, stream: bool = False
+    ) -> _core.Gram:
+        stream = stream or (out is not None and out.nbytes >= STREAM_BYTES)
         X = _readable(X)
         Z = None if Z is None else _readable(Z)
         job = _core.Gram(X, Z, kernel.c_spec, out, stream=stream)
@@ -88,20 +91,21 @@ class Cpu(Reference):
     def gram_matmul(self, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = None) -> Any:
         """K(X, Z) @ W with K never formed; see :meth:`Reference.gram_matmul`.
 
-        Sums are in double across tiles, also in float32. Besides the rows in packed form it
-        takes up to ``MATMUL_BLOCKS`` times the memory of the result, in double.
+        Sums are in double across tiles, also in float32, and all of them where W is float64.
+        Besides the rows in packed form it takes up to ``MATMUL_BLOCKS`` times the memory of the
+        result, in double.
         """
         n, p = X.shape[0], W.shape[1]
         m = (X if Z is None else Z).shape[0]
         if W.shape[0] != m:
             raise ValueError(f"W has {W.shape[0]} rows but K has {m} columns; they must agree")
-        if W.dtype != X.dtype:
-            raise TypeError(f"X is {X.dtype} but W is {W.dtype}; they must agree")
+        if W.dtype not in (X.dtype, np.float64):
+            raise TypeError(f"X is {X.dtype} but W is {W.dtype}; W must be that or float64")
         if out is None:
-            out = np.empty((n, p), dtype=X.dtype)
-        elif out.shape != (n, p) or out.dtype != X.dtype:
+            out = np.empty((n, p), dtype=W.dtype)
+        elif out.shape != (n, p) or out.dtype != W.dtype:
             raise ValueError(
-                f"out must be {X.dtype} of shape {(n, p)}, got {out.dtype} of shape {out.shape}"
+                f"out must be {W.dtype} of shape {(n, p)}, got {out.dtype} of shape {out.shape}"
             )
         if 0 in (n, m, p):
             out[...] = 0
@@ -122,7 +126,7 @@ class Cpu(Reference):
             blocks = [
                 (i, j) for i in range(len(row_starts) - 1) for j in range(len(column_starts) - 1)
             ]
-        Wt = _core.empty_aligned((p, job.tile * columns), X.dtype)
+        Wt = _core.empty_aligned((p, job.tile * columns), W.dtype)
         Wt[:, :m] = W.T
         Wt[:, m:] = 0
         sums = np.zeros((max(len(column_starts) - 1, 1), p, job.tile * max(rows, columns)))
@@ -141,6 +145,79 @@ class Cpu(Reference):
 
         tiles_per_block = max(1, rows * columns // max(len(blocks), 1))
         cost = tiles_per_block * (self._tile_ns(job, X.shape[1]) + job.tile**2 * 0.1 * p)
+        self._run(multiply, len(blocks), cost)
+        out[...] = sums.sum(axis=0)[:, :n].T
+        return out
+
+    # ------------------------------------------------------ half of K, kept
+    def half_bytes(self, n: int, dtype: Any) -> int:
+        return math.prod(_core.half_shape(n)) * np.dtype(dtype).itemsize + 64
+
+    def half_gram(self, X: Any, kernel: Kernel, dtype: Any = None) -> Half:
+        """Half of K(X, X) in tiles, each contiguous; see :meth:`Reference.half_gram`."""
+        dtype = self._half_dtype(X, dtype)
+        if not kernel.pair:
+            raise TypeError(
+                f"{kernel!r} is not computed by the backend: pass its matrix to half_of"
+            )
+        tiles = _core.empty_aligned(_core.half_shape(X.shape[0]), dtype)
+        job = self._packed(X, None, kernel, stream=tiles.nbytes >= STREAM_BYTES)
+        self._run(
+            lambda lo, hi: job.half_gram(lo, hi, tiles),
+            job.n_tiles,
+            self._tile_ns(job, X.shape[1]),
+        )
+        return Half(X.shape[0], tiles)
+
+    def half_of(self, K: Any, dtype: Any = None) -> Half:
+        """Half of K in tiles; see :meth:`Reference.half_of`."""
+        if K.ndim != 2 or K.shape[0] != K.shape[1]:
+            raise ValueError(f"K must be square, got shape {K.shape}")
+        n, shape = K.shape[0], _core.half_shape(K.shape[0])
+        tiles = _core.empty_aligned(shape, self._half_dtype(K, dtype))
+        side, t = -(-n // shape[1]), shape[1]
+
+        def fill(lo: int, hi: int) -> Iterator[None]:
+            for i in range(lo, hi):
+                first = i * (2 * side - i + 1) // 2
+                for j in range(i, side):
+                    block = K[i * t : (i + 1) * t, j * t : (j + 1) * t]
+                    rows, columns = block.shape
+                    tile = tiles[first + j - i]
+                    tile[:rows, :columns] = block
+                    tile[rows:] = 0
+                    tile[:rows, columns:] = 0
+                    if i == j:
+                        tile[:rows, :rows] = np.triu(block) + np.triu(block, 1).T
+                    yield
+
+        self._run(fill, side, side / 2 * t * t * 0.5)
+        return Half(n, tiles)
+
+    def half_matmul(self, half: Half, V: Any, out: Any = None) -> Any:
+        """K @ V, every tile read once; see :meth:`Reference.half_matmul`.
+
+        It takes ``MATMUL_BLOCKS`` times the memory of the result.
+        """
+        out = self._half_out(half, V, out)
+        n, p = V.shape
+        if 0 in (n, p):
+            return out
+        t = half.entries.shape[1]
+        side = -(-n // t)
+        starts = _cut(side, MATMUL_BLOCKS)
+        parts = [(starts[b], starts[b + 1]) for b in range(len(starts) - 1)]
+        blocks = [(i, j) for i in range(len(parts)) for j in range(i, len(parts))]
+        Vt = _core.empty_aligned((p, t * side), np.float64)
+        Vt[:, :n] = V.T
+        Vt[:, n:] = 0
+        sums = np.zeros((len(parts), p, t * side))
+
+        def multiply(lo: int, hi: int) -> None:
+            for i, j in blocks[lo:hi]:
+                _core.half_multiply(half.entries, n, parts[i], parts[j], Vt, sums[j], sums[i])
+
+        cost = half.nbytes / len(blocks) * max(0.04, 0.02 * p)
         self._run(multiply, len(blocks), cost)
         out[...] = sums.sum(axis=0)[:, :n].T
         return out
@@ -240,6 +317,58 @@ class Cpu(Reference):
         from scipy.linalg import svd
 
         return svd(A, full_matrices=False, overwrite_a=True, check_finite=False)
+
+    def tridiagonal_bytes(self, n: int, dtype: Any) -> int:
+        return n * (2 * n + 256) * np.dtype(dtype).itemsize  # K, and Q's reflectors apart from it
+
+    def tridiagonalise(self, K: Any) -> tuple[Any, Any, Any]:
+        from scipy.linalg import get_lapack_funcs
+
+        n = K.shape[0]
+        if n < 2:
+            return np.diagonal(K).copy(), np.empty(0, K.dtype), None
+        sytrd, sytrd_lwork = get_lapack_funcs(("sytrd", "sytrd_lwork"), (K,))
+        lwork = int(sytrd_lwork(n, lower=1)[0])
+        c, d, e, tau, _ = sytrd(K.T, lower=1, lwork=lwork, overwrite_a=1)
+        # reflectors below the subdiagonal are those of a QR of rows and columns 1..n − 1
+        return d, e, (np.asfortranarray(c[1:, :-1]), tau)
+
+    def tridiagonal_rotate(self, Q: Any, B: Any, *, transpose: bool = False) -> Any:
+        from scipy.linalg import get_lapack_funcs
+
+        out = np.array(B, order="F")
+        if Q is None or B.shape[1] == 0:
+            return out
+        reflectors, tau = Q
+        (ormqr,) = get_lapack_funcs(("ormqr",), (reflectors,))
+        below = np.asfortranarray(out[1:])
+        out[1:], _, _ = ormqr(
+            "L", "T" if transpose else "N", reflectors, tau, below, 64 * B.shape[1], overwrite_c=1
+        )
+        return out
+
+    def tridiagonal_steps(
+        self, d: Any, e: Any, lam: float, t: Any, n_steps: int
+    ) -> tuple[Any, Any]:
+        from scipy.linalg.lapack import dpttrf, dpttrs
+
+        d, e, current = d.astype(np.float64), e.astype(np.float64), t.astype(np.float64)
+        steps = np.full((n_steps, *t.shape), np.nan)
+        radius = np.zeros(len(d))
+        radius[:-1] += abs(e)
+        radius[1:] += abs(e)
+        strong = lam > (abs(d) + radius).max(initial=0.0)
+        # the wrappers take no empty off-diagonal: of order 1 it is not read
+        D, E, info = dpttrf(d + lam, e if len(e) else np.zeros(1))
+        for step in steps if info == 0 else ():
+            step[...] = dpttrs(D, E, current)[0]
+            if strong:
+                current = d[:, None] * step
+                current[:-1] += e[:, None] * step[1:]
+                current[1:] += e[:, None] * step[:-1]
+            else:
+                current = current - lam * step
+        return steps.astype(t.dtype), current.astype(t.dtype)
 
     # --------------------------------------------------------------- filters
     def shrinkage_path(self, d: Any, lam: Any, alpha: Any) -> Any:

@@ -9,6 +9,7 @@ A backend holds no data. Arrays that it takes are *native*: made by :meth:`asarr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,28 @@ import numpy as np
 from selfdistill_fast.backend import host
 from selfdistill_fast.kernels import Kernel
 
-__all__ = ["Reference"]
+__all__ = ["Half", "Reference"]
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """A symmetric matrix of order n, kept for :meth:`Reference.half_matmul`.
+
+    ``entries`` is laid out as its backend likes; the reference keeps the whole matrix.
+    """
+
+    n: int
+    entries: Any
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Precision of what is kept."""
+        return np.dtype(self.entries.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return int(self.entries.nbytes)
 
 
 class Reference:
@@ -31,6 +53,8 @@ class Reference:
 
     name = "reference"
     xp: Any = np
+    #: what a matrix that is not positive (semi-)definite raises, on every backend
+    LinAlgError = np.linalg.LinAlgError
 
     def __init__(self, n_threads: int | None = None) -> None:
         self.n_threads = n_threads
@@ -173,17 +197,97 @@ class Reference:
         ----------
         X : (n, d)
         Z : (m, d) or None for X
-        W : (m, p) of the same dtype
+        W : (m, p) of the same dtype, or float64: the result has the dtype of W
         out : (n, p) C-contiguous, optional; must not overlap W
         """
         other = X if Z is None else Z
         if out is None:
-            out = self.xp.empty((X.shape[0], W.shape[1]), dtype=X.dtype)
+            out = self.xp.empty((X.shape[0], W.shape[1]), dtype=W.dtype)
         block = max(1, (1 << 22) // max(other.shape[0], 1))
         for start in range(0, X.shape[0], block):
             rows = slice(start, start + block)
             K = self.gram(X[rows].astype(np.float64), other.astype(np.float64), kernel)
             out[rows] = K @ W.astype(np.float64)
+        return out
+
+    def half_bytes(self, n: int, dtype: Any) -> int:
+        """Bytes that :meth:`half_gram` and :meth:`half_of` keep for order n.
+
+        Filling takes besides what :meth:`gram` needs beyond ``out``; a product some copies of its
+        result.
+        """
+        return n * n * np.dtype(dtype).itemsize
+
+    def half_gram(self, X: Any, kernel: Kernel, dtype: Any = None) -> Half:
+        """K(X, X) kept in memory for :meth:`half_matmul`, half of it where that is enough.
+
+        Parameters
+        ----------
+        X : (n, d)
+        kernel : Kernel
+            One with a ``pair`` quantity; for others there is :meth:`half_of`.
+        dtype : float32 or float64, optional
+            Precision of what is kept, at most that of X, which is the default. The
+            entries are computed in the dtype of X.
+        """
+        dtype = self._half_dtype(X, dtype)
+        if not kernel.pair:
+            raise TypeError(
+                f"{kernel!r} is not computed by the backend: pass its matrix to half_of"
+            )
+        return Half(X.shape[0], self.gram(X, None, kernel).astype(dtype, copy=False))
+
+    def half_of(self, K: Any, dtype: Any = None) -> Half:
+        """The same from a symmetric matrix K (n, n), of which the upper triangle is read.
+
+        K may be freed afterwards.
+        """
+        if K.ndim != 2 or K.shape[0] != K.shape[1]:
+            raise ValueError(f"K must be square, got shape {K.shape}")
+        upper = self.xp.triu(K)
+        upper += self.xp.triu(K, 1).T
+        return Half(K.shape[0], upper.astype(self._half_dtype(K, dtype), copy=False))
+
+    def half_matmul(self, half: Half, V: Any, out: Any = None) -> Any:
+        """K @ V in double, whatever the precision of K.
+
+        Parameters
+        ----------
+        half : handle of :meth:`half_gram` or :meth:`half_of`
+        V : (n, p) float64
+        out : (n, p) float64, optional; must not overlap V
+
+        Returns
+        -------
+        (n, p) float64
+        """
+        out = self._half_out(half, V, out)
+        block = max(1, (1 << 22) // max(half.n, 1))
+        for start in range(0, half.n, block):
+            rows = slice(start, start + block)
+            out[rows] = half.entries[rows].astype(np.float64) @ V
+        return out
+
+    @staticmethod
+    def _half_dtype(a: Any, dtype: Any) -> np.dtype:
+        kept = np.dtype(a.dtype if dtype is None else dtype)
+        if kept not in (np.float32, np.float64) or kept.itemsize > a.dtype.itemsize:
+            allowed = "float32" if a.dtype.itemsize == 4 else "float32 or float64"
+            raise TypeError(f"half of K from {a.dtype} can be kept in {allowed}, not in {kept}")
+        return kept
+
+    def _half_out(self, half: Half, V: Any, out: Any) -> Any:
+        """Where the product goes; the arguments are checked."""
+        if V.ndim != 2 or V.shape[0] != half.n:
+            raise ValueError(f"V must have shape ({half.n}, p), got {V.shape}")
+        if V.dtype != np.float64:
+            raise TypeError(f"V must be float64, whatever the precision of K; got {V.dtype}")
+        if out is None:
+            return self.xp.empty(V.shape, dtype=np.float64)
+        if out.shape != V.shape or out.dtype != np.float64:
+            raise ValueError(
+                f"out must be float64 of shape {V.shape}, got {out.dtype} of shape {out.shape}"
+            )
         return out
 
     def gram_sweep(
@@ -233,6 +337,50 @@ class Reference:
         A (n, m) may be destroyed; r = min(n, m).
         """
         return np.linalg.svd(A, full_matrices=False)
+
+    def tridiagonal_bytes(self, n: int, dtype: Any) -> int:
+        """Peak bytes of a reduction of order n to tridiagonal form."""
+        return 4 * n * n * np.dtype(dtype).itemsize
+
+    def tridiagonalise(self, K: Any) -> tuple[Any, Any, Any]:
+        """Diagonal (n,) and off-diagonal (n − 1,) of T, and a handle of Q, with K = Q T Qᵀ.
+
+        K is symmetric and may be destroyed.
+        """
+        from scipy.linalg import hessenberg
+
+        T, Q = hessenberg(K, calc_q=True)
+        return np.diagonal(T).copy(), np.diagonal(T, -1).copy(), Q
+
+    def tridiagonal_rotate(self, Q: Any, B: Any, *, transpose: bool = False) -> Any:
+        """Q B, or Qᵀ B, for the handle of Q from :meth:`tridiagonalise` and B (n, m)."""
+        return (Q.T if transpose else Q) @ B
+
+    def tridiagonal_steps(
+        self, d: Any, e: Any, lam: float, t: Any, n_steps: int
+    ) -> tuple[Any, Any]:
+        """(T + λ)⁻¹ A^(τ−1) t for τ = 1..n_steps, (n_steps, n, p), and A^n_steps t, (n, p).
+
+        Computed in double, in the dtype of ``t``. NaN where T + λ is not positive definite.
+
+        Parameters
+        ----------
+        d, e : (n,) diagonal and (n − 1,) off-diagonal of T
+        lam : float
+        t : (n, p)
+        n_steps : int
+        """
+        d64, e64 = d.astype(np.float64), e.astype(np.float64)
+        T = np.diag(d64) + np.diag(e64, 1) + np.diag(e64, -1)
+        strong = lam > np.abs(T).sum(1).max(initial=0.0)
+        M = np.full_like(T, np.nan)
+        if np.linalg.eigvalsh(T).min(initial=0.0) > -lam:
+            M = np.linalg.inv(T + lam * np.eye(len(T)))
+        steps, current = [], t.astype(np.float64)
+        for _ in range(n_steps):
+            steps.append(M @ current)
+            current = T @ steps[-1] if strong else current - lam * steps[-1]
+        return np.stack(steps).astype(t.dtype), current.astype(t.dtype)
 
     def squares_matmul(self, V: Any, F: Any) -> Any:
         """(V∘V) @ F in row blocks: V∘V is never a second n² array. V (n, k), F (k, q)."""

@@ -17,11 +17,12 @@ A spectral solver also has eigenvalues ``d`` (k,) and rotated targets ``z`` = V�
 
 from __future__ import annotations
 
+import logging
 import numbers
 from typing import Any
 
 from selfdistill_fast.backend import get_backend
-from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
+from selfdistill_fast.kernels import Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
     check_lam,
@@ -36,9 +37,13 @@ from selfdistill_fast.spectrum.base import (
 )
 from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge
 from selfdistill_fast.spectrum.eigh import EighSpectrum
+from selfdistill_fast.spectrum.krylov import KrylovSpectrum, ShortOfTolerance
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
+from selfdistill_fast.spectrum.planning import Plan, choose, memory_budget, plan
+from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
 
 __all__ = [
+    "Plan",
     "Spectrum",
     "check_lam",
     "check_lam_steps",
@@ -49,6 +54,7 @@ __all__ = [
     "check_targets",
     "evaluate",
     "mix",
+    "plan",
     "spectrum",
 ]
 
@@ -56,8 +62,12 @@ __all__ = [
 SOLVERS: dict[str, tuple[str, ...]] = {
     "eigh": (),
     "cholesky": (),
+    "tridiagonal": (),
+    "krylov": ("lam_min", "n_steps", "tol", "max_rank", "storage"),
     "nystrom": ("n_landmarks", "sampling"),
 }
+
+_logger = logging.getLogger("selfdistill_fast")
 
 
 def spectrum(
@@ -72,6 +82,7 @@ def spectrum(
     random_state: Any = None,
     backend: Any = None,
     max_memory: int | None = None,
+    leave_one_out: bool | None = None,
     **options: Any,
 ) -> Spectrum:
     """Factorise a training set once, for every λ, α and number of steps.
@@ -83,17 +94,25 @@ def spectrum(
     Y : array_like of shape (n,) or (n, p)
     kernel : Kernel or callable
         Such as ``RBF(0.1)``; "precomputed"; or a function of (X, Z).
-    solver : {"auto", "eigh", "cholesky", "nystrom"}
+    solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"}
         "eigh": K = V D Vᵀ in full; exact, serves every λ, O(n³) time. "cholesky": one λ only,
         about twenty times cheaper, leave-one-out of at most four steps, no eigenvalues.
+        "tridiagonal": every λ, no leave-one-out, half the time of "eigh". "krylov": every λ
+        down to ``lam_min`` (default: the smallest ``lam``; a smaller one that is asked for
+        later continues the run) for these targets, to a certified tolerance, no leave-one-out;
+        far cheaper than all of these for large n, and K need not fit in memory. Options
+        ``lam_min``, ``n_steps`` (6), ``tol`` (1e-8; 1e-3 in float32), ``max_rank`` (2000) and
+        ``storage`` of K ("auto", "float64", "float32", "none").
         "nystrom": the model of m landmark rows, an approximation in O(nm) memory and O(nm²)
         time; options ``n_landmarks`` (default 1000) and ``sampling`` ("rpcholesky", randomly
-        pivoted Cholesky, or "uniform"). "auto", always exact: "cholesky" where one ``lam`` is
-        given, not far above the eigenvalues, and the kernel is positive semi-definite by
-        construction, else "eigh". ("cholesky" cannot see a negative eigenvalue above −λ.)
+        pivoted Cholesky, or "uniform"). "auto": what :func:`plan` finds cheapest of all that is
+        exact (to ``tol``), fits the memory and has leave-one-out where that is needed; the
+        result's ``plan`` says why. ("cholesky" is left to kernels that are positive
+        semi-definite by construction: it cannot see a negative eigenvalue above −λ.)
     lam : float or sequence, optional
         The ridges that will be asked for: a scalar for one, a sequence for a batch (never a
-        schedule over the steps). "cholesky" needs one; "eigh" serves every other one, too.
+        schedule over the steps). "cholesky" needs one, "krylov" the smallest; the others serve
+        every other one, too.
     sample_weight : array_like of shape (n,), optional
         Weights of the squared errors, >= 0. Rows of weight 0 drop out of the fit.
     fit_intercept : bool
@@ -103,6 +122,9 @@ def spectrum(
     backend : {None, "cpu", "reference"} or a backend object, optional
     max_memory : int, optional
         Bytes that the factorisation may take; default 80 % of what is available.
+    leave_one_out : bool, optional
+        Whether "auto" must keep to solvers that have leave-one-out. None: it does, unless none
+        of them fits the memory.
 
     Returns
     -------
@@ -132,7 +154,7 @@ def spectrum(
     """
     if solver not in ("auto", *SOLVERS):
         raise ValueError(f"unknown solver {solver!r}; known: auto, {', '.join(SOLVERS)}")
-    unknown = set(options) - set(SOLVERS.get(solver, ()))
+    unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
     if unknown:
         raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
     if lam is not None:
@@ -155,27 +177,56 @@ def spectrum(
     w = check_sample_weight(be, sample_weight, n)
     memory = None if max_memory is None else int(max_memory)
     training = (be, X, y, kernel, w, bool(fit_intercept), memory)
-    automatic = solver == "auto"
-    if automatic:
-        solver = _choose(kernel, lam)
+    chosen = None
+    if solver == "auto":
+        chosen = choose(
+            be,
+            n,
+            n_features,
+            1 if y.ndim == 1 else y.shape[1],
+            X.dtype,
+            kernel,
+            lam=lam,
+            leave_one_out=leave_one_out,
+            budget=memory_budget(be, memory),
+            **options,
+        )
+        _logger.info("solver='auto' for %s\n%s", chosen.problem, chosen)
+        if chosen.solver is None:
+            raise MemoryError(f"solver='auto': {chosen.reason}")
+        solver = chosen.solver
+    result = _factorised(solver, training, lam, random_state, options, chosen)
+    result.plan = chosen
+    return result
+
+
+def _factorised(
+    solver: str, training: Any, lam: Any, random_state: Any, options: Any, chosen: Plan | None
+) -> Spectrum:
+    """The training set factorised by one solver; where that was ours to choose, the next best."""
+    kernel = training[3]
     if solver == "cholesky":
         if lam is None or lam.ndim:
             raise ValueError("solver='cholesky' factorises K + lam I: it needs one scalar lam")
         try:
-            return CholeskySpectrum(*training, float(lam), automatic=automatic)
+            return CholeskySpectrum(*training, float(lam), automatic=chosen is not None)
         except StrongRidge:
-            pass  # only where the solver was ours to choose: "eigh" keeps all digits
+            return EighSpectrum(*training)  # keeps all digits
+    if solver == "krylov":
+        if chosen is None:
+            return KrylovSpectrum(*training, lam=lam, **options)
+        try:
+            return KrylovSpectrum(*training, lam=lam, automatic=True, **options)
+        except ShortOfTolerance:
+            direct = [c for c in chosen.costs if c.solver in ("tridiagonal", "eigh")]
+            solver = next((c.solver for c in direct if not c.excluded), "")
+            _logger.info("solver='krylov' did not reach its tolerance; next: %s", solver or "none")
+            if not solver:
+                return KrylovSpectrum(*training, lam=lam, **options)  # and warns
+    if solver == "tridiagonal":
+        return TridiagonalSpectrum(*training)
     if solver == "nystrom":
         if isinstance(kernel, Precomputed):
             raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
         return NystromSpectrum(*training, random_state=random_state, **options)
     return EighSpectrum(*training)
-
-
-def _choose(kernel: Kernel, lam: Any) -> str:
-    """The cheapest exact solver: a Cholesky factor costs about a twentieth of an ``eigh``.
-
-    It cannot see a negative eigenvalue above −λ, so it is left to kernels that are positive
-    semi-definite by construction.
-    """
-    return "cholesky" if lam is not None and not lam.ndim and kernel.definite else "eigh"

@@ -55,6 +55,10 @@ class Spectrum:
     y_mean : (p,) the intercept's share of every prediction; 0 without an intercept
     one_target : bool
         y was one-dimensional, and so are predictions.
+    plan : Plan or None
+        Why ``solver="auto"`` chose this one.
+    max_loo_steps : int or inf
+        Steps that leave-one-out can have; 0 where there is none.
     """
 
     kernel: Kernel
@@ -70,6 +74,8 @@ class Spectrum:
     y_mean: Any
     one_target: bool
     fit_intercept: bool
+    plan: Any = None
+    max_loo_steps: float = math.inf
 
     def _prepare(
         self,
@@ -120,21 +126,18 @@ class Spectrum:
         self.Y = Y.astype(X.dtype)
         self.target = (self.kept(Y) * xp.sqrt(weights)[:, None]).astype(X.dtype)
 
-    def _kernel_matrix(self, X: Any, shift: float) -> Any:
-        """The matrix of the head of this module, in memory that may be destroyed.
-
-        q is moved to the eigenvalue ``shift`` · trace/n, see :func:`_centre`.
-        """
+    def _checked_matrix(self, X: Any, *, copy: bool) -> Any:
+        """K of the kept rows, unweighted, finite and symmetric; ``copy``: it may be destroyed."""
         xp, kernel = self.backend.xp, self.kernel
         precomputed = isinstance(kernel, Precomputed)
         if not precomputed:
             K = native_gram(self.backend, self.kept(X), None, kernel)
         elif self.rows is None:
-            K = X.copy()
+            K = X
         else:
             K = X[self.rows][:, self.rows]
-        if not kernel.pair and not precomputed:
-            K = K.copy()  # the caller may keep its function's result
+        if copy and not kernel.pair and not (precomputed and self.rows is not None):
+            K = K.copy()  # the caller keeps his matrix, and may keep his function's result
         if not bool(xp.isfinite(xp.diagonal(K)).all()):
             raise ValueError(
                 f"{kernel!r} overflows {K.dtype} on these rows: scale X down"
@@ -142,6 +145,15 @@ class Spectrum:
             )
         if not kernel.definite:
             _check_symmetric(K, xp)
+        return K
+
+    def _kernel_matrix(self, X: Any, shift: float) -> Any:
+        """The matrix of the head of this module, in memory that may be destroyed.
+
+        q is moved to the eigenvalue ``shift`` · trace/n, see :func:`_centre`.
+        """
+        xp = self.backend.xp
+        K = self._checked_matrix(X, copy=True)
         if self._root is not None:
             K *= self._root[:, None]
             K *= self._root[None, :]
@@ -182,6 +194,9 @@ class Spectrum:
     def limit(self, lam: float, alpha: float) -> Any:
         """Coordinates (k, p) of infinitely many steps with one α, eq. (17)."""
         raise NotImplementedError
+
+    def check_leave_one_out(self) -> None:
+        """ValueError where the solver has no diagonals, so no leave-one-out; names ways out."""
 
     def diag_powers(self, lam: Any, n_steps: int) -> Any:
         """diag(A^τ), τ = 1..T, of the training rows of positive weight, (T, n)."""
@@ -332,6 +347,23 @@ class Fold:
     def coordinates(self, filters: list[Any], handles: list[Any]) -> Any:
         """Coordinates (k, p) of the target Σ_s f_s(K) E_S δ_s."""
         raise NotImplementedError
+
+
+def refuse_leave_one_out(solver: str) -> None:
+    """The error of solvers that hold f(K)y and never diag f(K)."""
+    raise ValueError(
+        f"leave-one-out needs diagonals of functions of K, and solver={solver!r} knows only what "
+        "they do to y: use solver='eigh' (every lam), 'cholesky' (one lam) or 'nystrom' (a "
+        "landmark model), or choose on a validation set X_val, y_val"
+    )
+
+
+def kernel_diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
+    """κ(x, x) of every row, float64."""
+    if kernel.pair:
+        return kernel.diagonal(be.xp, (X.astype("float64") ** 2).sum(1))
+    values = [native_gram(be, X[i : i + 1], None, kernel)[0, 0] for i in range(X.shape[0])]
+    return be.xp.asarray(values, dtype="float64")
 
 
 def _check_symmetric(K: Any, xp: Any) -> None:

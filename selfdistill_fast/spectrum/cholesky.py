@@ -47,6 +47,8 @@ class CholeskySpectrum(Spectrum):
     Coordinates are the dual coefficients of the weighted problem, k = n.
     """
 
+    max_loo_steps = MAX_LOO_STEPS
+
     def __init__(
         self,
         be: Any,

@@ -7,6 +7,7 @@
  *              streaming, with `out` off the cache line and with ld > m
  *   pairs      gives the bits of gram
  *   multiply   K W and, from half the tiles, K(X, X) W
+ *   half       of K(X, X) in tiles: the bits of gram, zero beyond n; its products
  *   filters    shrinkage path and pure filters
  *   statuses   bad kernels, sizes, ranges and buffers are refused
  */
@@ -289,8 +290,8 @@ static void test_gram(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
     for (ptrdiff_t i = 0; i < p * width; i++)
       set(wt, i, i % (width ? width : 1) < m ? noise() : 0, size);
     for (ptrdiff_t i = 0; i < p * sums; i++) rows[i] = 1;
-    CHECK(loops->multiply(&plain, 0, plain.tiles_x, 0, plain.tiles_z, wt, width, p, rows, rows,
-                          sums, scratch) == SDF_OK ||
+    CHECK(loops->multiply(&plain, 0, plain.tiles_x, 0, plain.tiles_z, wt, size, width, p, rows,
+                          rows, sums, scratch) == SDF_OK ||
               n * m == 0,
           "multiply");
     for (ptrdiff_t q = 0; q < p && n * m > 0; q++) {
@@ -318,6 +319,89 @@ static void test_gram(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
   free(copy);
   free(scratch);
   free_job(&job);
+}
+
+/* --------------------------------------------------------------------- half */
+
+static void test_half(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t d,
+                      int half_size, int stream) {
+  const int size = loops->real_size;
+  const ptrdiff_t tile = loops->tile, area = tile * tile;
+  sdf_job job = new_job(kernel, n, n, d), whole = job;
+  void *x = points(n, d, size), *none = buffer(1, size), *K = buffer(n * n + 1, size);
+  job.x = whole.x = x ? x : none;
+  job.stream = stream;
+  whole.out = K;
+  whole.ld = n;
+  sdf_job *const both[] = {&job, &whole};
+  void *scratch[2];
+  for (int b = 0; b < 2; b++) {
+    CHECK(loops->prepare(both[b]) == SDF_OK, "prepare");
+    give_buffers(loops, both[b]);
+    if (both[b]->centred && n > 0) CHECK(loops->center(both[b]) == SDF_OK, "center");
+    CHECK(loops->pack(both[b], 0, both[b]->panels_x) == SDF_OK, "pack");
+    scratch[b] = buffer(both[b]->scratch_size, size);
+  }
+  CHECK(loops->gram(&whole, 0, whole.tiles, scratch[1]) == SDF_OK, "gram");
+  void *half = buffer(job.tiles * area, half_size);
+  for (ptrdiff_t t = job.tiles; t > 0; t--) {
+    CHECK(loops->half_gram(&job, t - 1, t, half, half_size, scratch[0]) == SDF_OK, "half_gram");
+  }
+  ptrdiff_t t = 0;
+  for (ptrdiff_t ti = 0; ti < job.tiles_x; ti++) {
+    for (ptrdiff_t tj = ti; tj < job.tiles_x; tj++, t++) {
+      for (ptrdiff_t r = 0; r < tile && (ti * tile + r) / 16 <= (n - 1) / 16; r++) {
+        for (ptrdiff_t c = 0; c < tile; c++) {
+          const ptrdiff_t i = ti * tile + r, j = tj * tile + c;
+          const double got = get(half, t * area + r * tile + c, half_size);
+          double want = i < n && j < n ? get(K, i * n + j, size) : 0;
+          if (half_size == 4) want = (double)(float)want;
+          CHECK(got == want, "%s f%d %s n %td d %td: half of K has %g for %g at %td, %td",
+                sdf_isa_name(loops->isa), 8 * size, sdf_kernel_name(kernel), n, d, got, want, i,
+                j);
+        }
+      }
+    }
+  }
+
+  const sdf_loops *narrow = sdf_loops_of((int)loops->isa, half_size);
+  const ptrdiff_t width = tile * job.tiles_x;
+  for (ptrdiff_t p = 0; p <= 7 && n > 0; p++) { /* into sums that already hold something */
+    double *wt = buffer(p * width, 8), *sums = buffer(p * width, 8);
+    for (ptrdiff_t i = 0; i < p * width; i++) wt[i] = i % width < n ? noise() : 0;
+    for (ptrdiff_t i = 0; i < p * width; i++) sums[i] = 1;
+    const ptrdiff_t cut = job.tiles_x / 2;
+    CHECK(narrow->half_multiply(half, n, 0, cut, 0, job.tiles_x, wt, width, p, sums, sums,
+                                width) == SDF_OK,
+          "half_multiply");
+    CHECK(narrow->half_multiply(half, n, cut, job.tiles_x, 0, job.tiles_x, wt, width, p, sums,
+                                sums, width) == SDF_OK,
+          "half_multiply");
+    for (ptrdiff_t q = 0; q < p; q++) {
+      for (ptrdiff_t i = 0; i < n; i++) {
+        long double want = 1, size_of_sum = 1;
+        for (ptrdiff_t j = 0; j < n; j++) {
+          double entry = get(K, i * n + j, size);
+          if (half_size == 4) entry = (double)(float)entry;
+          want += (long double)entry * wt[q * width + j];
+          size_of_sum += fabsl((long double)entry * wt[q * width + j]);
+        }
+        CHECK(fabsl(sums[q * width + i] - want) <= (n + 8) * 0x1p-53L * size_of_sum,
+              "%s f%d of f%d n %td p %td: product %g instead of %Lg", sdf_isa_name(loops->isa),
+              8 * half_size, 8 * size, n, p, sums[q * width + i], want);
+      }
+    }
+    free(wt);
+    free(sums);
+  }
+  free(x);
+  free(none);
+  free(K);
+  free(half);
+  for (int b = 0; b < 2; b++) {
+    free(scratch[b]);
+    free_job(both[b]);
+  }
 }
 
 /* ------------------------------------------------------------------ filters */
@@ -385,6 +469,20 @@ static void test_statuses(const sdf_loops *loops) {
   CHECK(loops->pack(&job, 0, job.panels_x + 1) == SDF_BAD_RANGE, "range");
   CHECK(loops->gram(&job, -1, 1, x) == SDF_BAD_RANGE, "range");
   CHECK(loops->gram(&job, 0, 1, NULL) == SDF_NO_MEMORY_GIVEN, "no scratch");
+  CHECK(loops->half_gram(&job, 0, 1, x, loops->real_size, x) == SDF_BAD_SIZE, "out and half");
+  job.out = NULL;
+  CHECK(loops->half_gram(&job, 0, 1, x, 2, x) == SDF_BAD_SIZE, "half_size");
+  CHECK(loops->half_gram(&job, 0, 1, NULL, 4, x) == SDF_NO_MEMORY_GIVEN, "no tiles");
+  double *half = buffer(2 * loops->tile, 8), *sums = half + loops->tile;
+#define MULTIPLY(...) loops->half_multiply(half, 2, __VA_ARGS__)
+  CHECK(MULTIPLY(0, 2, 0, 1, half, loops->tile, 1, sums, sums, loops->tile) == SDF_BAD_RANGE,
+        "range");
+  CHECK(MULTIPLY(0, 1, 0, 1, half, 8, 1, sums, sums, loops->tile) == SDF_BAD_SIZE, "ldw");
+  CHECK(MULTIPLY(0, 1, 0, 1, half, loops->tile, 1, sums, sums, 1) == SDF_BAD_SIZE, "lds");
+  CHECK(MULTIPLY(0, 1, 0, 1, half, loops->tile, 1, sums, NULL, loops->tile) ==
+            SDF_NO_MEMORY_GIVEN,
+        "no sums");
+  free(half);
   free_job(&job);
   for (int s = 0; s < SDF_N_STATUSES; s++)
     CHECK(strlen(sdf_message((sdf_status)s)) > 5, "message");
@@ -416,6 +514,13 @@ int main(void) {
         test_gram(loops, kernel, 208, 208, 20, 1, 1, 1 + kernel % 5, 0);
         test_gram(loops, kernel, 203, 203, kernel % 2 ? 259 : 5, 1, 1, 0, 0);
         test_gram(loops, kernel, 30, 400, 18, 0, 1, 3, 0);
+        for (int half_size = 4; half_size <= size; half_size += 4) {
+          for (int i = kernel % 3; i < N_SIZES; i += 3) {
+            test_half(loops, kernel, SIZES[i], WIDTHS[i], half_size, i % 2);
+          }
+          test_half(loops, kernel, 203, kernel % 2 ? 259 : 5, half_size, 1);
+        }
+        if (kernel < 2) test_half(loops, kernel, 385 - kernel, 3, 4, kernel);
       }
       printf("%s f%d: done\n", sdf_isa_name(isa), 8 * size);
     }

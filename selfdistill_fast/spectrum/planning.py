@@ -1,0 +1,469 @@
+"""What each solver would take: bytes, flops, passes over K, seconds; and which to use.
+
+The counts are leading terms in the number of rows n, for K of order n:
+
+    eigh         9 n³ flops, K and V in full                    every λ, leave-one-out
+    cholesky     n³/3 flops (4 n³ with leave-one-out), one n²    one λ, leave-one-out
+    tridiagonal  4/3 n³ flops, K and its reflectors              every λ
+    krylov       2 n² r flops in r passes over (half of) K       every λ >= λ_min
+    nystrom      n m² flops in one pass over rows                an approximation
+
+Seconds follow from rates of this machine: of a matrix product, a Cholesky factor, an
+eigendecomposition, a tridiagonal reduction, the kernel, and reading memory, measured once per
+process in less than a second. The rank r of a Krylov space depends on the data; it is assumed
+to be 11 (n/λ)^¼ for eight digits, and in proportion for others: a fit to smooth kernels of a
+few columns.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from selfdistill_fast.backend import get_backend
+from selfdistill_fast.kernels import RBF, Kernel
+from selfdistill_fast.spectrum.base import check_lam, check_n_steps
+from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
+from selfdistill_fast.spectrum.krylov import MAX_RANK, krylov_bytes
+
+__all__ = ["Cost", "Plan", "choose", "memory_budget", "plan"]
+
+#: rows up to which the choice is made with NOMINAL rates, and never for a tolerance: nothing
+#: there takes long
+SMALL = 2000
+#: a Krylov run, whose length is only guessed, must promise to be this much cheaper
+PROMISE = 0.7
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds for one unit of each kind of work."""
+
+    gemm: float  #: per flop of a matrix product
+    cholesky: float  #: per flop of a factor, counted as n³/3
+    eigh: float  #: per flop, counted as 9 n³
+    tridiagonal: float  #: per flop, counted as 4/3 n³
+    byte: float  #: per byte read from memory
+    pair: float  #: per entry of K, whatever the columns
+    column: float  #: per entry of K and column of X
+
+
+#: of one core of a server of the 2020s, in double; only ratios matter
+NOMINAL = Rates(3e-11, 4e-11, 9e-11, 1.2e-10, 5e-11, 1e-9, 6e-11)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one solver would take.
+
+    Attributes
+    ----------
+    solver : str
+    bytes : int
+        Peak memory, the rows' own copy included.
+    flops : float
+    passes : int
+        Times that K (nystrom: the rows) is gone through.
+    seconds : float
+    exact, leave_one_out, fits : bool
+        To its tolerance; whether it has leave-one-out; whether the memory suffices.
+    excluded : str
+        Why it is not to be used, or "".
+    note : str
+    """
+
+    solver: str
+    bytes: int
+    flops: float
+    passes: int
+    seconds: float
+    exact: bool
+    leave_one_out: bool
+    fits: bool
+    excluded: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The costs of all solvers, and the choice; printed as a table.
+
+    Attributes
+    ----------
+    costs : tuple of Cost
+    solver : str or None
+        What ``solver="auto"`` takes; None where nothing exact fits.
+    reason : str
+    max_memory : int
+        The budget in bytes.
+    """
+
+    costs: tuple[Cost, ...]
+    solver: str | None
+    reason: str
+    max_memory: int
+    problem: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, solver: str) -> Cost:
+        """The cost of one solver; KeyError where there is none of that name."""
+        for cost in self.costs:
+            if cost.solver == solver:
+                return cost
+        raise KeyError(solver)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"{'solver':<12}{'memory':>11}{'flops':>10}{'passes':>8}{'time':>10}  remark"]
+        for cost in self.costs:
+            mark = f"<- {self.reason}" if cost.solver == self.solver else cost.excluded
+            mark = "; ".join(text for text in (mark, cost.note) if text)
+            lines.append(
+                f"{cost.solver:<12}{_size(cost.bytes):>11}{cost.flops:>10.1e}{cost.passes:>8}"
+                f"{_duration(cost.seconds):>10}  {mark}"
+            )
+        if self.solver is None:
+            lines.append(self.reason)
+        return "\n".join(lines)
+
+
+def plan(
+    n: int,
+    d: int,
+    p: int = 1,
+    *,
+    lam: Any = None,
+    leave_one_out: bool = False,
+    dtype: Any = "float64",
+    backend: Any = None,
+    max_memory: int | None = None,
+    kernel: Any = RBF(1.0),  # noqa: B008 - kernels are immutable
+    n_steps: int = MAX_LOO_STEPS,
+    tol: float | None = None,
+    n_landmarks: int = 1000,
+) -> Plan:
+    """What each solver would take for n rows of d columns and p targets, and the choice.
+
+    Parameters
+    ----------
+    n, d, p : int
+        Rows, columns and targets.
+    lam : float or sequence, optional
+        The ridges: a scalar for one, a sequence for a grid. None: any, not known yet.
+    leave_one_out : bool
+        Whether leave-one-out will be asked for.
+    dtype : {"float64", "float32"}
+    backend : optional
+        As in :func:`~selfdistill_fast.gram`.
+    max_memory : int, optional
+        Bytes; default 80 % of what is available.
+    kernel : Kernel
+    n_steps : int
+        Steps that will be asked for.
+    tol : float, optional
+        Tolerance of "krylov".
+    n_landmarks : int
+        Landmarks of "nystrom".
+
+    Returns
+    -------
+    Plan
+        With ``.solver``, ``.reason``, ``.costs`` and ``plan["eigh"].bytes``, ``.seconds``, …
+
+    Raises
+    ------
+    TypeError, ValueError
+        Sizes that are not positive integers, a bad λ or dtype.
+
+    Examples
+    --------
+    >>> from selfdistill_fast import plan
+    >>> p = plan(20_000, 8, lam=[0.01, 0.1, 1.0], max_memory=2**33)
+    >>> p.solver, p["eigh"].fits
+    ('krylov', False)
+    """
+    be = get_backend(backend)
+    n, d, p = (check_n_steps(v, name) for v, name in ((n, "n"), (d, "d"), (p, "p")))
+    n_landmarks, n_steps = check_n_steps(n_landmarks, "n_landmarks"), check_n_steps(n_steps)
+    dtype = np.dtype(dtype)
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be float32 or float64, got {dtype}")
+    lam = None if lam is None else check_lam(lam, batch=True)
+    budget = memory_budget(be, max_memory)
+    return choose(
+        be,
+        n,
+        d,
+        p,
+        dtype,
+        kernel,
+        lam=lam,
+        leave_one_out=bool(leave_one_out),
+        budget=budget,
+        n_steps=n_steps,
+        tol=tol,
+        n_landmarks=n_landmarks,
+        rates=_calibrated(type(be), be.n_threads, dtype.name),
+    )
+
+
+def choose(
+    be: Any,
+    n: int,
+    d: int,
+    p: int,
+    dtype: Any,
+    kernel: Kernel,
+    *,
+    lam: Any,
+    leave_one_out: bool | None,
+    budget: int,
+    n_steps: int = MAX_LOO_STEPS,
+    tol: float | None = None,
+    n_landmarks: int = 1000,
+    rates: Rates | None = None,
+) -> Plan:
+    """:func:`plan` for checked values.
+
+    ``leave_one_out`` None: not known. Then only solvers that have it are taken, unless none of
+    them fits. Below ``SMALL`` rows the choice is made with nominal rates, so that it is always
+    the same and costs nothing.
+    """
+    if rates is None:
+        nominal = n <= SMALL
+        rates = NOMINAL if nominal else _calibrated(type(be), be.n_threads, np.dtype(dtype).name)
+    costs = []
+    counted = _costs(
+        be, n, d, p, np.dtype(dtype), lam, leave_one_out, n_steps, tol, n_landmarks, rates, budget
+    )
+    for cost in counted:
+        fits = cost["bytes"] <= budget
+        excluded = cost.pop("excluded")
+        if not excluded and cost["solver"] == "cholesky" and not kernel.definite:
+            excluded = "cannot see a negative eigenvalue above -lam"
+        if not excluded and leave_one_out and not cost["leave_one_out"]:
+            excluded = "has no leave-one-out"
+        if not excluded and not cost["exact"]:
+            excluded = "an approximation: ask for it by name"
+        if not fits:
+            excluded = f"needs more than the {_size(budget)} allowed"
+        costs.append(Cost(**cost, fits=fits, excluded=excluded))
+    candidates = [cost for cost in costs if not cost.excluded]
+    reason = "the cheapest exact solver that fits"
+    if leave_one_out is None:
+        able = [cost for cost in candidates if cost.leave_one_out]
+        if able or not candidates:
+            candidates = able
+        else:
+            reason = (
+                "nothing with leave-one-out fits; this has none, so choose on X_val, y_val, or "
+                "use solver='nystrom', an approximation"
+            )
+    best = min(
+        candidates,
+        key=lambda cost: cost.seconds / (PROMISE if cost.solver == "krylov" else 1.0),
+        default=None,
+    )
+    if best is None:
+        smallest = min((c for c in costs if c.solver == "nystrom"), key=lambda c: c.bytes)
+        reason = (
+            f"no exact solver{' with leave-one-out' if leave_one_out else ''} fits in "
+            f"{_size(budget)}; solver='nystrom', an approximation, would take "
+            f"{_size(smallest.bytes)}" + (" (fewer landmarks: less)" if not smallest.fits else "")
+        )
+    problem = {
+        "n": n,
+        "d": d,
+        "p": p,
+        "dtype": np.dtype(dtype).name,
+        "lam": None if lam is None else np.asarray(lam).tolist(),
+        "leave_one_out": leave_one_out,
+        "backend": be.name,
+    }
+    return Plan(tuple(costs), best.solver if best else None, reason, budget, problem)
+
+
+def krylov_rank(n: int, lam: float, tol: float) -> int:
+    """Vectors that a Krylov run is expected to take; see the head of this module."""
+    digits = -math.log10(tol) / 8.0
+    return max(1, min(n, math.ceil(11.0 * (max(n / lam, 1.0)) ** 0.25 * max(digits, 0.25))))
+
+
+def _costs(
+    be: Any,
+    n: int,
+    d: int,
+    p: int,
+    dtype: Any,
+    lam: Any,
+    leave_one_out: bool | None,
+    n_steps: int,
+    tol: float | None,
+    n_landmarks: int,
+    rates: Rates,
+    budget: int,
+) -> list[dict[str, Any]]:
+    size = dtype.itemsize
+    rows = 3 * n * d * size + 16 * n * p  # the copy that is kept, and packed rows
+    entry = rates.pair + d * rates.column
+    matrix = n * n * entry
+    n_lams = 1 if lam is None or not lam.ndim else len(lam)
+    columns = n_lams * n_steps * p
+    finish = 2.0 * n * n * columns * rates.gemm
+    held_out = 2.0 * n * n * n_lams * n_steps * (1 + p) * rates.gemm if leave_one_out else 0.0
+    one = lam is not None and not lam.ndim
+    n3 = float(n) ** 3
+    result = [
+        {
+            "solver": "eigh",
+            "bytes": be.eigh_bytes(n, dtype) + rows,
+            "flops": 9.0 * n3,
+            "passes": 1,
+            "seconds": matrix + 9.0 * n3 * rates.eigh + finish + held_out,
+            "exact": True,
+            "leave_one_out": True,
+            "excluded": "",
+        }
+    ]
+    flops = n3 * (
+        4.0 if leave_one_out and n_steps > 2 else 4.0 / 3.0 if leave_one_out else 1.0 / 3.0
+    )
+    result.append(
+        {
+            "solver": "cholesky",
+            "bytes": be.cholesky_bytes(n, dtype) + rows,
+            "flops": flops,
+            "passes": 1,
+            "seconds": matrix
+            + n3 / 3.0 * rates.cholesky
+            + (flops - n3 / 3.0) * rates.gemm
+            + 4.0 * n * n * n_steps * p * rates.gemm,
+            "exact": True,
+            "leave_one_out": n_steps <= MAX_LOO_STEPS,
+            "excluded": "" if one else "serves one lam",
+        }
+    )
+    result.append(
+        {
+            "solver": "tridiagonal",
+            "bytes": be.tridiagonal_bytes(n, dtype) + rows,
+            "flops": 4.0 / 3.0 * n3,
+            "passes": 1,
+            "seconds": matrix + 4.0 / 3.0 * n3 * rates.tridiagonal + finish,
+            "exact": True,
+            "leave_one_out": False,
+            "excluded": "",
+        }
+    )
+    smallest = 1e-2 if lam is None else float(np.min(lam))
+    tol = (1e-3 if size == 4 else 1e-8) if tol is None else tol
+    rank = min(krylov_rank(n, smallest, tol) * max(1, round(p**0.5)), n)
+    most = min(n, max(MAX_RANK, 0))
+    kept = krylov_bytes(be, n, d, p, dtype, most, dtype.name) <= budget
+    passes = rank / p + 2.0 * n_steps
+    one_pass = be.half_bytes(n, dtype) * rates.byte if kept else 0.5 * n * n * entry
+    result.append(
+        {
+            "solver": "krylov",
+            "bytes": krylov_bytes(be, n, d, p, dtype, most, dtype.name if kept else "none"),
+            "flops": 2.0 * n * n * rank + 4.0 * n * rank**2,
+            "passes": math.ceil(passes),
+            "seconds": (0.5 * matrix if kept else 0.0)
+            + passes * (one_pass + 2.0 * n * n * p * rates.gemm)
+            + 16.0 * n * rank**2 * rates.byte
+            + 2.0 * n * rank * columns * rates.gemm,
+            "exact": True,
+            "leave_one_out": False,
+            "excluded": "needs lam (or lam_min)"
+            if lam is None
+            else "too few rows to gain by it"
+            if n <= SMALL
+            else "",
+            "note": "" if kept else "K is not stored",
+        }
+    )
+    m = min(n_landmarks, n)
+    result.append(
+        {
+            "solver": "nystrom",
+            "bytes": nystrom_bytes(n, d, p, m, size),
+            "flops": 2.0 * n * m * m + 9.0 * float(m) ** 3,
+            "passes": 1,
+            "seconds": 2.0 * n * m * entry
+            + 2.0 * n * m * m * rates.gemm
+            + 9.0 * float(m) ** 3 * rates.eigh,
+            "exact": False,
+            "leave_one_out": True,
+            "excluded": "",
+        }
+    )
+    return result
+
+
+def nystrom_bytes(n: int, d: int, p: int, m: int, size: int) -> int:
+    """Peak bytes of a landmark model."""
+    return (3 * n + 8 * m) * m * size + 3 * n * d * size
+
+
+def memory_budget(be: Any, max_memory: int | None) -> int:
+    """Bytes that a factorisation may take: as asked, else 80 % of what is available."""
+    return int(0.8 * be.available_memory()) if max_memory is None else int(max_memory)
+
+
+@functools.cache
+def _calibrated(backend: type, n_threads: int | None, dtype: str) -> Rates:
+    """Rates of this machine, measured once: the best of three of each, under a second."""
+    be = backend(n_threads=n_threads)
+    xp = be.xp
+    random = np.random.default_rng(0)
+
+    def rate(work: float, function: Any, *prepare: Any) -> float:
+        best = math.inf
+        for _ in range(3):
+            arguments = [make() for make in prepare]
+            start = time.perf_counter()
+            be.to_numpy(function(*arguments))  # a device is waited for
+            best = min(best, time.perf_counter() - start)
+        return best / work
+
+    n = 768
+    A = xp.asarray(random.normal(size=(n, n)).astype(dtype))
+    K = A @ A.T + n * xp.eye(n, dtype=dtype)
+    n3 = float(n) ** 3
+    gemm = rate(2.0 * n3, lambda: A @ A)
+    cholesky = rate(n3 / 3.0, be.cholesky, K.copy)
+    eigh = rate(9.0 * n3, lambda K: be.eigh(K)[0], K.copy)
+    tridiagonal = rate(4.0 / 3.0 * n3, lambda K: be.tridiagonalise(K)[0], K.copy)
+    rows = 1500
+    times = []
+    for d in (4, 68):
+        X = xp.asarray(random.normal(size=(rows, d)).astype(dtype))
+        times.append(
+            rate(float(rows) ** 2, lambda X: be.gram(X, None, RBF(0.1))[:1], lambda X=X: X)
+        )
+    column = max(times[1] - times[0], 0.0) / 64.0
+    memory = xp.zeros(1 << 23)  # 64 MiB
+    byte = rate(2.0 * memory.nbytes, lambda: memory.copy()[:1])
+    return Rates(gemm, cholesky, eigh, tridiagonal, byte, max(times[0] - 4 * column, 1e-12), column)
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.3g} {unit}"
+        number /= 1024
+    return f"{number:.3g} TiB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds * 1e3:.3g} ms"

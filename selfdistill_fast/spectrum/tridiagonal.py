@@ -1,0 +1,172 @@
+"""A grid of ridges without eigenvectors: K = Q T Qᵀ with T tridiagonal.
+
+The reduction is the first half of an eigendecomposition, and the cheaper one. After it every
+λ and step is a tridiagonal solve, O(n):
+
+    C_τ = (T + λI)⁻¹ t_(τ−1),   t_τ = A t_(τ−1) = t_(τ−1) − λ C_τ  or  T C_τ,   t_0 = Qᵀt,
+
+by the first formula where λ is below ‖T‖ and by the second above it, so that neither cancels.
+Coordinates are C in this frame, k = n: the weighted dual coefficients are Q C. Q stays in the
+form of its reflectors. There are no diagonals of functions of K, so no leave-one-out.
+
+With an intercept q is moved to the eigenvalue trace(K)/n, as in cholesky.py; t ⟂ q.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from selfdistill_fast.kernels import Kernel
+from selfdistill_fast.spectrum.base import (
+    Spectrum,
+    check_lam,
+    check_n_steps,
+    refuse_leave_one_out,
+)
+
+__all__ = ["TridiagonalSpectrum"]
+
+
+class TridiagonalSpectrum(Spectrum):
+    """Tridiagonal form of a kernel matrix; made by :func:`~selfdistill_fast.spectrum`."""
+
+    max_loo_steps = 0
+
+    def __init__(
+        self,
+        be: Any,
+        X: Any,
+        y: Any,
+        kernel: Kernel,
+        w: Any,
+        fit_intercept: bool,
+        max_memory: int | None,
+    ) -> None:
+        n = X.shape[0] if w is None else int((w > 0).sum())
+        self._prepare(
+            be,
+            X,
+            y,
+            kernel,
+            w,
+            fit_intercept,
+            needed=be.tridiagonal_bytes(n, X.dtype),
+            max_memory=max_memory,
+        )
+        K = self._kernel_matrix(X, shift=1.0)
+        self.k = K.shape[0]
+        self._diagonal, self._off, self._reflectors = be.tridiagonalise(K)
+        self._rotated = be.tridiagonal_rotate(self._reflectors, self.target, transpose=True)
+
+    # ------------------------------------------------------------ new points
+    def project(self, X_new: Any) -> Any:
+        """Basis functions at new points: κ(x, X) W^½ Q, centred with an intercept, (m, n).
+
+        Parameters
+        ----------
+        X_new : array_like of shape (m, d)
+            With a precomputed kernel K(X_new, X), (m, n).
+        """
+        xp, be = self.backend.xp, self.backend
+        P = xp.ascontiguousarray(self._weighted_gram(X_new).T)
+        P = be.tridiagonal_rotate(self._reflectors, P, transpose=True).T
+        return P if self._offset is None else P - self._offset_of_basis()
+
+    def _offset_of_basis(self) -> Any:
+        r = self._offset.astype(self.dtype)[:, None]
+        return self.backend.tridiagonal_rotate(self._reflectors, r, transpose=True)[:, 0]
+
+    def in_rows(self, coordinates: Any) -> Any:
+        """Q @ coordinates for coordinates (..., n, p), one product for all."""
+        xp = self.backend.xp
+        lead, (k, p) = coordinates.shape[:-2], coordinates.shape[-2:]
+        S = math.prod(lead)
+        flat = xp.moveaxis(coordinates.reshape(S, k, p), 0, 1).reshape(k, S * p)
+        product = self.backend.tridiagonal_rotate(self._reflectors, flat.astype(self.dtype))
+        return xp.moveaxis(product.reshape(k, S, p), 1, 0).reshape(*lead, k, p)
+
+    def largest_eigenvalue(self) -> float:
+        """Gershgorin's bound of it."""
+        if self.k == 0:
+            return 0.0
+        radius = self.backend.xp.zeros_like(self._diagonal)
+        radius[:-1] += abs(self._off)
+        radius[1:] += abs(self._off)
+        return float((self._diagonal + radius).max())
+
+    # --------------------------------------------------------------- filters
+    def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """Coordinates (T + λ)⁻¹ A^(τ−1) t_0 of the pure steps.
+
+        Parameters
+        ----------
+        lam : float, or array_like of shape (L,)
+            The ridge λ. A 1-D array is a batch of ridges, never a schedule.
+        n_steps : int T
+        lam_steps : array of shape (T,), optional
+            A ridge for each step; ``lam`` is not used then.
+
+        Returns
+        -------
+        ndarray of shape (T, n, p), or (L, T, n, p) for a batch; for a schedule (T, T, n, p),
+        where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            K + λI is not positive definite.
+        """
+        n_steps = check_n_steps(n_steps)
+        if lam_steps is not None:
+            xp = self.backend.xp
+            steps = xp.zeros((n_steps, n_steps, *self._rotated.shape), self.dtype)
+            for start in range(n_steps):
+                t = self._rotated
+                for j in range(start, n_steps):
+                    step, t = self._solved(float(lam_steps[j]), 1, t)
+                    steps[j, j - start] = step[0]
+            return steps
+        lam = check_lam(lam, batch=True)
+        if lam.ndim == 0:
+            return self._solved(float(lam), n_steps, self._rotated)[0]
+        return self.backend.xp.stack(
+            [self._solved(float(one), n_steps, self._rotated)[0] for one in lam]
+        )
+
+    def _solved(self, lam: float, n_steps: int, t: Any) -> tuple[Any, Any]:
+        """Coordinates (T, n, p) of the pure steps from t, and A^T t."""
+        xp = self.backend.xp
+        steps, last = self.backend.tridiagonal_steps(self._diagonal, self._off, lam, t, n_steps)
+        if not bool(xp.isfinite(steps).all()):
+            raise self.backend.LinAlgError(
+                f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
+                "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "
+                "which names the eigenvalue"
+            )
+        return steps, last
+
+    def limit(self, lam: float, alpha: float) -> Any:
+        """Coordinates (T + λ/α)⁻¹ t_0 of infinitely many steps, eq. (17), (n, p).
+
+        Raises
+        ------
+        ValueError
+            α outside [0, 2], where a limit depends on eigenvalues that are not known here.
+        """
+        if not 0.0 <= alpha <= 2.0:
+            raise ValueError(
+                f"whether infinitely many steps have a limit at alpha={alpha:g} depends on the "
+                "eigenvalues, which solver='tridiagonal' has not; use solver='eigh'"
+            )
+        if alpha == 0.0 or math.isinf(lam / alpha):
+            return self.backend.xp.zeros_like(self._rotated)
+        return self._solved(lam / alpha, 1, self._rotated)[0][0]
+
+    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
+        """None: there are no eigenvalues here."""
+        return None
+
+    def check_leave_one_out(self) -> None:
+        """Always a ValueError: there are no diagonals of functions of K here."""
+        refuse_leave_one_out("tridiagonal")
