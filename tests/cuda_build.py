@@ -18,6 +18,7 @@ PAIRS = ("squares", "l1", "inner", "angle")
 ENTRIES = [
     *(f"{what}_{pair}" for what in ("gram", "vector", "product16", "product64") for pair in PAIRS),
     *(f"finish_{pair}" for pair in PAIRS if pair != "l1"),
+    "stored_vector",
     "squared16", "squared64", "pack_rows", "upper_triangle", "shrinkage_path", "pure_filters",
 ]  # fmt: skip
 
@@ -72,6 +73,12 @@ def host_library(source, bits):
     folder = Path(_folder().name)
     exports = "\n".join(f"HOST_EXPORT({entry})" for entry in ENTRIES)
     file = folder / f"{name}_{bits}.cpp"
+    exports += """
+extern "C" void host_place(long long tile, long long tiles_z, int symmetric, long long *at) {
+  const place found = place_of(tile, tiles_z, symmetric != 0);
+  at[0] = found.i;
+  at[1] = found.j;
+}"""
     file.write_text(f'#include "host.h"\n{source}\n{exports}\n')
     library = file.with_suffix(".so")
     done = subprocess.run(
@@ -91,3 +98,15 @@ def run_on_host(source, bits, name, grid, block, words):
     outcome = function(array, ctypes.c_size_t(len(words)), gx, gy, block)
     assert outcome >= 0, f"{name} does not take {len(words)} arguments"
     assert outcome == 0, f"{name}: some threads of a block wait for others that have finished"
+
+
+def place_of(source):
+    """place_of of kernels.cu: (tile, tiles_z, symmetric) -> first row and column."""
+    function = host_library(source, 64).host_place
+
+    def place(tile, tiles_z, symmetric):
+        at = (ctypes.c_longlong * 2)()
+        function(ctypes.c_longlong(tile), ctypes.c_longlong(tiles_z), int(symmetric), at)
+        return tuple(at)
+
+    return place

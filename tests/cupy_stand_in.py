@@ -209,8 +209,14 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
         setattr(Array, f"{_prefix}{_short}__", _method)
 for _name in ("lt", "le", "eq", "ne", "gt", "ge"):
     setattr(Array, f"__{_name}__", _binary(_name)[0])
+
+
+def _unary(name):
+    return lambda self: _wrap(getattr(operator, name)(self._a))
+
+
 for _name in ("neg", "pos", "abs", "invert"):
-    setattr(Array, f"__{_name}__", lambda self, f=getattr(operator, _name): _wrap(f(self._a)))
+    setattr(Array, f"__{_name}__", _unary(_name))
 
 
 # ---------------------------------------------------------------------------- namespace
@@ -240,68 +246,14 @@ def _function(name):
 
 #: functions that solvers use: all of them are CuPy's, with these arguments
 FUNCTIONS = [
-    "abs",
-    "square",
-    "sqrt",
-    "exp",
-    "log",
-    "sin",
-    "cos",
-    "arcsin",
-    "sign",
-    "maximum",
-    "minimum",
-    "where",
-    "isfinite",
-    "isnan",
-    "clip",
-    "power",
-    "sum",
-    "mean",
-    "cumsum",
-    "argmax",
-    "argmin",
-    "argsort",
-    "sort",
-    "any",
-    "all",
-    "nonzero",
-    "argwhere",
-    "flatnonzero",
-    "searchsorted",
-    "trace",
-    "diagonal",
-    "diag",
-    "triu",
-    "tril",
-    "tensordot",
-    "einsum",
-    "dot",
-    "matmul",
-    "outer",
-    "moveaxis",
-    "swapaxes",
-    "repeat",
-    "tile",
-    "stack",
-    "concatenate",
-    "vstack",
-    "hstack",
-    "column_stack",
-    "ravel",
-    "reshape",
-    "transpose",
-    "zeros_like",
-    "ones_like",
-    "empty_like",
-    "full_like",
-    "broadcast_to",
-    "ascontiguousarray",
-    "asfortranarray",
-    "atleast_1d",
-    "unique",
-    "arctan2",
-]
+    "abs", "square", "sqrt", "exp", "log", "sin", "cos", "arcsin", "arctan2", "sign", "power",
+    "maximum", "minimum", "where", "isfinite", "isnan", "clip", "sum", "mean", "cumsum", "any",
+    "all", "argmax", "argmin", "argsort", "sort", "nonzero", "argwhere", "flatnonzero", "unique",
+    "searchsorted", "trace", "diagonal", "diag", "triu", "tril", "tensordot", "einsum", "dot",
+    "matmul", "outer", "moveaxis", "swapaxes", "repeat", "tile", "stack", "concatenate", "vstack",
+    "hstack", "column_stack", "ravel", "reshape", "transpose", "zeros_like", "ones_like",
+    "empty_like", "full_like", "broadcast_to", "ascontiguousarray", "asfortranarray", "atleast_1d",
+]  # fmt: skip
 
 
 class CUDARuntimeError(RuntimeError):
@@ -444,7 +396,7 @@ def _cusolver():
         return (1 + 6 * n + 2 * n * n) * (8 if kind else 4), (3 + 5 * n) * 4
 
     def xsyevd_buffer(handle, params, jobz, uplo, n, kind, a, lda, kind_w, w, kind_c):
-        assert jobz == 1 and kind == kind_w == kind_c
+        assert (jobz, kind_w, kind_c) == (1, kind, kind)
         return sizes(n, kind)
 
     def xsyevd(

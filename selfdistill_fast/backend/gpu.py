@@ -25,7 +25,7 @@ import numpy as np
 from numpy.linalg import LinAlgError
 
 from selfdistill_fast.backend import threads
-from selfdistill_fast.backend.reference import Reference
+from selfdistill_fast.backend.reference import Half, Reference
 from selfdistill_fast.kernels import Kernel
 
 __all__ = ["Gpu", "GpuUnavailable", "cuda_source", "devices"]
@@ -277,6 +277,7 @@ class Gpu(Reference):
             return array
 
     def to_numpy(self, a: Any) -> np.ndarray:
+        """A native array, copied to the host."""
         return self.xp.asnumpy(a) if isinstance(a, self.xp.ndarray) else np.asarray(a)
 
     def available_memory(self) -> int:
@@ -410,14 +411,16 @@ class Gpu(Reference):
         m = (X if Z is None else Z).shape[0]
         if W.shape[0] != m:
             raise ValueError(f"W has {W.shape[0]} rows but K has {m} columns; they must agree")
-        if W.dtype != X.dtype:
-            raise TypeError(f"X is {X.dtype} but W is {W.dtype}; they must agree")
+        if W.dtype not in (X.dtype, np.float64):
+            raise TypeError(f"X is {X.dtype} but W is {W.dtype}; W must be that or float64")
         if out is None:
-            out = xp.empty((n, p), X.dtype)
-        elif out.shape != (n, p) or out.dtype != X.dtype:
+            out = xp.empty((n, p), W.dtype)
+        elif out.shape != (n, p) or out.dtype != W.dtype:
             raise ValueError(
-                f"out must be {X.dtype} of shape {(n, p)}, got {out.dtype} of shape {out.shape}"
+                f"out must be {W.dtype} of shape {(n, p)}, got {out.dtype} of shape {out.shape}"
             )
+        if W.dtype != X.dtype:  # sums in double: so is everything else
+            X, Z = X.astype(W.dtype), None if Z is None else Z.astype(W.dtype)
         if 0 in (n, m, p):
             out[...] = 0
         elif kernel.pair == "cityblock" or d <= FUSED_COLUMNS:
@@ -462,6 +465,57 @@ class Gpu(Reference):
                 total += K @ W[first : first + width]
             out[start : start + height] = total
 
+    # ------------------------------------------------------ all of K, kept
+    # Memory for the other half buys products at the full rate of cuBLAS.
+    @_guarded
+    def half_gram(self, X: Any, kernel: Kernel, dtype: Any = None) -> Half:
+        """K(X, X) in memory, all of it; see :meth:`Reference.half_gram`."""
+        dtype = self._half_dtype(X, dtype)
+        if not kernel.pair:
+            raise TypeError(
+                f"{kernel!r} is not computed by the backend: pass its matrix to half_of"
+            )
+        if dtype == X.dtype:
+            return Half(X.shape[0], self.gram(X, None, kernel))
+        n = X.shape[0]
+        K = self.xp.empty((n, n), dtype)
+        height = max(1, SLAB_BYTES // max(n * X.dtype.itemsize, 1))
+        for start in range(0, n, height):
+            K[start : start + height] = self.gram(X[start : start + height], X, kernel)
+        return Half(n, K)
+
+    @_guarded
+    def half_of(self, K: Any, dtype: Any = None) -> Half:
+        """K in memory, all of it; see :meth:`Reference.half_of`."""
+        if K.ndim != 2 or K.shape[0] != K.shape[1]:
+            raise ValueError(f"K must be square, got shape {K.shape}")
+        kept = self.xp.array(K.T, dtype=self._half_dtype(K, dtype), order="C", copy=True)
+        if K.shape[0]:
+            self._above_diagonal(kept, mirrored=True)  # which is what was above it in K
+        return Half(K.shape[0], kept)
+
+    @_guarded
+    def half_matmul(self, half: Half, V: Any, out: Any = None) -> Any:
+        """K @ V in double; see :meth:`Reference.half_matmul`."""
+        out = self._half_out(half, V, out)
+        K, n = half.entries, half.n
+        if 0 in V.shape:
+            return out
+        if V.shape[1] == 1:
+            rows, parts = self._parts(n, n)
+            sums = self.xp.empty((parts, n, 1), np.float64)
+            args = (K, n, self.xp.ascontiguousarray(V), sums, n, n)
+            self._launch("stored_vector", K.dtype, (rows, parts), args)
+            out[...] = _total(sums)
+        elif K.dtype == np.float64:
+            out[...] = K @ V
+        else:
+            height = max(1, SLAB_BYTES // (8 * n))
+            for start in range(0, n, height):
+                rows = slice(start, start + height)
+                out[rows] = K[rows].astype(np.float64) @ V
+        return out
+
     # -------------------------------------------------------- linear algebra
     def eigh_bytes(self, n: int, dtype: Any) -> int:
         """K, in whose place V comes, and cuSOLVER's workspace, which it is asked for."""
@@ -479,9 +533,10 @@ class Gpu(Reference):
             params = cusolver.createParams()
             try:
                 handle, kind = self.xp.cuda.device.get_cusolver_handle(), self._cuda_type(dtype)
+                lower = self.xp.cuda.cublas.CUBLAS_FILL_MODE_LOWER
                 return cusolver.xsyevd_bufferSize(
-                    handle, params, cusolver.CUSOLVER_EIG_MODE_VECTOR,
-                    self.xp.cuda.cublas.CUBLAS_FILL_MODE_LOWER, n, kind, 0, max(n, 1), kind, 0, kind,
+                    handle, params, cusolver.CUSOLVER_EIG_MODE_VECTOR, lower, n, kind, 0, max(n, 1),
+                    kind, 0, kind,
                 )  # fmt: skip
             finally:
                 cusolver.destroyParams(params)
@@ -550,6 +605,7 @@ class Gpu(Reference):
 
     @_guarded
     def cholesky_solve(self, L: Any, B: Any) -> Any:
+        """As the reference."""
         X = self.xp.array(B, dtype=L.dtype, order="C", copy=True)
         L = self.xp.ascontiguousarray(L)
         self._solve(L, X, lower=True, transposed=False)
@@ -576,6 +632,7 @@ class Gpu(Reference):
 
     @_guarded
     def triangular_solve(self, R: Any, B: Any, *, lower: bool) -> Any:
+        """As the reference."""
         X = self.xp.array(B, dtype=R.dtype, order="C", copy=True)
         self._solve(self.xp.ascontiguousarray(R), X, lower=lower, transposed=False)
         return X
@@ -593,6 +650,37 @@ class Gpu(Reference):
         if not bool(self.xp.isfinite(s).all()):  # CuPy does not look at cuSOLVER's verdict
             raise LinAlgError("the singular value decomposition did not converge")
         return V, s, G
+
+    # cuSOLVER's reduction to tridiagonal form is not in CuPy's interface, and the second half of an
+    # eigendecomposition is the cheaper one here: T is diagonal, Q holds eigenvectors.
+    def tridiagonal_bytes(self, n: int, dtype: Any) -> int:
+        """As :meth:`eigh_bytes`."""
+        return self.eigh_bytes(n, dtype)
+
+    def tridiagonalise(self, K: Any) -> tuple[Any, Any, Any]:
+        """As the reference; the off-diagonal is zero."""
+        d, V = self.eigh(K)
+        return d, self.xp.zeros(max(len(d) - 1, 0), d.dtype), V
+
+    @_guarded
+    def tridiagonal_rotate(self, Q: Any, B: Any, *, transpose: bool = False) -> Any:
+        """As the reference."""
+        return (Q.T if transpose else Q) @ B
+
+    @_guarded
+    def tridiagonal_steps(
+        self, d: Any, e: Any, lam: float, t: Any, n_steps: int
+    ) -> tuple[Any, Any]:
+        """As the reference, for the diagonal T of :meth:`tridiagonalise`."""
+        xp = self.xp
+        d, current = d.astype(np.float64)[:, None], t.astype(np.float64)
+        definite = bool((d > -lam).all())
+        steps = xp.empty((n_steps, *t.shape), t.dtype)
+        for i in range(n_steps):
+            step = current / (d + lam) if definite else current * float("nan")
+            current = d * step
+            steps[i] = step
+        return steps, current.astype(t.dtype)
 
     @_guarded
     def squares_matmul(self, V: Any, F: Any) -> Any:

@@ -415,6 +415,38 @@ static __device__ __forceinline__ void vector(const real *x, const real *z, cons
   }
 }
 
+/* The same for entries that are stored, K (n, m) with rows of ld, and w in double. */
+static __device__ __forceinline__ void stored(const real *k, wide ld, const double *w,
+                                              double *sums, wide n, wide m) {
+  __shared__ memory shared;
+  const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
+  const wide tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
+  const wide i0 = (wide)blockIdx.x * SIDE;
+  const wide first = tiles_z * part / parts * SIDE;
+  const wide last =
+      tiles_z * (part + 1) / parts * SIDE < m ? tiles_z * (part + 1) / parts * SIDE : m;
+  double total[PER];
+#pragma unroll
+  for (int r = 0; r < PER; r++) total[r] = 0;
+#pragma unroll 4
+  for (wide j = first + tx; j < last; j += THREADS) {
+    const double b = w[j];
+#pragma unroll
+    for (int r = 0; r < PER; r++) {
+      const wide i = i0 + ty + r * THREADS;
+      if (i < n) total[r] = fma((double)k[i * ld + j], b, total[r]);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < PER; r++) shared.out.sums[ty + r * THREADS][tx] = total[r];
+  __syncthreads();
+  if (threadIdx.x < SIDE && i0 + threadIdx.x < n) {
+    double sum = 0;
+    for (int c = 0; c < THREADS; c++) sum += shared.out.sums[threadIdx.x][c];
+    sums[part * n + i0 + threadIdx.x] = sum;
+  }
+}
+
 /* total[r][g] += t @ W for the tile in shared.out.t and targets q0 + tx + THREADS g. */
 template <int GROUPS>
 static __device__ __forceinline__ void multiply_tile(memory &shared, const real *w, wide m,
@@ -575,6 +607,9 @@ FINISH_PAIR(squares, SQUARES)
 FINISH_PAIR(inner, INNER)
 FINISH_PAIR(angle, ANGLE)
 
+TILES stored_vector(const real *k, wide ld, const double *w, double *sums, wide n, wide m) {
+  stored(k, ld, w, sums, n, m);
+}
 TILES squared16(const real *v, wide row_stride, wide column_stride, const real *f, double *sums,
                 wide n, wide m, wide p, wide q0) {
   squared<1>(v, row_stride, column_stride, f, sums, n, m, p, q0);

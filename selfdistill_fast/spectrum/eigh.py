@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from numpy.linalg import LinAlgError
+
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Fold,
@@ -296,7 +298,7 @@ def _clamped(d: Any, n: int, kernel: Kernel, xp: Any) -> Any:
         return d
     lowest, largest = float(d[0]), float(abs(d).max())
     if not kernel.definite and lowest < -10.0 * n * float(xp.finfo(d.dtype).eps) * largest:
-        raise xp.linalg.LinAlgError(
+        raise LinAlgError(
             f"K is not positive semi-definite: its smallest eigenvalue is {lowest:g} (the largest "
             f"is {largest:g}), far below round-off; use a positive semi-definite kernel, or add "
             f"at least {-lowest:g} to the diagonal of K"
@@ -309,7 +311,7 @@ def _without(d: Any, V: Any, q: Any, xp: Any) -> tuple[Any, Any]:
     qt = q.astype(V.dtype)
     along = qt @ V
     if len(d) > 1 and int(abs(along).argmax()) != 0:  # only an indefinite K has anything below q
-        raise xp.linalg.LinAlgError(
+        raise LinAlgError(
             f"K is not positive semi-definite: centred, it has the eigenvalue {float(d[0]):g}"
         )
     d, V, along = d[1:], V[:, 1:], along[1:]
