@@ -28,7 +28,7 @@ from selfdistill_fast.backend import threads
 from selfdistill_fast.backend.reference import Half, Reference
 from selfdistill_fast.kernels import Kernel
 
-__all__ = ["Gpu", "GpuUnavailable", "cuda_source", "devices"]
+__all__ = ["Gpu", "GpuUnavailable", "cuda_device", "cuda_source", "devices"]
 
 #: threads of a block, rows of a tile, targets of a pass: BLOCK, SIDE and THREADS of kernels.cu
 BLOCK, SIDE, TARGETS = 256, 64, 16
@@ -229,12 +229,19 @@ class Gpu(Reference):
     def __repr__(self) -> str:
         return f"Gpu(device={self.device})"
 
-    def __reduce__(self) -> Any:
-        return Gpu, (self.n_threads, self.device)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "xp"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, xp=_load())
 
     def on(self) -> Any:
         """Context in which the device is the current one."""
         return self.xp.cuda.Device(self.device)
+
+    def with_threads(self, n_threads: int) -> Gpu:
+        """The same device."""
+        return type(self)(n_threads, self.device)
 
     # ---------------------------------------------------------------- arrays
     def asarray(
@@ -251,7 +258,7 @@ class Gpu(Reference):
         with self.on():
             if isinstance(a, xp.ndarray):
                 array = a
-            elif _on_cuda(a):
+            elif cuda_device(a) is not None:
                 array = xp.from_dlpack(a.detach() if hasattr(a, "detach") else a)
             else:
                 host = super().asarray(a, name, ndim=ndim, dtype=dtype, finite=finite)
@@ -746,12 +753,12 @@ def _overlap(xp: Any, out: Any, *inputs: Any) -> bool:
     return any(a is not None and bool(xp.may_share_memory(out, a)) for a in inputs)
 
 
-def _on_cuda(a: Any) -> bool:
-    """Whether ``a`` lies in the memory of a CUDA device, by DLPack."""
-    if not hasattr(a, "__dlpack_device__"):
-        return False
+def cuda_device(a: Any) -> int | None:
+    """Number of the CUDA device that ``a`` lies on, by DLPack's protocol; None: on the host."""
+    if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack_device__"):
+        return None
     try:
-        kind, _ = a.__dlpack_device__()
-    except Exception:  # some arrays refuse for what has no DLPack type
-        return False
-    return int(kind) in (2, 13)  # kDLCUDA, kDLCUDAManaged
+        kind, number = a.__dlpack_device__()
+    except Exception:  # some arrays refuse for what DLPack has no type for
+        return None
+    return int(number) if int(kind) in (2, 13) else None  # kDLCUDA, kDLCUDAManaged

@@ -8,6 +8,8 @@ A backend holds no data. Arrays that it takes are *native*: made by :meth:`asarr
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,12 +57,30 @@ class Reference:
     xp: Any = np
     #: what a matrix that is not positive (semi-)definite raises, on every backend
     LinAlgError = np.linalg.LinAlgError
+    #: kind of the arrays that the caller has and gets: "numpy", "cupy", "torch", …
+    caller = "numpy"
 
     def __init__(self, n_threads: int | None = None) -> None:
         self.n_threads = n_threads
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n_threads={self.n_threads})"
+
+    def on(self) -> Any:
+        """Context in which solver code runs: where the arrays live is the current device."""
+        return contextlib.nullcontext()
+
+    def with_threads(self, n_threads: int) -> Reference:
+        """The same backend with another number of threads."""
+        return type(self)(n_threads)
+
+    def for_caller(self, kind: str) -> Reference:
+        """This backend, or a copy, for a caller with arrays of another kind."""
+        if kind == self.caller:
+            return self
+        bound = copy.copy(self)
+        bound.caller = kind
+        return bound
 
     # ---------------------------------------------------------------- arrays
     def asarray(
