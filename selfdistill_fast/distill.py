@@ -29,7 +29,7 @@ from selfdistill_fast.alpha import (
     warn_caller,
     weights_to_alphas,
 )
-from selfdistill_fast.backend import get_backend
+from selfdistill_fast.backend import deliver, device_of, get_backend, kind_of, on_device
 from selfdistill_fast.gram import check_memory
 from selfdistill_fast.kernels import Kernel, kernel_from_dict
 from selfdistill_fast.loo import fold_columns, loo_columns
@@ -130,7 +130,7 @@ class DistillationPath:
                 "shrinkage is not available: this solver has no eigenvalues; "
                 "use spectrum(..., solver='eigh')"
             )
-        return self._shrinkage
+        return deliver(self._backend, self._shrinkage)
 
     @property
     def n_features_in(self) -> int:
@@ -193,12 +193,13 @@ class DistillationPath:
             Bad X; a step that is not there; a limit that does not exist.
         """
         duals, constants = self._select(step)
-        be = self._backend
-        X = check_new(be, X, self.n_features_in, self._duals.dtype, self.kernel)
-        F = evaluate(be, X, self._X, self.kernel, duals, constants)
-        if self._one_target:
-            F = F[..., 0]
-        return F if isinstance(step, str) else F[0]
+        be, kind = self._backend, kind_of(X)
+        with be.on():
+            X = check_new(be, X, self.n_features_in, self._duals.dtype, self.kernel)
+            F = evaluate(be, X, self._X, self.kernel, duals, constants)
+            if self._one_target:
+                F = F[..., 0]
+            return deliver(be, F if isinstance(step, str) else F[0], kind)
 
     def dual_coef(self, step: Any = None) -> Any:
         """Dual coefficients of a step: its predictions are κ(x, X) @ dual_coef (+ intercept).
@@ -215,14 +216,14 @@ class DistillationPath:
         duals = self._select(step)[0]
         if self._one_target:
             duals = duals[..., 0]
-        return duals if isinstance(step, str) else duals[0]
+        return deliver(self._backend, duals if isinstance(step, str) else duals[0])
 
     def intercept(self, step: Any = None) -> Any:
         """Constant of a step, () or (p,); for "all" with a leading T. 0 without an intercept."""
         constants = self._select(step)[1]
         if self._one_target:
             constants = constants[..., 0]
-        return constants if isinstance(step, str) else constants[0]
+        return deliver(self._backend, constants if isinstance(step, str) else constants[0])
 
     # ---------------------------------------------------------------- files
     def save(self, path: Any, *, metadata: dict[str, Any] | None = None) -> None:
@@ -442,6 +443,7 @@ def load(path: Any, *, backend: Any = None) -> DistillationPath:
     return DistillationPath.load(path, backend=backend)
 
 
+@on_device
 def distill(
     spectrum: Spectrum,
     lam: float | None,
@@ -559,6 +561,7 @@ def distill(
     )
 
 
+@on_device
 def assemble(
     spectrum: Spectrum,
     lam: float | None,
@@ -632,6 +635,7 @@ def _columns(
         w = spectrum.sample_weight
         F = loo_columns(spectrum, lam, n_steps, lam_steps)
         return spectrum.kept(spectrum.Y), F, None if w is None else spectrum.kept(w)
+    device_of({"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val})
     X_val = spectrum.check_new(X_val, "X_val")
     if X_val.shape[0] == 0:
         raise ValueError("X_val is empty: no row to choose alpha on")
@@ -655,6 +659,7 @@ def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return C, alphas
 
 
+@on_device
 def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarray) -> Any:
     """Dual coefficients and constant of the limit, or why there is none."""
     if lam is None:
@@ -675,6 +680,7 @@ def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarr
     return spectrum.dual(coordinates), spectrum.constant(coordinates)
 
 
+@on_device
 def score_grid(
     spectrum: Spectrum,
     lams: Any,
@@ -760,6 +766,7 @@ def score_grid(
     return {name: np.stack(value) for name, value in scores.items()}
 
 
+@on_device
 def gcv_alphas(
     spectrum: Spectrum, lam: float, n_steps: int, *, clip: bool = False, per_target: bool = False
 ) -> np.ndarray:

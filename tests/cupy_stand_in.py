@@ -231,7 +231,7 @@ def _function(name):
             [_bare(part) for part in arg]
             if sequences and isinstance(arg, (list, tuple))
             else arg
-            if isinstance(arg, (str, tuple, type, np.dtype, list)) and i > 0
+            if isinstance(arg, str) or (isinstance(arg, (tuple, type, np.dtype, list)) and i > 0)
             else _bare(arg, f"argument of {name}")
             for i, arg in enumerate(args)
         ]

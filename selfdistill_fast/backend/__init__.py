@@ -25,16 +25,16 @@ caller's kind: NumPy for what lies on the host, else CuPy, torch, … on the dev
 
 from __future__ import annotations
 
+import functools
 import importlib
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from selfdistill_fast.backend.cpu import Cpu
-from selfdistill_fast.backend.gpu import Gpu, GpuUnavailable, cuda_device
-from selfdistill_fast.backend.reference import Reference
+from selfdistill_fast.backend.gpu import Gpu, GpuUnavailable
+from selfdistill_fast.backend.reference import Reference, cuda_device
 
 __all__ = [
     "BACKENDS",
@@ -46,6 +46,7 @@ __all__ = [
     "device_of",
     "get_backend",
     "kind_of",
+    "on_device",
     "try_gpu",
     "with_fallback",
 ]
@@ -161,6 +162,17 @@ def deliver(be: Reference, a: Any, kind: str | None = None) -> Any:
     if kind == "cupy" or be.name != "gpu":
         return a
     return importlib.import_module(kind).from_dlpack(a)
+
+
+def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Run a function of a spectrum where that lives: its device is the current one."""
+
+    @functools.wraps(function)
+    def wrapper(spectrum: Any, *args: Any, **kwargs: Any) -> Any:
+        with spectrum.backend.on():
+            return function(spectrum, *args, **kwargs)
+
+    return wrapper
 
 
 _warned: set[str] = set()

@@ -25,10 +25,10 @@ import numpy as np
 from numpy.linalg import LinAlgError
 
 from selfdistill_fast.backend import threads
-from selfdistill_fast.backend.reference import Half, Reference
+from selfdistill_fast.backend.reference import Half, Reference, cuda_device
 from selfdistill_fast.kernels import Kernel
 
-__all__ = ["Gpu", "GpuUnavailable", "cuda_device", "cuda_source", "devices"]
+__all__ = ["Gpu", "GpuUnavailable", "cuda_source", "devices"]
 
 #: threads of a block, rows of a tile, targets of a pass: BLOCK, SIDE and THREADS of kernels.cu
 BLOCK, SIDE, TARGETS = 256, 64, 16
@@ -751,14 +751,3 @@ def _total(sums: Any) -> Any:
 
 def _overlap(xp: Any, out: Any, *inputs: Any) -> bool:
     return any(a is not None and bool(xp.may_share_memory(out, a)) for a in inputs)
-
-
-def cuda_device(a: Any) -> int | None:
-    """Number of the CUDA device that ``a`` lies on, by DLPack's protocol; None: on the host."""
-    if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack_device__"):
-        return None
-    try:
-        kind, number = a.__dlpack_device__()
-    except Exception:  # some arrays refuse for what DLPack has no type for
-        return None
-    return int(number) if int(kind) in (2, 13) else None  # kDLCUDA, kDLCUDAManaged

@@ -19,7 +19,7 @@ import numpy as np
 from selfdistill_fast.backend import host
 from selfdistill_fast.kernels import Kernel
 
-__all__ = ["Half", "Reference"]
+__all__ = ["Half", "Reference", "cuda_device"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,11 @@ class Reference:
         ValueError
             Wrong number of dimensions; NaN or infinity.
         """
+        if cuda_device(a) is not None:
+            raise TypeError(
+                f"{name} is on GPU {cuda_device(a)}, but backend={self.name!r} computes on the "
+                f"host: copy {name} there, or leave backend out"
+            )
         if hasattr(a, "toarray") and hasattr(a, "nnz"):
             raise TypeError(
                 f"{name} is sparse; this library works on dense arrays: pass {name}.toarray()"
@@ -457,3 +462,14 @@ class Reference:
             C[:, t] = M
             M = M * d64 / (d64 + lam[:, None])
         return C
+
+
+def cuda_device(a: Any) -> int | None:
+    """Number of the CUDA device that ``a`` lies on, by DLPack's protocol; None: on the host."""
+    if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack_device__"):
+        return None
+    try:
+        kind, number = a.__dlpack_device__()
+    except Exception:  # some arrays refuse for what DLPack has no type for
+        return None
+    return int(number) if int(kind) in (2, 13) else None  # kDLCUDA, kDLCUDAManaged

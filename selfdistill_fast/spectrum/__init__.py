@@ -22,7 +22,7 @@ import numbers
 from typing import Any
 
 from selfdistill_fast.backend import get_backend
-from selfdistill_fast.kernels import Precomputed, as_kernel
+from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
     check_lam,
@@ -119,7 +119,9 @@ def spectrum(
         An unpenalised constant, refitted in every step.
     random_state : optional
         Seed or generator of "nystrom"; the exact solvers use no random numbers.
-    backend : {None, "cpu", "reference"} or a backend object, optional
+    backend : {None, "cpu", "gpu", "auto", "reference"} or a backend object, optional
+        None: where the arrays are, a CUDA device or the host. "gpu" takes arrays from the host
+        there; "auto" does where that pays. The spectrum's own arrays stay where they are computed.
     max_memory : int, optional
         Bytes that the factorisation may take; default 80 % of what is available.
     leave_one_out : bool, optional
@@ -165,8 +167,30 @@ def spectrum(
         or not max_memory > 0
     ):
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
-    be = get_backend(backend)
-    kernel = as_kernel(kernel)
+    be = get_backend(backend, {"X": X, "Y": Y, "sample_weight": sample_weight})
+    options |= {"lam": lam, "leave_one_out": leave_one_out, "random_state": random_state}
+    arguments = (X, Y, as_kernel(kernel), solver, sample_weight, bool(fit_intercept))
+    memory = None if max_memory is None else int(max_memory)
+    with be.on():
+        return _spectrum(be, *arguments, memory, **options)
+
+
+def _spectrum(
+    be: Any,
+    X: Any,
+    Y: Any,
+    kernel: Kernel,
+    solver: str,
+    sample_weight: Any,
+    fit_intercept: bool,
+    memory: int | None,
+    *,
+    lam: Any,
+    leave_one_out: bool | None,
+    random_state: Any,
+    **options: Any,
+) -> Spectrum:
+    """:func:`spectrum` on one backend."""
     X = be.asarray(X, "X", ndim=2)
     n, n_features = X.shape
     if n == 0 or n_features == 0:
@@ -175,8 +199,7 @@ def spectrum(
         raise ValueError(f"a precomputed K must be square, got shape {X.shape}")
     y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
     w = check_sample_weight(be, sample_weight, n)
-    memory = None if max_memory is None else int(max_memory)
-    training = (be, X, y, kernel, w, bool(fit_intercept), memory)
+    training = (be, X, y, kernel, w, fit_intercept, memory)
     chosen = None
     if solver == "auto":
         chosen = choose(

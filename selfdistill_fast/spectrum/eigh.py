@@ -155,10 +155,11 @@ class EighSpectrum(Spectrum):
         ndarray of shape (T, k), or (L, T, k) for a batch: λ a^(τ−1)/(d + λ); for a schedule
         (T, T, k) with [j, s] = λ_j/(d + λ_j) Π_(s <= t < j) d/(d + λ_t), zero for s > j
         """
+        xp = self.backend.xp
         if lam_steps is not None:
-            return self._windows(lam_steps) * lam_steps.astype(self.dtype)[:, None, None]
+            return self._windows(lam_steps) * xp.asarray(lam_steps, self.dtype)[:, None, None]
         lam = check_lam(lam, batch=True)
-        return self.pure_filters(lam, n_steps) * lam.astype(self.dtype)[..., None, None]
+        return self.pure_filters(lam, n_steps) * xp.asarray(lam, self.dtype)[..., None, None]
 
     def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters of A^τ, or of A_j … A_s under a ridge for each step.

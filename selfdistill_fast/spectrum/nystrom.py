@@ -25,7 +25,7 @@ import numpy as np
 
 from selfdistill_fast.gram import native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, check_n_steps
+from selfdistill_fast.spectrum.base import Fold, check_n_steps, largest
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 
 __all__ = ["NystromSpectrum"]
@@ -99,7 +99,7 @@ class NystromSpectrum(EighSpectrum):
             features -= qt[:, None] * mean[None, :]
         V, singular, G = be.svd(features)
         del features
-        real = singular > len(singular) * float(xp.finfo(V.dtype).eps) * singular.max(initial=0.0)
+        real = singular > len(singular) * float(xp.finfo(V.dtype).eps) * largest(singular)
         self.V, singular = xp.ascontiguousarray(V[:, real]), singular[real]
         self.d = (singular.astype("float64") ** 2).astype(V.dtype)
         self.k = int(self.d.shape[0])
@@ -218,7 +218,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
     left = diagonal.copy()
     factor = xp.zeros((X.shape[0], m), X.dtype)
     chosen: list[int] = []
-    floor = 10.0 * float(xp.finfo(X.dtype).eps) * float(diagonal.max(initial=0.0))
+    floor = 10.0 * float(xp.finfo(X.dtype).eps) * largest(diagonal)
     while len(chosen) < m:
         weights = be.to_numpy(xp.maximum(left, 0.0)).astype(np.float64)
         weights[weights <= floor] = 0.0
@@ -227,8 +227,9 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
         batch = min(_BATCH, m - len(chosen), int(np.count_nonzero(weights)))
         proposed = random.choice(len(weights), size=batch, replace=True, p=weights / weights.sum())
         done = len(chosen)
-        G = be.to_numpy(native_gram(be, X[proposed], None, kernel)).astype(np.float64)
-        F = be.to_numpy(factor[proposed, :done]).astype(np.float64)
+        at = xp.asarray(proposed)
+        G = be.to_numpy(native_gram(be, X[at], None, kernel)).astype(np.float64)
+        F = be.to_numpy(factor[at, :done]).astype(np.float64)
         G = G - F @ F.T
         start = weights[proposed]
         accepted: list[int] = []
@@ -242,7 +243,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
                 accepted.append(i)
         if not accepted:
             continue
-        rows = proposed[accepted]
+        rows = xp.asarray(proposed[accepted])
         L = np.tril(triangle[accepted][:, : len(accepted)])
         new = native_gram(be, X, X[rows], kernel)
         new = new - factor[:, :done] @ factor[rows, :done].T
@@ -250,7 +251,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
         factor[:, done : done + len(rows)] = new
         left = left - (new.astype("float64") ** 2).sum(1)
         left[rows] = 0.0
-        chosen.extend(int(row) for row in rows)
+        chosen.extend(proposed[accepted].tolist())
     return xp.asarray(chosen, dtype="int64")
 
 
@@ -266,7 +267,7 @@ def _pivoted_cholesky(K: Any, xp: Any) -> tuple[Any, Any]:
     """Order and upper factor R (r, r) with K[order][:, order] = RᵀR; pivots above round-off."""
     m = K.shape[0]
     left = xp.diagonal(K).astype("float64").copy()
-    floor = 10.0 * m * float(xp.finfo(K.dtype).eps) * float(left.max(initial=0.0))
+    floor = 10.0 * m * float(xp.finfo(K.dtype).eps) * largest(left)
     R = xp.zeros((m, m), "float64")
     order: list[int] = []
     for i in range(m):
