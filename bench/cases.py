@@ -2,7 +2,7 @@
 
 A case knows its rivals, functions that do the same work (the first is ours; every later one
 is a peer), the least ratio that it is held to, and the work that bounds it from below: bytes
-to be written, flops, exponentials.
+to be written or read, flops, exponentials.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Case:
     target: float = 0.0
     dtype: str = "float64"
     isa: str = "avx512"
-    nbytes: float = 0.0
+    nbytes: float = 0.0  # written
+    reads: float = 0.0  # bytes
     flops: float = 0.0
     exps: float = 0.0
 
@@ -178,6 +179,47 @@ def matmul_case(d, p, target, isa="avx512", n=20000, judge="pykeops"):
     )
 
 
+# ---------------------------------------------------------------------- half of K
+@functools.lru_cache(maxsize=1)
+def half_problem(n, dtype):
+    return get_backend().half_gram(points(n, 8), RBF(0.5), np.dtype(dtype))
+
+
+def half_case(p, dtype="float64", n=8000, isa="avx512"):
+    V = functools.partial(points, n, p, seed=2)
+    name = f"half_matmul {dtype} {n}x{n} p={p}" + (f" {isa}" if isa != "avx512" else "")
+
+    def whole():
+        half_problem.cache_clear()
+        return gram(points(n, 8), None, RBF(0.5), out=buffer((n, n), "float64"))
+
+    def ours():
+        half, v, out = half_problem(n, dtype), V(), np.empty((n, p))
+        return lambda: get_backend().half_matmul(half, v, out=out)
+
+    def symmetric():  # reads one triangle of the whole K
+        blas, K, v = need("scipy.linalg.blas"), whole(), V()
+        if p == 1:
+            return lambda: blas.dsymv(1.0, K.T, v[:, 0])
+        v = np.asfortranarray(v)
+        return lambda: blas.dsymm(1.0, K.T, v)
+
+    def general():
+        K, v = whole(), V()
+        return lambda: K @ v
+
+    return Case(
+        "half_matmul",
+        name,
+        {"ours": ours, "scipy": symmetric, "numpy": general},
+        judge="scipy",
+        dtype=dtype,
+        isa=isa,
+        reads=n * (n + 1) / 2 * np.dtype(dtype).itemsize,
+        flops=0.0 if dtype == "float32" else 2.0 * n * n * p,  # its sums are double
+    )
+
+
 # ------------------------------------------------------------------ filters and grid
 def path_case(verb, k=4000, lams=100, steps=10):
     d = np.random.default_rng(3).exponential(size=k)
@@ -255,6 +297,9 @@ CASES = [
     matmul_case(90, 1, 28, isa="avx2"),
     matmul_case(8, 1, 1 / 1.5, judge="gram+BLAS"),
     matmul_case(90, 1, 1 / 1.5, judge="gram+BLAS"),
+    *(half_case(p) for p in (1, 2, 4, 8, 16)),
+    *(half_case(p, "float32") for p in (1, 4, 16)),
+    half_case(1, isa="avx2"),
     path_case("shrinkage_path"),
     path_case("pure_filters"),
     grid_case(),

@@ -1,6 +1,6 @@
 """What this machine can do at best: the ceilings that the floors of the table follow from.
 
-* copy and fill bandwidth: the best of several ways to write 512 MB of pages that exist;
+* copy, fill and read bandwidth: the best of several ways through 512 MB of pages that exist;
 * matrix products: the best rate of NumPy's BLAS as it is and with the kernels that it can be
   told to use (OPENBLAS_CORETYPE), each in a process of its own;
 * exponentials: our own exp on data that stays in the cache, on every thread at once.
@@ -55,7 +55,7 @@ def gemm_rates(coretype):
 
 
 def bandwidths(threads):
-    """Bytes written per second by fill and by copy, best way of each."""
+    """Bytes per second written by fill and by copy, and read, best way of each."""
     size = 512 << 20
     a, b = np.ones(size // 8), np.ones(size // 8)
     edges = [len(a) * t // threads for t in range(threads + 1)]
@@ -74,7 +74,11 @@ def bandwidths(threads):
 
         fill = min(on_all(memset), on_all(lambda part: a[part].fill(2.0)), _streamed(a))
         copy = min(on_all(memmove), on_all(lambda part: np.copyto(a[part], b[part])))
-    return size / fill, size / copy
+        read = min(
+            on_all(lambda part: np.dot(a[part], a[part])),
+            on_all(lambda part: a[part].max()),
+        )
+    return size / fill, size / copy, size / read
 
 
 def _streamed(a):
@@ -113,8 +117,8 @@ def measure():
     from selfdistill_fast.backend.threads import n_threads_now
 
     threads = n_threads_now()
-    fill, copy = bandwidths(threads)
-    found = {"threads": threads, "fill": fill, "copy": copy, "gemm": {}, "exp": {}}
+    fill, copy, read = bandwidths(threads)
+    found = {"threads": threads, "fill": fill, "copy": copy, "read": read, "gemm": {}, "exp": {}}
     found["load_before"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     before = _core.isa()
     for isa in _core.isa_available():

@@ -1,8 +1,8 @@
 """From medians and ceilings to one table, bench/results/core.json and a picture.
 
-A case's floor is max(bytes / fill bandwidth, flops / best matrix product, exps / exp rate): no
-program can be faster on this machine that writes the matrix, forms the inner products and
-takes the exponentials. ``python bench/report.py`` prints the stored results again.
+A case's floor is max(bytes / bandwidth, flops / best matrix product, exps / exp rate): no
+program can be faster on this machine that writes (or reads) the matrix, forms the inner
+products and takes the exponentials. ``python bench/report.py`` prints the stored results again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PEERS = ("scikit-learn", "scipy", "torch", "pykeops", "gram+BLAS", "numpy")
 def floor_of(case, ceilings):
     """(seconds, what binds)."""
     parts = {
-        "bytes": case.nbytes / ceilings["fill"],
+        "bytes": case.nbytes / ceilings["fill"] + case.reads / ceilings["read"],
         "flops": case.flops / (ceilings["gemm"][case.isa][case.dtype] or float("inf")),
         "exps": case.exps / ceilings["exp"][case.isa][case.dtype],
     }
@@ -65,7 +65,8 @@ def table(rows, ceilings):
     """The rows and the ceilings as text; times in milliseconds."""
     lines = [
         f"{ceilings['threads']} threads; fill {ceilings['fill'] / 1e9:.1f} GB/s, "
-        f"copy {ceilings['copy'] / 1e9:.1f} GB/s; "
+        f"copy {ceilings['copy'] / 1e9:.1f} GB/s, "
+        f"read {ceilings.get('read', 0) / 1e9:.1f} GB/s; "
         + "; ".join(
             f"{isa}: gemm {rate['float64'] / 1e9:.0f} / {rate['float32'] / 1e9:.0f} GFlop/s, "
             f"exp {ceilings['exp'][isa]['float64'] / 1e9:.1f} / "

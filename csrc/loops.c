@@ -679,34 +679,21 @@ static sdf_status half_gram(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void
   return do_tiles(job, lo, hi, PAIRS | KERNEL, NULL, scratch, &keep);
 }
 
-/* What the products need: tile rows and columns within (tiles_x, tiles_z). */
-static sdf_status check_product(ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t tiles_x, ptrdiff_t j0,
-                                ptrdiff_t j1, ptrdiff_t tiles_z, int symmetric,
-                                const product *to) {
-  if (i0 < 0 || i1 < i0 || i1 > tiles_x || j0 < 0 || j1 < j0 || j1 > tiles_z) {
-    return SDF_BAD_RANGE;
-  }
-  if (to->p < 0 || to->ldw < TILE * tiles_z || to->lds < TILE * most(tiles_x, tiles_z) ||
-      to->ldw % LINE != 0 || (to->w_size != 8 && to->w_size != (int)sizeof(real))) {
-    return SDF_BAD_SIZE;
-  }
-  if (unusable(to->w_cols, to->p) || (to->p > 0 && to->sum_rows == NULL) ||
-      (to->p > 0 && symmetric && to->sum_cols == NULL)) {
-    return SDF_NO_MEMORY_GIVEN;
-  }
-  return SDF_OK;
-}
-
 static sdf_status multiply(const sdf_job *job, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t j0,
                            ptrdiff_t j1, const void *wt, int w_size, ptrdiff_t ldw, ptrdiff_t p,
                            double *sum_rows, double *sum_cols, ptrdiff_t lds, void *scratch) {
-  const product all = {wt, wt, sum_rows, job->symmetric ? sum_cols : NULL, ldw, lds, p, w_size};
-  sdf_status status = check(job, 0, 0, 0);
-  if (status == SDF_OK) {
-    status = check_product(i0, i1, job->tiles_x, j0, j1, job->tiles_z, job->symmetric, &all);
-  }
-  if (status == SDF_OK && unusable(scratch, 1)) status = SDF_NO_MEMORY_GIVEN;
+  const sdf_status status = check(job, i0, i1, job->tiles_x);
   if (status != SDF_OK) return status;
+  if (j0 < 0 || j1 < j0 || j1 > job->tiles_z) return SDF_BAD_RANGE;
+  if (p < 0 || ldw < TILE * job->tiles_z || lds < TILE * most(job->tiles_x, job->tiles_z) ||
+      ldw % LINE != 0 || (w_size != 8 && w_size != (int)sizeof(real))) {
+    return SDF_BAD_SIZE;
+  }
+  if (unusable(wt, p) || unusable(scratch, 1) || (p > 0 && sum_rows == NULL) ||
+      (p > 0 && job->symmetric && sum_cols == NULL)) {
+    return SDF_NO_MEMORY_GIVEN;
+  }
+  const product all = {wt, wt, sum_rows, job->symmetric ? sum_cols : NULL, ldw, lds, p, w_size};
   for (ptrdiff_t ti = i0; ti < i1; ti++) {
     for (ptrdiff_t tj = job->symmetric ? most(j0, ti) : j0; tj < j1; tj++) {
       const product to = moved(&all, ti * TILE, tj * TILE);
@@ -716,27 +703,54 @@ static sdf_status multiply(const sdf_job *job, ptrdiff_t i0, ptrdiff_t i1, ptrdi
   return SDF_OK;
 }
 
-static sdf_status half_multiply(const void *half, ptrdiff_t n, ptrdiff_t i0, ptrdiff_t i1,
-                                ptrdiff_t j0, ptrdiff_t j1, const double *wt, ptrdiff_t ldw,
-                                ptrdiff_t p, double *sum_rows, double *sum_cols,
-                                ptrdiff_t lds) {
-  if (n < 0) return SDF_BAD_SIZE;
-  const ptrdiff_t side = quotient_up(n, TILE);
-  const product all = {wt, wt, sum_rows, sum_cols, ldw, lds, p, 8};
-  const sdf_status status = check_product(i0, i1, side, j0, j1, side, 1, &all);
-  if (status != SDF_OK) return status;
-  if (unusable(half, n)) return SDF_NO_MEMORY_GIVEN;
+/* One block of `half_multiply`: parts a <= b, of tile rows [i0, i1) and columns [j0, j1). */
+static void half_block(const real *half, ptrdiff_t n, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t j0,
+                       ptrdiff_t j1, const product *all) {
+  const ptrdiff_t side = quotient_up(n, TILE), unit = UNIT * TILE;
   for (ptrdiff_t ti = i0; ti < i1; ti++) {
     const ptrdiff_t rows = quotient_up(least(TILE, n - ti * TILE), UNIT) * UNIT;
-    for (ptrdiff_t tj = most(j0, ti); tj < j1; tj++) {
+    const ptrdiff_t first = most(j0, ti);
+    const real *row = half + (ti * (2 * side - ti + 1) / 2 - ti) * (TILE * TILE);
+    const ptrdiff_t next_row = (side - ti - 1 + most(j0, ti + 1)) * (TILE * TILE);
+    for (ptrdiff_t tj = first; tj < j1; tj++) {
       const ptrdiff_t width = quotient_up(least(TILE, n - tj * TILE), NR) * NR;
-      const real *tile =
-          (const real *)half + (ti * (2 * side - ti + 1) / 2 + tj - ti) * (TILE * TILE);
+      const real *tile = row + tj * (TILE * TILE);
       for (ptrdiff_t u = 0; u < rows; u += UNIT) {
-        const product here = moved(&all, ti * TILE + u, tj * TILE);
-        multiply_unit(tile + u * TILE, TILE, UNIT, width, &here, ti != tj, UNIT * TILE);
+        const product here = moved(all, ti * TILE + u, tj * TILE);
+        const real *t = tile + u * TILE;
+        ptrdiff_t ahead = unit; /* to the unit that comes next */
+        if (tj + 1 == j1 && u + UNIT >= rows) ahead = ti + 1 < i1 ? row - t + next_row : 0;
+        multiply_unit(t, TILE, UNIT, width, &here, ti != tj, ahead);
       }
     }
+  }
+}
+
+static sdf_status half_multiply(const void *half, ptrdiff_t n, const double *wt, ptrdiff_t ldw,
+                                ptrdiff_t p, ptrdiff_t parts, ptrdiff_t lo, ptrdiff_t hi,
+                                double *sums, ptrdiff_t lds) {
+  const ptrdiff_t side = quotient_up(n, TILE);
+  if (n < 0 || p < 0 || parts < 1 || ldw < TILE * side || lds < TILE * side ||
+      ldw % LINE != 0) {
+    return SDF_BAD_SIZE;
+  }
+  if (lo < 0 || hi < lo || hi > parts * (parts + 1) / 2) return SDF_BAD_RANGE;
+  if (n == 0 || p == 0) return SDF_OK;
+  if (unusable(half, 1) || unusable(wt, 1) || sums == NULL) return SDF_NO_MEMORY_GIVEN;
+  ptrdiff_t a = 0, b = lo;
+  for (; b >= parts - a; a++) b -= parts - a;
+  b += a;
+  for (ptrdiff_t block = lo; block < hi; block++) {
+    const ptrdiff_t i0 = side * a / parts, i1 = side * (a + 1) / parts;
+    const ptrdiff_t j0 = side * b / parts, j1 = side * (b + 1) / parts;
+    double *sum_rows = sums + b * p * lds, *sum_cols = sums + a * p * lds;
+    const product all = {wt, wt, sum_rows, sum_cols, ldw, lds, p, 8};
+    for (ptrdiff_t q = 0; q < p; q++) {
+      memset(sum_rows + q * lds + i0 * TILE, 0, (size_t)((i1 - i0) * TILE) * sizeof(double));
+      memset(sum_cols + q * lds + j0 * TILE, 0, (size_t)((j1 - j0) * TILE) * sizeof(double));
+    }
+    half_block(half, n, i0, i1, j0, j1, &all);
+    if (++b == parts) b = ++a;
   }
   return SDF_OK;
 }

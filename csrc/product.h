@@ -1,7 +1,7 @@
 /* product.h: a unit of K times columns of W, from both sides, in registers:
  *
- *     sum_rows[q][r] += sum_c t[r][c] w_cols[q][c],   sum_cols[q][c] += sum_r t[r][c]
- * w_rows[q][r].
+ *     sum_rows[q][r] += sum_c t[r][c] w_cols[q][c],
+ *     sum_cols[q][c] += sum_r t[r][c] w_rows[q][r].
  *
  * Included by loops.c once for each precision SUM_BITS of W and of the sums within a unit: that
  * of the entries t, and double. Defines multiply_unit_32 or multiply_unit_64. The sums of
@@ -29,7 +29,10 @@ typedef int32_t OF(mask) __attribute__((vector_size(SIMD_BYTES)));
 #define SUM_LIST LIST2
 #endif
 typedef scalar OF(sum) __attribute__((vector_size(SIMD_BYTES), may_alias));
+typedef scalar OF(sum_unaligned)
+    __attribute__((vector_size(SIMD_BYTES), may_alias, aligned(SUM_BITS / 8)));
 #define sum_vec OF(sum)
+#define sum_vec_unaligned OF(sum_unaligned)
 
 /* as many entries of K as there are lanes of a sum */
 static inline sum_vec OF(entries)(const real *t) {
@@ -66,13 +69,27 @@ static inline sum_vec OF(sums)(sum_vec v[SUM_LANES]) {
   return v[0];
 }
 
+/* The sums of TR rows from r on and TQ targets from q on: TR * TQ vectors, and zeros up to a
+ * multiple of SUM_LANES. */
+static inline __attribute__((always_inline)) void OF(add_sums)(sum_vec *sum, const product *to,
+                                                               ptrdiff_t q, ptrdiff_t r,
+                                                               const int TR, const int TQ) {
+#pragma GCC unroll 16
+  for (int s = 0; s < TR * TQ; s += SUM_LANES) {
+    const sum_vec total = OF(sums)(sum + s);
+    for (int l = 0; l < least(SUM_LANES, TR * TQ - s); l++) {
+      to->sum_rows[(q + (s + l) / TR) * to->lds + r + (s + l) % TR] += (double)total[l];
+    }
+  }
+}
+
 /* Rows [0, rows) for TQ targets from q on, TR rows at a time; `step` reals between rows. The
  * entries `ahead` reals further are fetched meanwhile (0: none are). */
 static inline __attribute__((always_inline)) void OF(add_to_rows)(
     const real *t, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t width, const product *to,
     ptrdiff_t q, ptrdiff_t ahead, const int TR, const int TQ) {
   for (ptrdiff_t r = 0; r < rows; r += TR) {
-    sum_vec sum[16] = {{0}}; /* TR * TQ of them, and zeros to a multiple of SUM_LANES */
+    sum_vec sum[16] = {{0}};
     for (ptrdiff_t c = 0; c < width; c += SUM_LANES) {
       if (ahead && c % LINE == 0) {
 #pragma GCC unroll 8
@@ -88,13 +105,7 @@ static inline __attribute__((always_inline)) void OF(add_to_rows)(
         }
       }
     }
-#pragma GCC unroll 16
-    for (int s = 0; s < TR * TQ; s += SUM_LANES) {
-      const sum_vec total = OF(sums)(sum + s);
-      for (int l = 0; l < least(SUM_LANES, TR * TQ - s); l++) {
-        to->sum_rows[(q + (s + l) / TR) * to->lds + r + (s + l) % TR] += (double)total[l];
-      }
-    }
+    OF(add_sums)(sum, to, q, r, TR, TQ);
   }
 }
 
@@ -106,7 +117,7 @@ static inline __attribute__((always_inline)) void OF(add_to_cols)(const real *t,
                                                                   ptrdiff_t q, const int TQ) {
   const scalar *w = to->w_rows;
   for (ptrdiff_t c = 0; c < width; c += NV * SUM_LANES) {
-    sum_vec sum[TARGETS][NV] = {{{0}}};
+    sum_vec sum[4][NV] = {{{0}}};
     for (ptrdiff_t r = 0; r < rows; r++) {
 #pragma GCC unroll 8
       for (int v = 0; v < NV; v++) {
@@ -126,16 +137,78 @@ static inline __attribute__((always_inline)) void OF(add_to_cols)(const real *t,
   }
 }
 
+#if SUM_BITS == 64
+/* Both at once: an entry is loaded once, but the sums of columns are in memory. */
+static inline __attribute__((always_inline)) void add_to_both(const real *t, ptrdiff_t step,
+                                                              ptrdiff_t rows, ptrdiff_t width,
+                                                              const product *to, ptrdiff_t q,
+                                                              ptrdiff_t ahead, const int TR,
+                                                              const int TQ) {
+  for (ptrdiff_t r = 0; r < rows; r += TR) {
+    const double *w_rows = (const double *)to->w_rows + q * to->ldw + r;
+    sum_vec sum[16] = {{0}};
+    for (ptrdiff_t c = 0; c < width; c += SUM_LANES) {
+      if (ahead && c % LINE == 0) {
+#pragma GCC unroll 8
+        for (int a = 0; a < TR; a++) __builtin_prefetch(t + (r + a) * step + c + ahead);
+      }
+      double *sums = to->sum_cols + q * to->lds + c;
+      sum_vec w[4], column[4];
+#pragma GCC unroll 8
+      for (int b = 0; b < TQ; b++) {
+        w[b] = *(const sum_vec *)((const double *)to->w_cols + (q + b) * to->ldw + c);
+        column[b] = (sum_vec) * (const sum_vec_unaligned *)(sums + b * to->lds);
+      }
+#pragma GCC unroll 8
+      for (int a = 0; a < TR; a++) {
+        const sum_vec value = OF(entries)(t + (r + a) * step + c);
+#pragma GCC unroll 8
+        for (int b = 0; b < TQ; b++) {
+          sum[b * TR + a] += value * w[b];
+          column[b] += value * w_rows[b * to->ldw + a];
+        }
+      }
+#pragma GCC unroll 8
+      for (int b = 0; b < TQ; b++) {
+        *(sum_vec_unaligned *)(sums + b * to->lds) = (sum_vec_unaligned)column[b];
+      }
+    }
+    OF(add_sums)(sum, to, q, r, TR, TQ);
+  }
+}
+#endif
+
+/* TQ targets from q on, TR rows at a time. */
+static inline __attribute__((always_inline)) void OF(add_product)(
+    const real *t, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t width, const product *to,
+    int mirrored, ptrdiff_t q, ptrdiff_t ahead, const int at_once, const int TR, const int TQ) {
+#if SUM_BITS == 64
+  if (mirrored && at_once) {
+    add_to_both(t, step, rows, width, to, q, ahead, TR, TQ);
+    return;
+  }
+#endif
+  OF(add_to_rows)(t, step, rows, width, to, q, ahead, TR, TQ);
+  if (mirrored) OF(add_to_cols)(t, step, rows, width, to, q, TQ);
+  (void)at_once;
+}
+
+/* Up to TARGETS columns of W take both sides at once, while the unit comes from memory. Where
+ * there are more, a side at a time leaves more registers to each, and the sums bound. */
 static void OF(multiply_unit)(const real *t, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t width,
                               const product *to, int mirrored, ptrdiff_t ahead) {
   ptrdiff_t q = 0;
-  for (; q + TARGETS <= to->p; q += TARGETS, ahead = 0) {
-    OF(add_to_rows)(t, step, rows, width, to, q, ahead, 4, TARGETS);
-    if (mirrored) OF(add_to_cols)(t, step, rows, width, to, q, TARGETS);
+  for (; to->p > TARGETS && q + TARGETS <= to->p; q += TARGETS, ahead = 0) {
+    OF(add_product)(t, step, rows, width, to, mirrored, q, ahead, 0, 4, TARGETS);
   }
-  for (; q < to->p; q++, ahead = 0) {
-    OF(add_to_rows)(t, step, rows, width, to, q, ahead, MR, 1);
-    if (mirrored) OF(add_to_cols)(t, step, rows, width, to, q, 1);
+  switch (to->p - q) {
+    case 1: OF(add_product)(t, step, rows, width, to, mirrored, q, ahead, 1, MR, 1); break;
+    case 2: OF(add_product)(t, step, rows, width, to, mirrored, q, ahead, 1, MR, 2); break;
+#if SIMD_BYTES == 64 /* TARGETS is 4 */
+    case 3: OF(add_product)(t, step, rows, width, to, mirrored, q, ahead, 1, 4, 3); break;
+    case 4: OF(add_product)(t, step, rows, width, to, mirrored, q, ahead, 1, 4, 4); break;
+#endif
+    default: break;
   }
 }
 
@@ -146,4 +219,5 @@ static void OF(multiply_unit)(const real *t, ptrdiff_t step, ptrdiff_t rows, ptr
 #undef SUM_LANES
 #undef SUM_LIST
 #undef sum_vec
+#undef sum_vec_unaligned
 #undef SUM_BITS

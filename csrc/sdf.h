@@ -140,11 +140,15 @@ typedef struct {
   sdf_status (*half_gram)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *half,
                           int half_size, void *scratch);
 
-  /* As `multiply`, from such tiles of reals, whoever filled them (rows [0, n) rounded up to
-   * 16); all else double. Every tile is read from memory once. */
-  sdf_status (*half_multiply)(const void *half, ptrdiff_t n, ptrdiff_t i0, ptrdiff_t i1,
-                              ptrdiff_t j0, ptrdiff_t j1, const double *wt, ptrdiff_t ldw,
-                              ptrdiff_t p, double *sum_rows, double *sum_cols, ptrdiff_t lds);
+  /* K V from such tiles of reals, whoever filled them (rows [0, n) rounded up to 16), each
+   * read from memory once; everything else is double. The tile rows are cut into `parts`, a
+   * block is a pair of parts a <= b, and blocks [lo, hi) of parts (parts + 1) / 2 are done.
+   * Block (a, b) sets sums[b][q][i] for the rows i of part a, and sums[a][q][j] for those of b.
+   * After all of them sum_c sums[c][q][i] = sum_j K[i][j] wt[q][j]; sums is (parts, p, lds),
+   * lds >= tile rows, wt as in `multiply`. */
+  sdf_status (*half_multiply)(const void *half, ptrdiff_t n, const double *wt, ptrdiff_t ldw,
+                              ptrdiff_t p, ptrdiff_t parts, ptrdiff_t lo, ptrdiff_t hi,
+                              double *sums, ptrdiff_t lds);
 
   /* Spectral filters, d real (k), lam (n_lam), results real (n_lam, n_steps, k), with
    * A = d / (d + lam), everything in double. Units [lo, hi) of

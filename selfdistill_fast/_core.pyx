@@ -346,24 +346,34 @@ def half_shape(Py_ssize_t n):
     return side * (side + 1) // 2, tile, tile
 
 
-def half_multiply(tiles, Py_ssize_t n, tuple rows, tuple columns, Vt, sum_rows, sum_cols):
-    """As :meth:`Gram.multiply`, from the tiles of :meth:`Gram.half_gram`; Vt is float64."""
-    cdef ptrdiff_t i0 = rows[0], i1 = rows[1], j0 = columns[0], j1 = columns[1]
+def half_multiply(tiles, Py_ssize_t n, Vt, sums, Py_ssize_t lo, Py_ssize_t hi):
+    """Blocks [lo, hi) of K @ V from the tiles of :meth:`Gram.half_gram`.
+
+    Parameters
+    ----------
+    tiles : :func:`half_shape` of n, float32 or float64, by :func:`empty_aligned`
+    Vt : (p, w) float64, by :func:`empty_aligned`
+        V transposed, zero beyond column n; w >= tile * rows of tiles.
+    sums : (parts, p, s) float64
+        Set by the blocks, parts (parts + 1) / 2 of them; K @ V is its sum over the parts.
+    """
     cdef const sdf_loops* loops = _loops_for(tiles.dtype)
     cdef _Array half = _Array(tiles, "tiles", 3, loops.real_size)
     cdef _Array v = _Array(Vt, "Vt", 2, 8)
-    cdef _Array r = _Array(sum_rows, "sum_rows", 2, 8, True)
-    cdef _Array c = _Array(sum_cols, "sum_cols", 2, 8, True)
-    cdef ptrdiff_t p = v.view.shape[0], ldw = v.view.shape[1], lds = r.view.shape[1]
+    cdef _Array s = _Array(sums, "sums", 3, 8, True)
+    cdef ptrdiff_t p = v.view.shape[0], ldw = v.view.shape[1]
+    cdef ptrdiff_t parts = s.view.shape[0], lds = s.view.shape[2]
     if tiles.shape != half_shape(n):
-        raise ValueError(f"half_multiply: tiles must have shape {half_shape(n)}")
-    if r.view.shape[0] != p or c.view.shape[0] != p or c.view.shape[1] != lds:
+        raise ValueError(
+            f"half_multiply: tiles must have shape {half_shape(n)}, got {tiles.shape}"
+        )
+    if s.view.shape[1] != p:
         raise ValueError("half_multiply: the sums must have one row per row of Vt")
     cdef sdf_status status
     with nogil:
         status = loops.half_multiply(
-            half.view.buf, n, i0, i1, j0, j1, <const double*>v.view.buf, ldw, p,
-            <double*>r.view.buf, <double*>c.view.buf, lds)
+            half.view.buf, n, <const double*>v.view.buf, ldw, p, parts, lo, hi,
+            <double*>s.view.buf, lds)
     _raise_from(status)
 
 

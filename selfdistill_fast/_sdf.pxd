@@ -72,9 +72,9 @@ cdef extern from "sdf.h" nogil:
             const sdf_job* job, ptrdiff_t lo, ptrdiff_t hi, void* half, int half_size,
             void* scratch) noexcept nogil
         sdf_status (*half_multiply)(
-            const void* half, ptrdiff_t n, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t j0,
-            ptrdiff_t j1, const double* wt, ptrdiff_t ldw, ptrdiff_t p,
-            double* sum_rows, double* sum_cols, ptrdiff_t lds) noexcept nogil
+            const void* half, ptrdiff_t n, const double* wt, ptrdiff_t ldw, ptrdiff_t p,
+            ptrdiff_t parts, ptrdiff_t lo, ptrdiff_t hi,
+            double* sums, ptrdiff_t lds) noexcept nogil
         sdf_status (*shrinkage_path)(
             const void* d, ptrdiff_t k, const double* lam, ptrdiff_t n_lam,
             const double* alpha, ptrdiff_t n_steps, void* out,

@@ -7,6 +7,8 @@ of columns; identities that hold exactly; then what a caller may do.
 from __future__ import annotations
 
 import math
+import mmap
+import sys
 
 import numpy as np
 import pytest
@@ -225,16 +227,21 @@ def test_the_border_refuses(rng):
     narrow = _core.Gram(X.astype(np.float32), None, RBF(1.0).c_spec)
     with pytest.raises(ValueError, match="number of rows"):
         narrow.half_gram(0, 3, tiles)
-    Vt, sums = _core.empty_aligned((1, 384), np.float64), np.zeros((1, 384))
+    Vt, sums = _core.empty_aligned((1, 384), np.float64), np.empty((2, 1, 384))
     Vt[:] = 0
-    _core.half_multiply(tiles, 200, (0, 2), (0, 2), Vt, sums, sums)
-    for rows in ((0, 3), (-1, 1), (1, 0)):
+    _core.half_multiply(tiles, 200, Vt, sums, 0, 3)
+    assert (sums == 0).all()
+    for lo, hi in ((0, 4), (-1, 1), (1, 0)):
         with pytest.raises(ValueError, match="range"):
-            _core.half_multiply(tiles, 200, rows, (0, 2), Vt, sums, sums)
+            _core.half_multiply(tiles, 200, Vt, sums, lo, hi)
     with pytest.raises(ValueError, match="shape"):
-        _core.half_multiply(tiles, 100, (0, 1), (0, 1), Vt, sums, sums)
+        _core.half_multiply(tiles, 100, Vt, sums, 0, 1)
+    with pytest.raises(ValueError, match="too small"):
+        _core.half_multiply(tiles, 200, Vt[:, :192], sums, 0, 1)
+    with pytest.raises(ValueError, match="one row per row"):
+        _core.half_multiply(tiles, 200, Vt, np.empty((2, 2, 384)), 0, 1)
     with pytest.raises(TypeError, match="Vt"):
-        _core.half_multiply(tiles, 200, (0, 2), (0, 2), Vt.astype(np.float32), sums, sums)
+        _core.half_multiply(tiles, 200, Vt.astype(np.float32), sums, 0, 1)
 
 
 @pytest.mark.parametrize("p", [1, 3, 5, 40])
@@ -253,3 +260,36 @@ def test_float32_rows_times_float64_columns(isa, p, rng):
             assert REFERENCE.gram_matmul(X, other, W, RBF(0.5)).dtype == np.float64
     with pytest.raises(TypeError, match="float64"):
         cpu.gram_matmul(X.astype(np.float64), None, np.ones((n, 1), np.float32), RBF(0.5))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs memory without backing")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_offsets_beyond_two_to_the_31_entries(isa, dtype, rng):
+    """n = 70,000: the last tiles of 2.5e9 entries, whose other pages are never touched."""
+    n = 70_000
+    tiles, t, _ = shape = _core.half_shape(n)
+    assert math.prod(shape) > 2**31
+    no_reserve = 0x4000  # mmap.MAP_NORESERVE of newer Pythons
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    try:
+        memory = mmap.mmap(-1, math.prod(shape) * np.dtype(dtype).itemsize, flags=flags)
+    except OSError:
+        pytest.skip("this system does not hand out memory that it has not")
+    half = np.frombuffer(memory, dtype).reshape(shape)
+    X = points(rng, n, 2, dtype)
+    job = _core.Gram(X, None, RBF(0.5).c_spec)
+    job.pack(0, job.n_panels)
+    job.half_gram(tiles - 3, tiles, half)  # of the last two rows of tiles
+    side = -(-n // t)
+    last = slice((side - 2) * t, n)
+    K = get_backend("cpu").gram(X[last], None, RBF(0.5))
+    np.testing.assert_array_equal(half[-3], K[:t, :t])
+    np.testing.assert_array_equal(half[-1, : n - (side - 1) * t, : n - (side - 1) * t], K[t:, t:])
+    V = np.zeros((1, t * side))
+    V[0, last] = rng.normal(size=len(K))
+    Vt, sums = _core.empty_aligned(V.shape, np.float64), np.zeros((side, 1, t * side))
+    Vt[:] = V
+    blocks = side * (side + 1) // 2  # one tile each
+    _core.half_multiply(half, n, Vt, sums, blocks - 3, blocks)
+    product = sums.sum(axis=0)[:, last].T
+    assert_product(product, K.astype(np.float64), V[:, last].T, 400 * 2.0**-53)

@@ -266,6 +266,7 @@ def test_the_certificate_holds_and_is_not_far_off(case):
     duals, predictions = s.in_rows(steps)[..., 0], s.evaluate(K, steps)[..., 0]
     A, exact = chain_of(K, y, lam, n_steps)
     feature = np.sqrt(np.diag(K).max())
+    largest = 0.0  # error so far: the certificate adds up what the steps lose, without signs
     with mp.workdps(40):
         for tau, (c, f) in enumerate(exact):
             e = mp.matrix(duals[tau].tolist()) - c
@@ -274,8 +275,11 @@ def test_the_certificate_holds_and_is_not_far_off(case):
                 abs(float(mp.mpf(float(v)) - x)) for v, x in zip(predictions[tau], f, strict=True)
             )
             assert max(norm * (1 - 1e-9), gap) <= certificate[tau]
+            largest = max(largest, norm, gap)
+            # what any method loses by rounding, and this one may be lucky not to lose
+            attainable = np.finfo(float).eps * np.abs(K).sum(0).max() / lam * np.abs(y).max()
             if certificate[tau] > 1e-12 * np.abs(y).max():
-                assert certificate[tau] <= 1000.0 * max(norm, gap)
+                assert certificate[tau] <= 1000.0 * max(largest, attainable)
     if rank is None:
         assert certificate[-1] <= max(tol * np.abs(y).max(), 1e-10 / lam * np.abs(K).max())
 

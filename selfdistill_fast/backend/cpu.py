@@ -203,22 +203,19 @@ class Cpu(Reference):
         n, p = V.shape
         if 0 in (n, p):
             return out
-        t = half.entries.shape[1]
-        side = -(-n // t)
-        starts = _cut(side, MATMUL_BLOCKS)
-        parts = [(starts[b], starts[b + 1]) for b in range(len(starts) - 1)]
-        blocks = [(i, j) for i in range(len(parts)) for j in range(i, len(parts))]
-        Vt = _core.empty_aligned((p, t * side), np.float64)
+        tile = half.entries.shape[1]
+        side = -(-n // tile)
+        Vt = _core.empty_aligned((p, tile * side), np.float64)
         Vt[:, :n] = V.T
         Vt[:, n:] = 0
-        sums = np.zeros((len(parts), p, t * side))
-
-        def multiply(lo: int, hi: int) -> None:
-            for i, j in blocks[lo:hi]:
-                _core.half_multiply(half.entries, n, parts[i], parts[j], Vt, sums[j], sums[i])
-
-        cost = half.nbytes / len(blocks) * max(0.04, 0.02 * p)
-        self._run(multiply, len(blocks), cost)
+        parts = min(side, MATMUL_BLOCKS)
+        sums = np.empty((parts, p, tile * side))
+        blocks = parts * (parts + 1) // 2
+        self._run(
+            lambda lo, hi: _core.half_multiply(half.entries, n, Vt, sums, lo, hi),
+            blocks,
+            half.nbytes / blocks * max(0.04, 0.02 * p),
+        )
         out[...] = sums.sum(axis=0)[:, :n].T
         return out
 

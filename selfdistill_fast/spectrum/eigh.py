@@ -287,8 +287,10 @@ class _EighFold(Fold):
         return sum(f[:, None] * h for f, h in zip(filters, handles, strict=True))
 
 
-def _clamped(d: Any, n: int, kernel: Kernel, xp: Any) -> Any:
+def _clamped(d: Any, n: int, kernel: Kernel, xp: Any, scale: float = 0.0) -> Any:
     """Eigenvalues with round-off below zero removed: the only place where that is done.
+
+    ``scale`` is the size of K where that of its largest eigenvalue here is not.
 
     Raises
     ------
@@ -297,7 +299,7 @@ def _clamped(d: Any, n: int, kernel: Kernel, xp: Any) -> Any:
     """
     if d.shape[0] == 0:
         return d
-    lowest, largest = float(d[0]), float(abs(d).max())
+    lowest, largest = float(d[0]), max(float(abs(d).max()), scale)
     if not kernel.definite and lowest < -10.0 * n * float(xp.finfo(d.dtype).eps) * largest:
         raise LinAlgError(
             f"K is not positive semi-definite: its smallest eigenvalue is {lowest:g} (the largest "

@@ -202,7 +202,7 @@ class KrylovSpectrum(EighSpectrum):
         """Scales of K_w from the diagonal of K: its largest entry, and the trace."""
         self._largest_diagonal = largest(diagonal)
         weighted = diagonal if self._root64 is None else diagonal * self._root64[:, 0] ** 2
-        self._trace = float(weighted.sum())
+        self._trace, self._scale_of_K = float(weighted.sum()), float(weighted.max(initial=0.0))
 
     def _apply(self, V: Any) -> Any:
         """K_w V on the complement of q, for V (n, b) in float64."""
@@ -239,7 +239,7 @@ class KrylovSpectrum(EighSpectrum):
         self._sizes: list[int] = []  # of the blocks
         self._A: list[np.ndarray] = []  # diagonal blocks of T
         self._B: list[np.ndarray] = []  # B[j] couples block j + 1 to block j
-        self._norm = 0.0  # of K, as seen so far
+        self._norm = self._scale_of_K  # of K_w, as seen so far
         self._done = False  # an invariant subspace: nothing is left to find
         self.k = 0
         self._bases: dict[int, Any] = {0: xp.zeros((0, 0))}
@@ -416,7 +416,7 @@ class KrylovSpectrum(EighSpectrum):
                 T[at : at + size, at + size : at + size + following] = self._B[j].T
             at += size
         theta, S = be.eigh(xp.asarray(T))
-        self.d = _clamped(theta, len(self.target), self.kernel, xp)
+        self.d = _clamped(theta, len(self.target), self.kernel, xp, self._scale_of_K)
         S = xp.ascontiguousarray(S)
         self._bases[k] = S
         self.z = S[: len(self._first)].T @ xp.asarray(self._first)
@@ -498,17 +498,26 @@ class KrylovSpectrum(EighSpectrum):
         KR = xp.moveaxis(self._apply(flat).reshape(n, T, p), 1, 0)
         square = np.maximum(np.square(rest), 1e-300)
         mean = np.maximum(be.to_numpy((R * KR).sum(1)), 0.0) / square
-        outside = rest * _gain_of(mean, np.square(_norms(KR, be)) / square, lam)
+        mean_square = np.square(_norms(KR, be)) / square
+        now, later = _gains_of(mean, mean_square, lam)
         contraction = self._trace / (self._trace + lam)
-        ages = np.maximum(np.arange(T) - 1, 0)[:, None, None]
-        bounds = np.minimum(
-            held + outside * contraction**ages, _gains(lam, T)[:, None, None] * sizes
+        # for i >= 2 also u² (1 − u)³ u/λ <= (d/λ)² max (1 − u)³ u/λ
+        much_later = np.minimum(
+            later * contraction, (27.0 / 256.0 * mean_square / lam) ** 0.5 / lam
         )
-        # rounding may hide as much as it shows; and that of a prediction κ(x, X)ᵀc
+        outside = [now, later, *(much_later * contraction ** (i - 2) for i in range(2, T))][:T]
+        bounds = np.minimum(held + rest * np.stack(outside), _gains(lam, T)[:, None, None] * sizes)
+        # rounding may hide as much as it shows; at least that of a product with K, whose
+        # entries are off by eps |κ(x_i, X)| |c| with |κ(x, X)|² <= κ ‖K‖, where K is large
+        eps, K = float(np.finfo(self.dtype).eps), self._norm
         hidden = np.maximum(sizes - self._exact_sizes(filters), 0.0) / np.maximum(sizes, 1e-300)
-        largest = be.to_numpy(abs(C).max(1)) * max(self._norm, 0.0) ** 0.5  # |κ(x, X)|² <= κ ‖K‖
-        rounding = 2.0 * float(np.finfo(self.dtype).eps) * largest
-        return (_propagated(bounds * (1.0 + hidden)) + rounding) * self._feature_norm
+        noise = [eps * K / (K + lam)] + [eps * K * lam / (K + lam) ** 2] * (T - 1)
+        bounds = bounds * (1.0 + hidden) + np.array(noise)[:, None, None] * _norms(C, be) * (
+            self._largest_diagonal**0.5
+        )
+        # of κ(x, X)ᵀc; what a step loses its successors do not find again
+        rounding = np.maximum.accumulate(2.0 * eps * be.to_numpy(abs(C).max(1)) * K**0.5)
+        return (_propagated(bounds) + rounding) * self._feature_norm
 
     def _propagated_inside(self, u: Any, lam: float) -> np.ndarray:
         """What residuals V u do i = 0, 1, … steps later, (T, T, p), for u (T, k, p).
@@ -654,18 +663,27 @@ def _gains(lam: float, n_steps: int) -> np.ndarray:
     return np.concatenate([[0.5], u ** (i - 0.5) * (1.0 - u) ** 1.5]) / lam**0.5
 
 
-def _gain_of(mean: np.ndarray, mean_square: np.ndarray, lam: float) -> np.ndarray:
-    """Bound of ‖K^½ (K + λ)⁻¹ r‖/‖r‖ from rᵀKr/‖r‖² and ‖Kr‖²/‖r‖².
+def _gains_of(
+    mean: np.ndarray, mean_square: np.ndarray, lam: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of ‖K^½ (K + λ)⁻¹ r‖/‖r‖, and with λ(K + λ)⁻¹ too, from two moments of r.
 
-    By Jensen's inequality where the mean is below λ; above it by Cantelli's, which limits how
-    much of r lies below half the mean, with 1/(2√λ) there.
+    These are the mean rᵀKr/‖r‖² and mean square ‖Kr‖²/‖r‖². Where the mean is below λ by
+    Jensen's inequality; above it by Cantelli's, which limits how much of r lies below half the
+    mean (at least λ), with the largest possible value there.
     """
     a = np.minimum(mean, lam)
-    variance = np.maximum(mean_square - mean**2, 0.0)
+    below = np.sqrt(a) / (a + lam)
     half = np.maximum(0.5 * mean, lam)
-    below = variance / np.maximum(variance + (mean - half) ** 2, 1e-300)
-    concentrated = np.sqrt(0.25 / lam * below + half / (half + lam) ** 2)
-    return np.minimum(np.sqrt(a) / (a + lam), np.where(mean > half, concentrated, np.inf))
+    variance = np.maximum(mean_square - mean**2, 0.0)
+    share = variance / np.maximum(variance + (mean - half) ** 2, 1e-300)
+    now = np.sqrt(0.25 / lam * share + half / (half + lam) ** 2)
+    later = np.sqrt(27.0 / 256.0 / lam * share + half * lam**2 / (half + lam) ** 4)
+    above = mean > half
+    return (
+        np.minimum(below, np.where(above, now, np.inf)),
+        np.minimum(below, np.where(above, later, np.inf)),
+    )
 
 
 def _norms(R: Any, be: Any) -> np.ndarray:

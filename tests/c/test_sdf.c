@@ -366,20 +366,21 @@ static void test_half(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
 
   const sdf_loops *narrow = sdf_loops_of((int)loops->isa, half_size);
   const ptrdiff_t width = tile * job.tiles_x;
-  for (ptrdiff_t p = 0; p <= 7 && n > 0; p++) { /* into sums that already hold something */
-    double *wt = buffer(p * width, 8), *sums = buffer(p * width, 8);
+  for (ptrdiff_t p = 0; p <= 7; p++) {
+    const ptrdiff_t parts = 1 + p % 4, blocks = parts * (parts + 1) / 2;
+    double *wt = buffer(p * width, 8), *sums = buffer(parts * p * width, 8);
     for (ptrdiff_t i = 0; i < p * width; i++) wt[i] = i % width < n ? noise() : 0;
-    for (ptrdiff_t i = 0; i < p * width; i++) sums[i] = 1;
-    const ptrdiff_t cut = job.tiles_x / 2;
-    CHECK(narrow->half_multiply(half, n, 0, cut, 0, job.tiles_x, wt, width, p, sums, sums,
-                                width) == SDF_OK,
-          "half_multiply");
-    CHECK(narrow->half_multiply(half, n, cut, job.tiles_x, 0, job.tiles_x, wt, width, p, sums,
-                                sums, width) == SDF_OK,
-          "half_multiply");
+    for (ptrdiff_t block = blocks; block > 0; block--) {
+      CHECK(narrow->half_multiply(half, n, wt, width, p, parts, block - 1, block, sums,
+                                  width) == SDF_OK,
+            "half_multiply");
+    }
+    for (ptrdiff_t c = 1; c < parts; c++) {
+      for (ptrdiff_t i = 0; i < p * width; i++) sums[i] += sums[c * p * width + i];
+    }
     for (ptrdiff_t q = 0; q < p; q++) {
       for (ptrdiff_t i = 0; i < n; i++) {
-        long double want = 1, size_of_sum = 1;
+        long double want = 0, size_of_sum = 0;
         for (ptrdiff_t j = 0; j < n; j++) {
           double entry = get(K, i * n + j, size);
           if (half_size == 4) entry = (double)(float)entry;
@@ -474,14 +475,12 @@ static void test_statuses(const sdf_loops *loops) {
   CHECK(loops->half_gram(&job, 0, 1, x, 2, x) == SDF_BAD_SIZE, "half_size");
   CHECK(loops->half_gram(&job, 0, 1, NULL, 4, x) == SDF_NO_MEMORY_GIVEN, "no tiles");
   double *half = buffer(2 * loops->tile, 8), *sums = half + loops->tile;
-#define MULTIPLY(...) loops->half_multiply(half, 2, __VA_ARGS__)
-  CHECK(MULTIPLY(0, 2, 0, 1, half, loops->tile, 1, sums, sums, loops->tile) == SDF_BAD_RANGE,
-        "range");
-  CHECK(MULTIPLY(0, 1, 0, 1, half, 8, 1, sums, sums, loops->tile) == SDF_BAD_SIZE, "ldw");
-  CHECK(MULTIPLY(0, 1, 0, 1, half, loops->tile, 1, sums, sums, 1) == SDF_BAD_SIZE, "lds");
-  CHECK(MULTIPLY(0, 1, 0, 1, half, loops->tile, 1, sums, NULL, loops->tile) ==
-            SDF_NO_MEMORY_GIVEN,
-        "no sums");
+#define MULTIPLY(...) loops->half_multiply(half, 2, half, __VA_ARGS__)
+  CHECK(MULTIPLY(loops->tile, 1, 1, 0, 2, sums, loops->tile) == SDF_BAD_RANGE, "range");
+  CHECK(MULTIPLY(8, 1, 1, 0, 1, sums, loops->tile) == SDF_BAD_SIZE, "ldw");
+  CHECK(MULTIPLY(loops->tile, 1, 1, 0, 1, sums, 1) == SDF_BAD_SIZE, "lds");
+  CHECK(MULTIPLY(loops->tile, 1, 0, 0, 0, sums, loops->tile) == SDF_BAD_SIZE, "parts");
+  CHECK(MULTIPLY(loops->tile, 1, 1, 0, 1, NULL, loops->tile) == SDF_NO_MEMORY_GIVEN, "sums");
   free(half);
   free_job(&job);
   for (int s = 0; s < SDF_N_STATUSES; s++)
