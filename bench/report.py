@@ -65,8 +65,8 @@ def table(rows, ceilings):
     """The rows and the ceilings as text; times in milliseconds."""
     lines = [
         f"{ceilings['threads']} threads; fill {ceilings['fill'] / 1e9:.1f} GB/s, "
-        f"copy {ceilings['copy'] / 1e9:.1f} GB/s, "
-        f"read {ceilings.get('read', 0) / 1e9:.1f} GB/s; "
+        f"copy {ceilings['copy'] / 1e9:.1f} GB/s; "
+        + (f"read {ceilings['read'] / 1e9:.1f} GB/s; " if "read" in ceilings else "")
         + "; ".join(
             f"{isa}: gemm {rate['float64'] / 1e9:.0f} / {rate['float32'] / 1e9:.0f} GFlop/s, "
             f"exp {ceilings['exp'][isa]['float64'] / 1e9:.1f} / "

@@ -60,24 +60,24 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         return self.path_.predict(self._validated("X", X), step)
 
-    def _validated(self, name: str, X: Any, y: Any = None) -> Any:
+    def _validated(self, name: str, X: Any, *y: Any) -> Any:
         """X, or with y both, checked by scikit-learn, which does not know arrays on a device.
 
         Those are checked where they are used; only their number of columns is kept here.
         """
-        on_host = device_of({name: X, "y": y})[1] is None
+        on_host = device_of({name: X, "y": y[0] if y else None})[1] is None
         dtypes = (np.float64, np.float32)
-        if y is None:
+        if not y:
             if on_host:
                 return validate_data(self, X, dtype=dtypes, reset=False)
             _check_n_features(self, X, reset=False)
             return X
         if on_host:
-            return validate_data(self, X, y, dtype=dtypes, multi_output=True, y_numeric=True)
+            return validate_data(self, X, *y, dtype=dtypes, multi_output=True, y_numeric=True)
         if len(X.shape) != 2:
             raise ValueError(f"X must have 2 dimensions, got shape {tuple(X.shape)}")
         _check_n_features(self, X, reset=True)
-        return X, y
+        return X, *y
 
     def predict_path(self, X: Any) -> Any:
         """Predictions of every step, (T, m) or (T, m, n_targets)."""

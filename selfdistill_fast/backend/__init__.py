@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.backend.cpu import Cpu
 from selfdistill_fast.backend.gpu import Gpu, GpuUnavailable
 from selfdistill_fast.backend.reference import Reference, cuda_device
@@ -191,8 +192,6 @@ def _warn_once(message: str) -> None:
     """RuntimeWarning at the line outside of this package that led here; each message once."""
     if message not in _warned:
         _warned.add(message)
-        from selfdistill_fast.alpha import warn_caller
-
         warn_caller(message, RuntimeWarning)
 
 
@@ -207,7 +206,5 @@ def with_fallback(gpu: Gpu, function: Callable[[Any], Any], n_threads: int | Non
             raise
         message = f"backend='auto' goes on on the CPU: {error}"
     gpu.free_memory()
-    from selfdistill_fast.alpha import warn_caller
-
     warn_caller(message, RuntimeWarning)
     return function(Cpu(n_threads))

@@ -171,6 +171,9 @@ class Reference:
         """Bytes that can still be allocated where this backend's arrays live."""
         return host.available_memory()
 
+    def free_memory(self) -> None:
+        """Give back what is kept for reuse, so that others may have it."""
+
     # --------------------------------------------------------------- kernels
     def gram(self, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
         """K(X, Z), shape (n, m).

@@ -18,7 +18,6 @@ A spectral solver also has eigenvalues ``d`` (k,) and rotated targets ``z`` = Vá
 from __future__ import annotations
 
 import logging
-import numbers
 from typing import Any
 
 from selfdistill_fast.backend import get_backend
@@ -161,6 +160,7 @@ def spectrum(
         raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
     if lam is not None:
         lam = check_lam(lam, batch=True)
+<<<<<<< HEAD
     if max_memory is not None and (
         isinstance(max_memory, bool)
         or not isinstance(max_memory, numbers.Real)
@@ -191,6 +191,10 @@ def _spectrum(
     **options: Any,
 ) -> Spectrum:
     """:func:`spectrum` on one backend."""
+=======
+    be = get_backend(backend)
+    kernel = as_kernel(kernel)
+>>>>>>> main
     X = be.asarray(X, "X", ndim=2)
     n, n_features = X.shape
     if n == 0 or n_features == 0:
@@ -199,7 +203,12 @@ def _spectrum(
         raise ValueError(f"a precomputed K must be square, got shape {X.shape}")
     y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
     w = check_sample_weight(be, sample_weight, n)
+<<<<<<< HEAD
     training = (be, X, y, kernel, w, fit_intercept, memory)
+=======
+    memory = None if max_memory is None else memory_budget(be, max_memory)
+    training = (be, X, y, kernel, w, bool(fit_intercept), memory)
+>>>>>>> main
     chosen = None
     if solver == "auto":
         chosen = choose(
@@ -211,7 +220,7 @@ def _spectrum(
             kernel,
             lam=lam,
             leave_one_out=leave_one_out,
-            budget=memory_budget(be, memory),
+            budget=memory_budget(be, max_memory),
             **options,
         )
         _logger.info("solver='auto' for %s\n%s", chosen.problem, chosen)

@@ -121,11 +121,9 @@ class KrylovSpectrum(EighSpectrum):
         self.max_rank = max(0, min(most, MAX_RANK if asked is None else asked))
         self._budget = int(0.8 * be.available_memory()) if max_memory is None else max_memory
         self.storage = self._choose_storage(be, X, kernel, storage, n, p, smallest, y)
-        needed = krylov_bytes(be, n, X.shape[1], p, X.dtype, self.max_rank, self.storage)
-        if asked is None and needed > self._budget:
-            spare = self._budget - krylov_bytes(be, n, X.shape[1], p, X.dtype, 0, self.storage)
-            self.max_rank = min(self.max_rank, max(_CHUNK, int(spare // (8 * n)) - _CHUNK))
-            needed = krylov_bytes(be, n, X.shape[1], p, X.dtype, self.max_rank, self.storage)
+        sizes = (be, n, X.shape[1], p, X.dtype)
+        if asked is None:
+            self.max_rank = fitting_rank(self._budget, self.max_rank, *sizes, self.storage)
         self._prepare(
             be,
             X,
@@ -133,7 +131,7 @@ class KrylovSpectrum(EighSpectrum):
             kernel,
             w,
             fit_intercept,
-            needed=needed,
+            needed=krylov_bytes(*sizes, self.max_rank, self.storage),
             max_memory=self._budget,
             cure="a smaller max_rank",
         )
@@ -202,7 +200,7 @@ class KrylovSpectrum(EighSpectrum):
         """Scales of K_w from the diagonal of K: its largest entry, and the trace."""
         self._largest_diagonal = largest(diagonal)
         weighted = diagonal if self._root64 is None else diagonal * self._root64[:, 0] ** 2
-        self._trace, self._scale_of_K = float(weighted.sum()), float(weighted.max(initial=0.0))
+        self._trace, self._scale_of_K = float(weighted.sum()), largest(weighted)
 
     def _apply(self, V: Any) -> Any:
         """K_w V on the complement of q, for V (n, b) in float64."""
@@ -218,9 +216,8 @@ class KrylovSpectrum(EighSpectrum):
         if self._half is not None:
             P = be.half_matmul(self._half, U)
         else:
-            X = self.kept(self.X)
-            P = native_matmul(be, X, None, xp.ascontiguousarray(U.astype(X.dtype)), self.kernel)
-            P = P.astype("float64")
+            U = xp.ascontiguousarray(U)
+            P = native_matmul(be, self.kept(self.X), None, U, self.kernel)
         return P if self._root64 is None else P * self._root64
 
     def _keep_matrix(self) -> bool:
@@ -705,6 +702,19 @@ def krylov_bytes(be: Any, n: int, d: int, p: int, dtype: Any, rank: int, storage
     blocks = 8 * n * (12 * p + 30 * p + 16)  # of the process; of the certificate of six steps
     matrix = be.half_bytes(n, storage) if storage != "none" else 0
     return matrix + basis + blocks + 4 * n * d * itemsize + 4 * rank * rank * 8
+
+
+def fitting_rank(budget: int, most: int, *problem: Any) -> int:
+    """The largest rank up to ``most`` whose ``krylov_bytes`` fit, but at least ``_CHUNK``."""
+    *sizes, storage = problem
+    low, high = min(_CHUNK, most), most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if krylov_bytes(*sizes, middle, storage) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _check_tol(tol: Any) -> float:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -365,14 +366,20 @@ def _costs(
     smallest = 1e-2 if lam is None else float(np.min(lam))
     tol = (1e-3 if size == 4 else 1e-8) if tol is None else tol
     rank = min(krylov_rank(n, smallest, tol) * max(1, round(p**0.5)), n)
-    most = min(n, max(MAX_RANK, 0))
-    kept = krylov_bytes(be, n, d, p, dtype, most, dtype.name) <= budget
+    # a run may have MAX_RANK vectors where they fit, and needs room for half more than expected
+    storage, most = "none", min(n, MAX_RANK)
+    for storage in (dtype.name, "none"):
+        needed = krylov_bytes(be, n, d, p, dtype, min(n, 3 * rank // 2 + 1), storage)
+        if needed <= budget:
+            needed = max(needed, min(krylov_bytes(be, n, d, p, dtype, most, storage), budget))
+            break
+    kept = storage != "none"
     passes = rank / p + 2.0 * n_steps
     one_pass = be.half_bytes(n, dtype) * rates.byte if kept else 0.5 * n * n * entry
     result.append(
         {
             "solver": "krylov",
-            "bytes": krylov_bytes(be, n, d, p, dtype, most, dtype.name if kept else "none"),
+            "bytes": needed,
             "flops": 2.0 * n * n * rank + 4.0 * n * rank**2,
             "passes": math.ceil(passes),
             "seconds": (0.5 * matrix if kept else 0.0)
@@ -412,9 +419,17 @@ def nystrom_bytes(n: int, d: int, p: int, m: int, size: int) -> int:
     return (3 * n + 8 * m) * m * size + 3 * n * d * size
 
 
-def memory_budget(be: Any, max_memory: int | None) -> int:
+def memory_budget(be: Any, max_memory: Any) -> int:
     """Bytes that a factorisation may take: as asked, else 80 % of what is available."""
-    return int(0.8 * be.available_memory()) if max_memory is None else int(max_memory)
+    if max_memory is None:
+        return int(0.8 * be.available_memory())
+    if (
+        isinstance(max_memory, bool)
+        or not isinstance(max_memory, numbers.Real)
+        or not max_memory > 0
+    ):
+        raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
+    return int(max_memory)
 
 
 @functools.cache
