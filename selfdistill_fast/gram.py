@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.backend import deliver, get_backend
+from selfdistill_fast.backend import deliver, get_backend, offload
 from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
 
 __all__ = ["gram", "gram_matmul", "gram_sweep"]
@@ -71,14 +71,17 @@ def gram(
     """
     be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
     kernel = as_kernel(kernel)
-    with be.on():
-        X, Z = _rows(be, X, Z, kernel)
-        shape = _shape(X, Z, kernel)
-        out = _check_out(out, shape, X.dtype)
-        target = _native_out(be, out)
+
+    def compute(be: Any) -> Any:
+        A, B = _rows(be, X, Z, kernel)
+        shape = _shape(A, B, kernel)
+        target = _native_out(be, _check_out(out, shape, A.dtype))
         if target is None and not isinstance(kernel, Precomputed):
-            check_memory(be, shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
-        return _delivered(be, native_gram(be, X, Z, kernel, target), out)
+            check_memory(be, shape[0] * shape[1] * A.dtype.itemsize, f"K of shape {shape}")
+        return _delivered(be, native_gram(be, A, B, kernel, target), out)
+
+    n, m, d = _sizes(X, Z, kernel)
+    return offload(be, backend, n * m * (2.0 * d + 40.0), 8.0 * (n * m + (n + m) * d), compute)
 
 
 def gram_matmul(
@@ -126,18 +129,23 @@ def gram_matmul(
     arrays = {"X": X, "Z": Z, "W": W, "out": out}
     be = get_backend(backend, arrays, n_threads=n_threads)
     kernel = as_kernel(kernel)
-    with be.on():
-        X, Z = _rows(be, X, Z, kernel)
-        n, m = _shape(X, Z, kernel)
-        W = be.asarray(W, "W", ndim=(1, 2), dtype=X.dtype)
-        if W.shape[0] != m:
-            raise ValueError(f"W has {W.shape[0]} rows, but K(X, Z) has {m} columns")
-        out = _check_out(out, (n, *W.shape[1:]), X.dtype)
-        target = _native_out(be, out)
-        p = W.shape[1] if W.ndim == 2 else 1
+
+    def compute(be: Any) -> Any:
+        A, B = _rows(be, X, Z, kernel)
+        n, m = _shape(A, B, kernel)
+        V = be.asarray(W, "W", ndim=(1, 2), dtype=A.dtype)
+        if V.shape[0] != m:
+            raise ValueError(f"W has {V.shape[0]} rows, but K(X, Z) has {m} columns")
+        target = _native_out(be, _check_out(out, (n, *V.shape[1:]), A.dtype))
+        p = V.shape[1] if V.ndim == 2 else 1
         target = None if target is None else target.reshape(n, p)
-        result = native_matmul(be, X, Z, W.reshape(m, p), kernel, target)
-        return _delivered(be, result.reshape(n, *W.shape[1:]), out)
+        result = native_matmul(be, A, B, V.reshape(m, p), kernel, target)
+        return _delivered(be, result.reshape(n, *V.shape[1:]), out)
+
+    n, m, d = _sizes(X, Z, kernel)
+    p = W.shape[1] if getattr(W, "ndim", 1) == 2 else 1
+    flops, nbytes = n * m * (2.0 * d + 2.0 * p + 40.0), 8.0 * ((n + m) * (d + p))
+    return offload(be, backend, flops, nbytes, compute)
 
 
 def gram_sweep(
@@ -203,6 +211,12 @@ def gram_sweep(
     return (_delivered(be, K, out) for K in be.gram_sweep(X, Z, checked, out=target))
 
 
+def _sizes(X: Any, Z: Any, kernel: Kernel) -> tuple[int, int, int]:
+    """Rows of X and Z and their columns, for an estimate; 0 where there is nothing to gain."""
+    x, z = (a.shape if hasattr(a, "shape") else np.shape(a) for a in (X, X if Z is None else Z))
+    return (x[0], z[0], x[1]) if kernel.pair and len(x) == len(z) == 2 else (0, 0, 0)
+
+
 def _native_out(be: Any, out: Any) -> Any:
     """Where the backend is to write for the caller's ``out``: itself, where it can."""
     if out is None or isinstance(out, be.xp.ndarray):
@@ -214,7 +228,7 @@ def _delivered(be: Any, native: Any, out: Any) -> Any:
     """The result in ``out``, or of the caller's kind."""
     if out is None:
         return deliver(be, native)
-    if out is not native and not isinstance(out, be.xp.ndarray):
+    if not isinstance(out, be.xp.ndarray):
         out[...] = deliver(be, native)
     return out
 

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.alpha import warn_caller
+from selfdistill_fast.backend import threads
 from selfdistill_fast.backend.cpu import Cpu
 from selfdistill_fast.backend.gpu import Gpu, GpuUnavailable
 from selfdistill_fast.backend.reference import Reference, cuda_device
@@ -47,6 +48,7 @@ __all__ = [
     "device_of",
     "get_backend",
     "kind_of",
+    "offload",
     "on_device",
     "try_gpu",
     "with_fallback",
@@ -90,8 +92,6 @@ def get_backend(
     >>> get_backend("cpu", n_threads=2)
     Cpu(n_threads=2)
     """
-    from selfdistill_fast.backend import threads
-
     n_threads = threads.check_n_threads(n_threads)
     name, device = device_of(arrays or {})
     if isinstance(backend, Reference):
@@ -176,6 +176,9 @@ def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+#: flops per second of a core, for "auto"
+CORE_FLOPS = 3e10
+
 _warned: set[str] = set()
 
 
@@ -193,6 +196,27 @@ def _warn_once(message: str) -> None:
     if message not in _warned:
         _warned.add(message)
         warn_caller(message, RuntimeWarning)
+
+
+def offload(
+    be: Reference, backend: Any, flops: float, nbytes: float, function: Callable[[Any], Any]
+) -> Any:
+    """``function`` on ``be``, or for "auto" on a GPU where its arithmetic outweighs moving data.
+
+    ``flops`` on the CPU and ``nbytes`` to and from the device; the rate of a core is a guess on the
+    side of staying.
+    """
+    if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
+        gpu = try_gpu(be.n_threads)
+        seconds = flops / (CORE_FLOPS * threads.n_threads_now(be.n_threads))
+        if (
+            gpu is not None
+            and seconds > 2.0 * gpu.transfer_seconds(nbytes)
+            and nbytes < 0.5 * gpu.available_memory()
+        ):
+            return with_fallback(gpu, function, be.n_threads)
+    with be.on():
+        return function(be)
 
 
 def with_fallback(gpu: Gpu, function: Callable[[Any], Any], n_threads: int | None = None) -> Any:

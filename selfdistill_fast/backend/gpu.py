@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any
@@ -46,6 +47,9 @@ MAX_PARTS = 16
 ENOUGH_BLOCKS = 1024
 #: columns of the inverse that are solved for at a time
 INVERSE_COLUMNS = 1024
+#: bytes per second between the host's pageable memory and a device, and seconds until a device
+#: that has not been used answers
+TRANSFER, WAKE_UP = 8e9, 0.3
 #: what CUDA allows in a grid
 MAX_GRID = 2**31 - 1
 
@@ -295,6 +299,27 @@ class Gpu(Reference):
             left = int(free) + int(pool.free_bytes())
             limit = int(pool.get_limit())
             return left if limit == 0 else max(0, min(left, limit - int(pool.used_bytes())))
+
+    def rates(self, dtype: Any) -> dict[str, float] | None:
+        """As the reference: measured are a matrix product and a copy, the rest follows.
+
+        Ratios to the rate of a matrix product are those of cuSOLVER at n of 10,000 and more on
+        devices of compute capability 8 and 9, roughly; small orders would say less about large.
+        """
+        gemm, byte = _measured(self, np.dtype(dtype).name)
+        return {
+            "gemm": gemm,
+            "cholesky": 1.5 * gemm,
+            "eigh": 25.0 * gemm,
+            "tridiagonal": 25.0 * 9.0 / (4.0 / 3.0) * gemm,  # an eigendecomposition
+            "byte": byte,
+            "pair": np.dtype(dtype).itemsize * byte + 60.0 * gemm,
+            "column": 4.0 * gemm,
+        }
+
+    def transfer_seconds(self, nbytes: float) -> float:
+        """As the reference: pageable memory over PCI Express, and launching the first kernels."""
+        return WAKE_UP + nbytes / TRANSFER
 
     def free_memory(self) -> None:
         """Give what CuPy's pool holds free back to the device."""
@@ -730,6 +755,30 @@ class Gpu(Reference):
         args = (d, k, lam, L, n_steps, C)
         self._launch("pure_filters", d.dtype, self._filter_grid(L * k), args)
         return C
+
+
+_rates: dict[tuple[int, str], tuple[float, float]] = {}
+
+
+def _measured(be: Gpu, dtype: str) -> tuple[float, float]:
+    """Seconds per flop of a matrix product and per byte read, once for each device."""
+    if (be.device, dtype) not in _rates:
+        xp, n = be.xp, 2048
+
+        def best(function: Callable[[], Any]) -> float:
+            times = []
+            for _ in range(4):  # the first wakes the library up
+                start = time.perf_counter()
+                float(function().ravel()[0])  # waits
+                times.append(time.perf_counter() - start)
+            return min(times)
+
+        with be.on():
+            A = xp.ones((n, n), dtype)
+            gemm = best(lambda: A @ A) / (2.0 * n**3)
+            byte = best(A.copy) / (2.0 * A.nbytes)
+        _rates[be.device, dtype] = gemm, byte
+    return _rates[be.device, dtype]
 
 
 def _passes(p: int) -> Iterator[tuple[int, int]]:

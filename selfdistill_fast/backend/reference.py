@@ -171,6 +171,14 @@ class Reference:
         """Bytes that can still be allocated where this backend's arrays live."""
         return host.available_memory()
 
+    def rates(self, dtype: Any) -> dict[str, float] | None:
+        """Seconds per unit of work, for plan; None: they are to be measured with the verbs."""
+        return None
+
+    def transfer_seconds(self, nbytes: float) -> float:
+        """Time to move bytes from the host to where the arrays live, or back."""
+        return 0.0
+
     def free_memory(self) -> None:
         """Give back what is kept for reuse, so that others may have it."""
 

@@ -17,10 +17,13 @@ A spectral solver also has eigenvalues ``d`` (k,) and rotated targets ``z`` = Vá
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
-from selfdistill_fast.backend import get_backend
+import numpy as np
+
+from selfdistill_fast.backend import get_backend, with_fallback
 from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
@@ -38,7 +41,7 @@ from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.krylov import KrylovSpectrum, ShortOfTolerance
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
-from selfdistill_fast.spectrum.planning import Plan, choose, memory_budget, plan
+from selfdistill_fast.spectrum.planning import Plan, choose, memory_budget, plan, where_it_pays
 from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
 
 __all__ = [
@@ -160,41 +163,69 @@ def spectrum(
         raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
     if lam is not None:
         lam = check_lam(lam, batch=True)
-<<<<<<< HEAD
-    if max_memory is not None and (
-        isinstance(max_memory, bool)
-        or not isinstance(max_memory, numbers.Real)
-        or not max_memory > 0
-    ):
-        raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
     be = get_backend(backend, {"X": X, "Y": Y, "sample_weight": sample_weight})
-    options |= {"lam": lam, "leave_one_out": leave_one_out, "random_state": random_state}
-    arguments = (X, Y, as_kernel(kernel), solver, sample_weight, bool(fit_intercept))
-    memory = None if max_memory is None else int(max_memory)
+    problem = functools.partial(
+        _spectrum,
+        X=X,
+        Y=Y,
+        kernel=as_kernel(kernel),
+        solver=solver,
+        lam=lam,
+        sample_weight=sample_weight,
+        fit_intercept=bool(fit_intercept),
+        random_state=random_state,
+        max_memory=max_memory,
+        leave_one_out=leave_one_out,
+        options=options,
+    )
+    if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
+        gpu = _gpu_that_pays(be, X, Y, solver, as_kernel(kernel), lam, leave_one_out, max_memory)
+        if gpu is not None:
+            return with_fallback(gpu, problem, be.n_threads)
     with be.on():
-        return _spectrum(be, *arguments, memory, **options)
+        return problem(be)
+
+
+def _gpu_that_pays(
+    be: Any, X: Any, Y: Any, solver: str, kernel: Kernel, lam: Any, held_out: Any, budget: Any
+) -> Any:
+    """A GPU for a problem on the host, or None."""
+    if len(np.shape(X)) != 2 or 0 in np.shape(X):
+        return None  # not for us to say
+    (n, d), p = np.shape(X), (1 if len(np.shape(Y)) < 2 else np.shape(Y)[1])
+    dtype = np.dtype("f4" if getattr(X, "dtype", None) in (np.float32, np.float16) else "f8")
+    gpu, reason = where_it_pays(
+        be,
+        n,
+        d,
+        p,
+        dtype,
+        kernel,
+        solver=solver,
+        lam=lam,
+        leave_one_out=held_out,
+        max_memory=budget,
+    )
+    _logger.info("backend='auto': %s", reason)
+    return gpu
 
 
 def _spectrum(
     be: Any,
+    *,
     X: Any,
     Y: Any,
     kernel: Kernel,
     solver: str,
+    lam: Any,
     sample_weight: Any,
     fit_intercept: bool,
-    memory: int | None,
-    *,
-    lam: Any,
-    leave_one_out: bool | None,
     random_state: Any,
-    **options: Any,
+    max_memory: Any,
+    leave_one_out: bool | None,
+    options: dict[str, Any],
 ) -> Spectrum:
     """:func:`spectrum` on one backend."""
-=======
-    be = get_backend(backend)
-    kernel = as_kernel(kernel)
->>>>>>> main
     X = be.asarray(X, "X", ndim=2)
     n, n_features = X.shape
     if n == 0 or n_features == 0:
@@ -203,12 +234,8 @@ def _spectrum(
         raise ValueError(f"a precomputed K must be square, got shape {X.shape}")
     y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
     w = check_sample_weight(be, sample_weight, n)
-<<<<<<< HEAD
-    training = (be, X, y, kernel, w, fit_intercept, memory)
-=======
     memory = None if max_memory is None else memory_budget(be, max_memory)
-    training = (be, X, y, kernel, w, bool(fit_intercept), memory)
->>>>>>> main
+    training = (be, X, y, kernel, w, fit_intercept, memory)
     chosen = None
     if solver == "auto":
         chosen = choose(
