@@ -192,9 +192,9 @@ class DistillationPath:
         TypeError, ValueError
             Bad X; a step that is not there; a limit that does not exist.
         """
-        duals, constants = self._select(step)
         be, kind = self._backend, kind_of(X)
         with be.on():
+            duals, constants = self._select(step)
             X = check_new(be, X, self.n_features_in, self._duals.dtype, self.kernel)
             F = evaluate(be, X, self._X, self.kernel, duals, constants)
             if self._one_target:

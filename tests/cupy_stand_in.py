@@ -103,7 +103,9 @@ class Array:
         return f"Array({self._a!r})"
 
     def __getitem__(self, key):
-        return _wrap(self._a[_key(key)])
+        part = _wrap(self._a[_key(key)])
+        part.device = self.device  # a view lies where its owner does
+        return part
 
     def __setitem__(self, key, value):
         self._a[_key(key)] = _bare(value, "value")

@@ -31,22 +31,26 @@ both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @both_dtypes
 def test_nvrtc_compiles_every_entry_point(arch, dtype):
     itemsize = np.dtype(dtype).itemsize
-    options = [f"--gpu-architecture={arch}", "--ptxas-options=-v", "-ftz=true"]
-    options += gpu_module.compile_options(itemsize)  # as CuPy passes them
-    ok, log, binary = cuda_build.compile_cuda(gpu_module.cuda_source(), options)
-    assert ok, log
-    assert "warning" not in log, log
-    for entry in cuda_build.ENTRIES:
-        assert f"Function properties for {entry}\n" in log, entry
-        assert entry.encode() in binary
-    compiled = re.findall(r"Function properties for (\w+)", log)
+    compiled = []
+    for part in gpu_module.PARTS:
+        options = [f"--gpu-architecture={arch}", "--ptxas-options=-v", "-ftz=true"]
+        options += gpu_module.compile_options(itemsize, part)  # as CuPy passes them
+        ok, log, binary = cuda_build.compile_cuda(gpu_module.cuda_source(), options)
+        assert ok, log
+        assert "warning" not in log, log
+        found = re.findall(r"Function properties for (\w+)", log)
+        for entry in found:
+            assert entry.encode() in binary
+            last = entry.rpartition("_")[2]
+            assert part == (last if last in gpu_module.PARTS else "other"), entry
+        compiled += found
+        shared = [int(size) for size in re.findall(r"(\d+) bytes smem", log)]
+        assert max(shared, default=0) <= 48 * 1024
+        registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
+        assert max(registers) * gpu_module.BLOCK * 2 <= 65536  # two blocks on a multiprocessor
+        spilled = [int(size) for size in re.findall(r"(\d+) bytes spill stores", log)]
+        assert max(spilled) <= 512
     assert sorted(compiled) == sorted(cuda_build.ENTRIES)
-    shared = [int(size) for size in re.findall(r"(\d+) bytes smem", log)]
-    assert max(shared) <= 48 * 1024
-    registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
-    assert max(registers) * gpu_module.BLOCK * 2 <= 65536  # two blocks on a multiprocessor
-    spilled = [int(size) for size in re.findall(r"(\d+) bytes spill stores", log)]
-    assert max(spilled) <= 512
 
 
 def test_the_constants_of_both_sides_agree():

@@ -18,7 +18,7 @@ import functools
 import importlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -140,22 +140,29 @@ def cuda_source() -> str:
     return kernels.replace('#include "formulas.h"', formulas)
 
 
-def compile_options(itemsize: int) -> tuple[str, ...]:
-    """Options of NVRTC for kernels on numbers of ``itemsize`` bytes."""
-    return (f"-DSDF_BITS={8 * itemsize}", "-std=c++14")
+#: parts of kernels.cu that are compiled apart (SDF_PART): the kernels of each pair quantity, others
+PARTS = ("squares", "l1", "inner", "angle", "other")
 
 
-_modules: dict[tuple[int, int], Any] = {}
+def compile_options(itemsize: int, part: str) -> tuple[str, ...]:
+    """Options of NVRTC for the kernels of one part on numbers of ``itemsize`` bytes."""
+    return (f"-DSDF_BITS={8 * itemsize}", f"-DSDF_PART={PARTS.index(part)}", "-std=c++14")
+
+
+_modules: dict[tuple[int, int, str], Any] = {}
 _modules_lock = threading.Lock()
 
 
-def _module(xp: Any, itemsize: int) -> Any:
-    """The compiled kernels of one precision; CuPy loads them into each device that asks."""
-    key = (id(xp), itemsize)
+def _kernel(xp: Any, name: str, itemsize: int) -> Any:
+    """A compiled kernel; CuPy loads it into each device that asks."""
+    part = name.rpartition("_")[2]
+    part = part if part in PARTS else "other"
+    key = (id(xp), itemsize, part)
     with _modules_lock:
         if key not in _modules:
-            _modules[key] = xp.RawModule(code=cuda_source(), options=compile_options(itemsize))
-        return _modules[key]
+            options = compile_options(itemsize, part)
+            _modules[key] = xp.RawModule(code=cuda_source(), options=options)
+        return _modules[key].get_function(name)
 
 
 def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,7 +260,7 @@ class Gpu(Reference):
         a: Any,
         name: str = "array",
         *,
-        ndim: Any = None,
+        ndim: int | Sequence[int] | None = None,
         dtype: Any = None,
         finite: bool = True,
     ) -> Any:
@@ -330,7 +337,7 @@ class Gpu(Reference):
     def _launch(self, name: str, dtype: Any, grid: tuple[int, ...], args: tuple[Any, ...]) -> None:
         if 0 in grid:
             return
-        _module(self.xp, np.dtype(dtype).itemsize).get_function(name)(grid, (BLOCK,), args)
+        _kernel(self.xp, name, np.dtype(dtype).itemsize)(grid, (BLOCK,), args)
 
     @staticmethod
     def _kappa(kernel: Kernel) -> tuple[int, int, float, float]:
@@ -410,8 +417,8 @@ class Gpu(Reference):
         sizes = (out, n, m, d, out.strides[0] // out.itemsize, int(Z is None))
         grid = (min(tiles, MAX_GRID),)
         if pair == "l1" or d <= FUSED_COLUMNS:
-            rows = self._operands(X, Z, kernel)
-            self._launch(f"gram_{pair}", X.dtype, grid, (*rows, *sizes, *self._kappa(kernel)))
+            args = (*self._operands(X, Z, kernel), *sizes, *self._kappa(kernel))
+            self._launch(f"gram_{pair}", X.dtype, grid, args)
             return
         x, z, norms_x, norms_z = self._operands(X, Z, kernel)
         packed_x, packed_z = x, z
@@ -423,8 +430,8 @@ class Gpu(Reference):
             stop = min(start + PANEL_ROWS, n)
             columns = stop if Z is None else m  # K(X, X): on and below the diagonal
             self._inner(packed_x[start:stop], packed_z[:columns], out[start:stop, :columns])
-        rows = (x, z, norms_x, norms_z)
-        self._launch(f"finish_{pair}", X.dtype, grid, (*rows, *sizes, *self._kappa(kernel)))
+        args = (x, z, norms_x, norms_z, *sizes, *self._kappa(kernel))
+        self._launch(f"finish_{pair}", X.dtype, grid, args)
 
     def _centre(self, rows: Any) -> Any:
         """The mean of at most 1024 evenly spaced rows; 0 for what is not finite."""
@@ -544,8 +551,8 @@ class Gpu(Reference):
         else:
             height = max(1, SLAB_BYTES // (8 * n))
             for start in range(0, n, height):
-                rows = slice(start, start + height)
-                out[rows] = K[rows].astype(np.float64) @ V
+                part = slice(start, start + height)
+                out[part] = K[part].astype(np.float64) @ V
         return out
 
     # -------------------------------------------------------- linear algebra

@@ -591,11 +591,6 @@ static __device__ __forceinline__ void squared(const real *v, wide row_stride,
     const kappa f = kappa_of(kernel, degree, a, b);                                           \
     product<PAIR, 4>(x, z, norms_x, norms_z, w, sums, n, m, d, p, q0, f);                     \
   }
-FOR_PAIR(squares, SQUARES)
-FOR_PAIR(l1, L1)
-FOR_PAIR(inner, INNER)
-FOR_PAIR(angle, ANGLE)
-
 #define FINISH_PAIR(name, PAIR)                                                                \
   ENTRY(PAIR == ANGLE ? 2 : 3)                                                                 \
   finish_##name(ROWS, real *out, wide n, wide m, wide d, wide ld, wide symmetric, wide kernel, \
@@ -603,9 +598,23 @@ FOR_PAIR(angle, ANGLE)
     const kappa f = kappa_of(kernel, degree, a, b);                                            \
     finish<PAIR>(x, z, norms_x, norms_z, out, n, m, d, ld, symmetric, f);                      \
   }
+/* NVRTC takes seconds for each part; a program compiles those that it uses. */
+#if !defined(SDF_PART) || SDF_PART == 0
+FOR_PAIR(squares, SQUARES)
 FINISH_PAIR(squares, SQUARES)
+#endif
+#if !defined(SDF_PART) || SDF_PART == 1
+FOR_PAIR(l1, L1)
+#endif
+#if !defined(SDF_PART) || SDF_PART == 2
+FOR_PAIR(inner, INNER)
 FINISH_PAIR(inner, INNER)
+#endif
+#if !defined(SDF_PART) || SDF_PART == 3
+FOR_PAIR(angle, ANGLE)
 FINISH_PAIR(angle, ANGLE)
+#endif
+#if !defined(SDF_PART) || SDF_PART == 4
 
 TILES stored_vector(const real *k, wide ld, const double *w, double *sums, wide n, wide m) {
   stored(k, ld, w, sums, n, m);
@@ -718,3 +727,5 @@ TILES pure_filters(const real *d, wide k, const double *lam, wide n_lam, wide n_
     }
   }
 }
+
+#endif
