@@ -479,8 +479,8 @@ class Gpu(Reference):
             self._launch(f"vector_{pair}", X.dtype, (rows, parts), args)
             return _total(sums)
         for q, width in _passes(p):
-            args = (*operands, W, sums, n, m, d, p, q, *parameters)
-            self._launch(f"product{width}_{pair}", X.dtype, (rows, parts), args)
+            what = (*operands, W, sums, n, m, d, p, q, *parameters)
+            self._launch(f"product{width}_{pair}", X.dtype, (rows, parts), what)
         return _total(sums)
 
     @staticmethod

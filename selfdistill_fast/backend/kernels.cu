@@ -18,7 +18,8 @@
  * A block is THREADS x THREADS threads in one dimension; a thread has the PER x PER entries
  * whose row and column are its own plus multiples of THREADS: neighbours write neighbours.
  */
-#define FORMULA static __device__ __forceinline__
+#define DEVICE static __device__ __forceinline__ __attribute__((unused))
+#define FORMULA DEVICE
 
 #if SDF_BITS == 64
 typedef double real;
@@ -91,7 +92,7 @@ struct kappa {
 #define LARGEST 1e37
 #endif
 
-static __device__ __forceinline__ kappa kappa_of(wide kernel, wide degree, double a, double b) {
+DEVICE kappa kappa_of(wide kernel, wide degree, double a, double b) {
   double high = -1; /* the rate */
   switch (kernel) {
 #define RATE(id, rate, distance, polynomial) \
@@ -112,7 +113,7 @@ static __device__ __forceinline__ kappa kappa_of(wide kernel, wide degree, doubl
 
 /* kappa of a pair quantity; nx and nz are the norms of the two rows, for NTK. */
 template <int PAIR>
-static __device__ __forceinline__ real value_of(const kappa &f, real s, real nx, real nz) {
+DEVICE real value_of(const kappa &f, real s, real nx, real nz) {
   if (PAIR == ANGLE) return kappa_NTK(s, f.degree) * (nz * nx);
   if (PAIR == INNER) {
     return f.kernel == K_LINEAR ? s : kappa_POLYNOMIAL(s, f.a, f.b, f.degree);
@@ -146,7 +147,7 @@ struct place {
 };
 
 /* Tile number `tile` of the lower triangle, or of all, row by row. */
-static __device__ __forceinline__ place place_of(wide tile, wide tiles_z, bool symmetric) {
+DEVICE place place_of(wide tile, wide tiles_z, bool symmetric) {
   wide ti, tj;
   if (symmetric) {
     ti = (wide)((sqrt(8.0 * (double)tile + 1.0) - 1.0) * 0.5);
@@ -161,16 +162,15 @@ static __device__ __forceinline__ place place_of(wide tile, wide tiles_z, bool s
   return at;
 }
 
-static __device__ __forceinline__ wide tiles_of(wide rows) { return (rows + SIDE - 1) / SIDE; }
+DEVICE wide tiles_of(wide rows) { return (rows + SIDE - 1) / SIDE; }
 
 /* ---------------------------------------------------------------- pair quantity */
 
 /* s = pair quantities of a tile. Rows beyond the last are zero. All threads must come here;
  * shared.in is free afterwards. */
 template <int PAIR>
-static __device__ __forceinline__ void pair_tile(memory &shared, const real *x, const real *z,
-                                                 wide n, wide m, wide d, place at,
-                                                 real s[PER][PER]) {
+DEVICE void pair_tile(memory &shared, const real *x, const real *z, wide n, wide m, wide d,
+                      place at, real s[PER][PER]) {
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
   real far[PER][PER]; /* |u + v|^2 */
 #pragma unroll
@@ -225,10 +225,9 @@ static __device__ __forceinline__ void pair_tile(memory &shared, const real *x, 
 
 /* t = kappa of a tile; 0 beyond the last row and column. */
 template <int PAIR>
-static __device__ __forceinline__ void kappa_tile(memory &shared, const kappa &f, const real *x,
-                                                  const real *z, const real *norms_x,
-                                                  const real *norms_z, wide n, wide m, wide d,
-                                                  place at, real t[PER][PER]) {
+DEVICE void kappa_tile(memory &shared, const kappa &f, const real *x, const real *z,
+                       const real *norms_x, const real *norms_z, wide n, wide m, wide d,
+                       place at, real t[PER][PER]) {
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
   pair_tile<PAIR>(shared, x, z, n, m, d, at, t);
 #pragma unroll
@@ -247,9 +246,8 @@ static __device__ __forceinline__ void kappa_tile(memory &shared, const kappa &f
 /* --------------------------------------------------------------- store of a tile */
 
 /* out = t and, `mirrored`, its image on the other side of the diagonal of out (n, n). */
-static __device__ __forceinline__ void store_tile(memory &shared, const real t[PER][PER],
-                                                  real *out, wide n, wide m, wide ld, place at,
-                                                  bool mirrored) {
+DEVICE void store_tile(memory &shared, const real t[PER][PER], real *out, wide n, wide m,
+                       wide ld, place at, bool mirrored) {
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
 #pragma unroll
   for (int r = 0; r < PER; r++) {
@@ -280,9 +278,8 @@ static __device__ __forceinline__ void store_tile(memory &shared, const real t[P
 /* ------------------------------------------------------------------------ gram */
 
 template <int PAIR>
-static __device__ __forceinline__ void gram(const real *x, const real *z, const real *norms_x,
-                                            const real *norms_z, real *out, wide n, wide m,
-                                            wide d, wide ld, wide symmetric, const kappa &f) {
+DEVICE void gram(const real *x, const real *z, const real *norms_x, const real *norms_z,
+                 real *out, wide n, wide m, wide d, wide ld, wide symmetric, const kappa &f) {
   __shared__ memory shared;
   const wide tiles_x = tiles_of(n), tiles_z = tiles_of(m);
   const wide tiles = symmetric ? tiles_x * (tiles_x + 1) / 2 : tiles_x * tiles_z;
@@ -296,7 +293,7 @@ static __device__ __forceinline__ void gram(const real *x, const real *z, const 
 
 /* ---------------------------------------------------------- after a product by BLAS */
 
-static __device__ real squared_gap(const real *x, const real *z, wide d, real sign) {
+DEVICE real squared_gap(const real *x, const real *z, wide d, real sign) {
   real total = 0;
   for (wide k = 0; k < d; k++) {
     const real gap = x[k] - sign * z[k];
@@ -308,8 +305,7 @@ static __device__ real squared_gap(const real *x, const real *z, wide d, real si
 /* Inner product of packed rows -> pair quantity. Packed are x - shift, and unit rows for ANGLE;
  * x and z are the rows as given, and unit rows for ANGLE. */
 template <int PAIR>
-static __device__ __forceinline__ real mended(real inner, const real *x, const real *z,
-                                              real norm_x, real norm_z, wide d) {
+DEVICE real mended(real inner, const real *x, const real *z, real norm_x, real norm_z, wide d) {
   const real cancelled = (real)SDF_CANCELLED(sizeof(real));
   if (PAIR == INNER) return inner;
   if (PAIR == SQUARES) {
@@ -323,9 +319,8 @@ static __device__ __forceinline__ real mended(real inner, const real *x, const r
 }
 
 template <int PAIR>
-static __device__ __forceinline__ void finish(const real *x, const real *z, const real *norms_x,
-                                              const real *norms_z, real *out, wide n, wide m,
-                                              wide d, wide ld, wide symmetric, const kappa &f) {
+DEVICE void finish(const real *x, const real *z, const real *norms_x, const real *norms_z,
+                   real *out, wide n, wide m, wide d, wide ld, wide symmetric, const kappa &f) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
   const wide tiles_x = tiles_of(n), tiles_z = tiles_of(m);
@@ -377,9 +372,8 @@ static __device__ __forceinline__ void finish(const real *x, const real *z, cons
 /* sums[s][i] = sum over the s-th part of the columns of t[i][j] w[j]: one target. Blocks are
  * (row of tiles, part of the columns). */
 template <int PAIR>
-static __device__ __forceinline__ void vector(const real *x, const real *z, const real *norms_x,
-                                              const real *norms_z, const real *w, double *sums,
-                                              wide n, wide m, wide d, const kappa &f) {
+DEVICE void vector(const real *x, const real *z, const real *norms_x, const real *norms_z,
+                   const real *w, double *sums, wide n, wide m, wide d, const kappa &f) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
   const wide tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
@@ -416,8 +410,7 @@ static __device__ __forceinline__ void vector(const real *x, const real *z, cons
 }
 
 /* The same for entries that are stored, K (n, m) with rows of ld, and w in double. */
-static __device__ __forceinline__ void stored(const real *k, wide ld, const double *w,
-                                              double *sums, wide n, wide m) {
+DEVICE void stored(const real *k, wide ld, const double *w, double *sums, wide n, wide m) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
   const wide tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
@@ -449,9 +442,8 @@ static __device__ __forceinline__ void stored(const real *k, wide ld, const doub
 
 /* total[r][g] += t @ W for the tile in shared.out.t and targets q0 + tx + THREADS g. */
 template <int GROUPS>
-static __device__ __forceinline__ void multiply_tile(memory &shared, const real *w, wide m,
-                                                     wide p, wide q0, wide j0,
-                                                     double total[PER][GROUPS]) {
+DEVICE void multiply_tile(memory &shared, const real *w, wide m, wide p, wide q0, wide j0,
+                          double total[PER][GROUPS]) {
   enum { TARGETS = THREADS * GROUPS, WIDTH = SIDE / GROUPS };
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
   real sum[PER][GROUPS];
@@ -491,8 +483,8 @@ static __device__ __forceinline__ void multiply_tile(memory &shared, const real 
 
 /* sums[part][i][q] for the targets q0 .. of this block. */
 template <int GROUPS>
-static __device__ __forceinline__ void store_sums(const double total[PER][GROUPS], double *sums,
-                                                  wide n, wide p, wide q0, wide i0, wide part) {
+DEVICE void store_sums(const double total[PER][GROUPS], double *sums, wide n, wide p, wide q0,
+                       wide i0, wide part) {
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
 #pragma unroll
   for (int r = 0; r < PER; r++) {
@@ -506,10 +498,9 @@ static __device__ __forceinline__ void store_sums(const double total[PER][GROUPS
 
 /* The same for THREADS x GROUPS targets from q0 on; w is (m, p). */
 template <int PAIR, int GROUPS>
-static __device__ __forceinline__ void product(const real *x, const real *z,
-                                               const real *norms_x, const real *norms_z,
-                                               const real *w, double *sums, wide n, wide m,
-                                               wide d, wide p, wide q0, const kappa &f) {
+DEVICE void product(const real *x, const real *z, const real *norms_x, const real *norms_z,
+                    const real *w, double *sums, wide n, wide m, wide d, wide p, wide q0,
+                    const kappa &f) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
   const wide tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
@@ -537,9 +528,8 @@ static __device__ __forceinline__ void product(const real *x, const real *z,
 
 /* (V o V) F; V (n, m) has any strides, in numbers. */
 template <int GROUPS>
-static __device__ __forceinline__ void squared(const real *v, wide row_stride,
-                                               wide column_stride, const real *f, double *sums,
-                                               wide n, wide m, wide p, wide q0) {
+DEVICE void squared(const real *v, wide row_stride, wide column_stride, const real *f,
+                    double *sums, wide n, wide m, wide p, wide q0) {
   __shared__ memory shared;
   const wide tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
   const wide i0 = (wide)blockIdx.x * SIDE;
