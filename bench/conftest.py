@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bench_large_n
 import bench_leave_one_out
 import ceilings
 import report
@@ -11,9 +12,11 @@ def pytest_terminal_summary(terminalreporter, config):
     """After pytest-benchmark's own statistics."""
     session = getattr(config, "_benchmarksession", None)
     ran = [b for b in getattr(session, "benchmarks", []) if b and not b.has_error]
-    tuning = {b.name: b["median"] for b in ran if b.group == "leave_one_out"}
-    if len(tuning) == bench_leave_one_out.TIMINGS:
-        terminalreporter.write_line(bench_leave_one_out.summary(tuning))
+    for module in (bench_leave_one_out, bench_large_n):
+        group = module.__name__.removeprefix("bench_")
+        medians = {b.name: b["median"] for b in ran if b.group == group}
+        if len(medians) == module.TIMINGS:
+            terminalreporter.write_line(module.summary(medians))
     cases = [b for b in ran if "case" in b.extra_info]
     if cases:
         medians = {(b.extra_info["case"], b.extra_info["who"]): b["median"] for b in cases}

@@ -2,7 +2,7 @@
 
 Data flows one way; each name below is the public end of one module::
 
-    kernels → gram → spectrum → filters → loo → distill → estimator → cli
+    kernels → gram → spectrum → filters → loo → distill → estimator · sweep → cli
        └───── backend: reference | cpu ─────┘      alpha ← distill
 
 Every self-distilled kernel ridge regression is a filter on one eigendecomposition (Borup &
@@ -27,6 +27,7 @@ from selfdistill_fast.gram import gram, gram_matmul, gram_sweep
 from selfdistill_fast.kernels import NTK, RBF, Kernel, Laplacian, Linear, Matern, Polynomial
 from selfdistill_fast.loo import leave_fold_out, leave_one_out
 from selfdistill_fast.spectrum import Plan, Spectrum, plan, spectrum
+from selfdistill_fast.sweep import SweepResult, sweep
 
 __all__ = [
     "NTK",
@@ -41,6 +42,7 @@ __all__ = [
     "SelfDistilledKernelRidge",
     "SelfDistilledKernelRidgeCV",
     "Spectrum",
+    "SweepResult",
     "alphas_to_weights",
     "constrained_path",
     "distill",
@@ -57,6 +59,7 @@ __all__ = [
     "show_config",
     "shrinkage_path",
     "spectrum",
+    "sweep",
     "weights_to_alphas",
 ]
 

@@ -31,6 +31,8 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 __all__ = [
     "alphas_to_weights",
+    "cell_losses",
+    "chain_weights",
     "check_alphas",
     "greedy_alphas",
     "grid_losses",
@@ -531,12 +533,35 @@ def grid_losses(
     F, C = _double(F), np.asarray(_host(_double(C)))
     if F.ndim not in (3, 4):
         raise ValueError(f"F must have shape (L, T, m) or (L, T, m, p), got {tuple(F.shape)}")
-    L, T = F.shape[:2]
+    T = F.shape[1]
     if C.ndim == 0 or C.shape[-1] != T:
         raise ValueError(f"C must have shape (..., {T}) for {T} steps, got {C.shape}")
     total, size = C.sum(-1), abs(C).sum(-1)
     if not (abs(total - 1.0) <= 1e-8 * np.maximum(size, 1.0)).all():
         raise ValueError("the weights of each mixture in C must sum to 1")
+    losses = cell_losses(y, F, C.reshape(1, -1, T), sample_weight=sample_weight)
+    losses = losses.reshape(len(losses), *C.shape[:-1], losses.shape[-1])
+    return losses if per_target else losses.mean(-1)
+
+
+def cell_losses(y: Any, F: Any, C: Any, *, sample_weight: Any = None) -> np.ndarray:
+    """Mean squared error of S mixtures that may differ between λ and between targets.
+
+    The one scorer of every grid, see :func:`grid_losses`; the same for each λ as for all.
+
+    Parameters
+    ----------
+    y : array of shape (m,) or (m, p)
+    F : array of shape (L, T, m) or (L, T, m, p)
+    C : array of shape (L, S, T) or (L, S, T, p)
+        Weights of the mixtures, each summing to 1; a first axis of length 1 serves every λ.
+    sample_weight : array of shape (m,), optional
+
+    Returns
+    -------
+    losses : ndarray of shape (L, S, p), float64
+    """
+    L, T = F.shape[:2]
     y2, F3, w = _check_columns(y, F.reshape(L * T, *F.shape[2:]), sample_weight)
     R = y2[None] - F3
     if w is not None:
@@ -544,10 +569,69 @@ def grid_losses(
     R = np.asarray(_host(R))
     m, p = R.shape[1:]
     U = np.linalg.qr(R.reshape(L, T, m, p).transpose(0, 3, 2, 1), mode="r")  # (L, p, T, T)
-    cells = U @ C.reshape(-1, T).T  # (L, p, T, S)
-    losses = np.einsum("lpts,lpts->lsp", cells, cells) / m
-    losses = losses.reshape(L, *C.shape[:-1], p)
-    return losses if per_target else losses.mean(-1)
+    C = C[..., None] if C.ndim == 3 else C
+    cells = U @ np.moveaxis(C, (0, 3, 2, 1), (0, 1, 2, 3))  # (L, p, T, S)
+    return np.einsum("lpts,lpts->lsp", cells, cells) / m
+
+
+def chain_weights(
+    y: Any,
+    F: Any,
+    alpha: Any,
+    *,
+    sample_weight: Any = None,
+    clip: bool = False,
+    per_target: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Step weights of the chain that ``alpha`` asks for, chosen on y and F where it is a word.
+
+    Parameters
+    ----------
+    y : array of shape (m,) or (m, p)
+    F : array of shape (T, m) or (T, m, p)
+        Predictions of the pure steps, validation or leave-one-out.
+    alpha : float, sequence of T − 1, "optimal" or "joint"
+        "joint" is chosen for each number of steps separately.
+    sample_weight, clip, per_target
+        As in :func:`greedy_alphas` and :func:`joint_weights`.
+
+    Returns
+    -------
+    alphas : ndarray of shape (T,) or (T, p)
+        NaN for "joint", whose steps belong to different chains.
+    C : ndarray of shape (T, T) or (T, T, p)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`check_alphas`; an unknown word; NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> F = np.array([[1.0, 1.0], [0.5, 0.5]])
+    >>> chain_weights(np.array([0.75, 0.75]), F, "optimal")[1].tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+    """
+    T = len(F)
+    if not isinstance(alpha, str):
+        alphas = check_alphas(alpha, T, F.shape[2] if F.ndim == 3 else None)
+        return alphas, step_weights(alphas)
+    options: dict[str, Any] = {
+        "sample_weight": sample_weight,
+        "clip": clip,
+        "per_target": per_target,
+    }
+    if alpha == "optimal":
+        alphas = greedy_alphas(y, F, **options)
+        return alphas, step_weights(alphas)
+    if alpha == "joint":
+        best = [joint_weights(y, F[:t], **options) for t in range(1, T + 1)]
+        C = np.zeros((T, *best[-1].shape))
+        for t, c in enumerate(best):
+            C[t, : t + 1] = c
+        return np.full(best[-1].shape, np.nan), C
+    raise ValueError(f"alpha must be a number, a sequence, 'optimal' or 'joint'; got {alpha!r}")
 
 
 def joint_report(

@@ -1,4 +1,4 @@
-"""The command ``selfdistill-fast``: example, fit, predict, info.
+"""The command ``selfdistill-fast``: example, fit, predict, plan, info.
 
 Results go to standard output, everything else (progress, hints, warnings, errors) to
 standard error, so that output can be piped. What a user can do wrong ends in one line and
@@ -740,7 +740,164 @@ def _parse_step(text: str, n_steps: int) -> Any:
     return step
 
 
+# -------------------------------------------------------------------- sweep
+@app.command("sweep")
+@_command
+def _sweep(
+    config: Annotated[Path, typer.Argument(help="TOML file.", metavar="CONFIG")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start afresh where the store exists.")
+    ] = False,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Compute on the cluster of this Dask scheduler.", metavar="ADDRESS"),
+    ] = None,
+    top: Annotated[int, typer.Option(help="Cells in the table.", min=1)] = 10,
+) -> None:
+    """Score a grid of kernels, λ, α and steps that a TOML file describes.
+
+    The file has the tables data, kernels, grid, solver and output; paths are relative to it.
+    Interrupted and started again, it goes on with what is missing in the store. Errors are
+    printed and drawn as root mean squared errors in the units of the data.
+    """
+    from selfdistill_fast import SweepResult, sweep
+    from selfdistill_fast.plotting import figure_format, save_figure
+    from selfdistill_fast.sweep_config import ConfigError, SweepConfig
+
+    try:
+        asked = SweepConfig.read(config)
+    except ConfigError as error:
+        raise InputError(str(error)) from None
+    _check_outputs(asked.figure)
+    if asked.figure is not None:
+        figure_format(asked.figure)
+    client = None
+    if dask is not None:
+        from distributed import Client
+
+        client = Client(dask)
+    try:
+        result = sweep(**asked.options, store=asked.store, overwrite=overwrite, client=client)
+    except KeyboardInterrupt as interrupt:
+        _say("; ".join(getattr(interrupt, "__notes__", ["interrupted"])), "yellow")
+        raise typer.Exit(130) from None
+    finally:
+        if client is not None:
+            client.close()
+    dataset = result.dataset.assign_coords(target=asked.layout.target_names)
+    units = np.square(asked.scaling.y_std)  # of errors in the units of the data
+    errors = {name: dataset[name] * units for name in ("mse_val", "mse_loo") if name in dataset}
+    result = SweepResult(dataset.assign(errors), result.kernels)
+    counts = [f"{len(asked.train)} training rows"]
+    if asked.validation is not None:
+        counts.append(f"{len(asked.validation)} validation rows")
+    _print_sweep(result, f"{asked.source}: {', '.join(counts)}", top)
+    if asked.figure is not None:
+        save_figure(result.plot(), asked.figure)
+        _say(f"figure written to {asked.figure}")
+    if asked.store is not None:
+        scaled = any(std != 1.0 for std in asked.scaling.y_std)
+        _say(
+            f"store written to {asked.store}"
+            + ("; its errors are those of standardised targets" if scaled else "")
+        )
+
+
+def _print_sweep(result: Any, about: str, top: int) -> None:
+    """The best cells; the first step once, since it has no α."""
+    frame = result.to_dataframe()
+    columns = {"mse_val": "validation", "mse_loo": "leave-one-out"}
+    columns = {name: word for name, word in columns.items() if name in frame}
+    chosen_on = result.dataset.attrs["chosen_on"]
+    ranked = next(name for name, word in columns.items() if word == chosen_on)
+    cells = frame.groupby(["kernel", "lam", "alpha", "step"], sort=False)
+    cells = cells[[*columns, "alphas"]].mean().reset_index()
+    first = cells.step == 1
+    cells.loc[first, "alpha"] = "–"
+    cells = cells.drop_duplicates(["kernel", "lam", "alpha", "step"])
+    cells = cells.sort_values(ranked, kind="stable")
+    console = _out()
+    sizes = result.dataset.sizes
+    console.print(
+        f"{about}; {sizes['kernel']} kernels × {sizes['lam']} λ × {sizes['alpha']} α × "
+        f"{sizes['step']} steps, solver {', '.join(sorted(set(result.dataset.solver.values)))}\n",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = _table("kernel", "λ", "α", "step", "its α", *columns.values())
+    table.columns[0].justify, table.columns[0].no_wrap = "left", False  # gives way first
+    for row in cells.head(top).itertuples():
+        errors = (_error(math.sqrt(getattr(row, name))) for name in columns)
+        table.add_row(
+            row.kernel, f"{row.lam:.4g}", row.alpha, str(row.step), _alpha(row.alphas), *errors
+        )
+    console.print(table)
+    console.print(
+        f"\nRoot mean squared errors, ranked by {chosen_on}; {len(cells)} different cells."
+    )
+    best, lams = result.best(), result.dataset.lam.values
+    if len(lams) > 1 and best["lam"] in (lams.min(), lams.max()):
+        _say(
+            f"hint: the best λ, {best['lam']:g}, lies on the edge of the grid; a smaller error may "
+            "lie beyond",
+            "yellow",
+        )
+
+
 # --------------------------------------------------------------------- info
+@app.command()
+@_command
+def plan(
+    n: Annotated[int, typer.Argument(help="Training rows.", metavar="N")],
+    d: Annotated[int, typer.Argument(help="Features.", metavar="D")],
+    p: Annotated[int, typer.Argument(help="Targets.", metavar="[P]")] = 1,
+    lam: Annotated[
+        list[float] | None,
+        typer.Option(help="A ridge that will be asked for; repeat it for a grid. [default: any]"),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Distillation steps.")] = 2,
+    loo: Annotated[bool, typer.Option("--loo", help="Leave-one-out is needed.")] = False,
+    float32: Annotated[bool, typer.Option("--float32", help="Rows in single precision.")] = False,
+    tol: Annotated[float | None, typer.Option(help="Tolerance of solver krylov.")] = None,
+    landmarks: Annotated[int, typer.Option(help="Landmarks of solver nystrom.")] = 1000,
+    max_memory: Annotated[
+        float | None, typer.Option(help="GiB allowed. [default: 80 % of what is available]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what each solver would take for N rows of D features, and which to use.
+
+    Memory, floating-point operations, passes over the kernel matrix, and the time on this
+    machine, from rates that are measured in about a second.
+    """
+    from selfdistill_fast import plan as planned
+
+    if lam is None or len(lam) != 1:
+        lams: Any = lam or None
+    else:
+        lams = lam[0]
+    try:
+        with _progress("measuring this machine"):
+            result = planned(
+                n,
+                d,
+                p,
+                lam=lams,
+                leave_one_out=loo,
+                dtype="float32" if float32 else "float64",
+                max_memory=None if max_memory is None else max_memory * 2**30,
+                n_steps=steps,
+                tol=tol,
+                n_landmarks=landmarks,
+            )
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        return
+    _out().print(str(result), markup=False, soft_wrap=True, highlight=False)
+
+
 @app.command()
 @_command
 def info(

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.alpha import (
+    cell_losses,
+    chain_weights,
     check_alphas,
     greedy_alphas,
     joint_report,
@@ -49,6 +51,7 @@ __all__ = [
     "DistillationPath",
     "distill",
     "gcv_alphas",
+    "held_out_columns",
     "load",
     "score_grid",
 ]
@@ -532,8 +535,9 @@ def distill(
         raise ValueError("sample_weight_val weighs X_val and y_val, which are missing")
     selection = None
     if chosen:
-        pure = None if X_val is None else spectrum.pure_steps(lam, n_steps, lam_steps)
-        y, F, w = _columns(spectrum, lam, n_steps, lam_steps, pure, X_val, y_val, sample_weight_val)
+        y, F, w = held_out_columns(
+            spectrum, lam, n_steps, lam_steps, X_val, y_val, sample_weight_val
+        )
         options = {"sample_weight": w, "clip": clip, "per_target": per_target}
         if n_steps == 1:
             C, alphas = np.ones((1, 1)), np.array([np.nan])
@@ -616,19 +620,19 @@ def _selection(
     return {"mse": mse, "best_step": int(np.argmin(mse)) + 1}
 
 
-def _columns(
+def held_out_columns(
     spectrum: Spectrum,
     lam: Any,
     n_steps: int,
     lam_steps: Any,
-    pure: Any,
     X_val: Any,
     y_val: Any,
     sample_weight_val: Any,
 ) -> tuple[Any, Any, Any]:
     """Targets (m, p), pure-step predictions (T, m, p) and weights that α is chosen on.
 
-    With a schedule the predictions are (T, T, m, p), by last step and length.
+    On the validation set, or by leave-one-out where there is none. With lam (L,) the
+    predictions have a leading L; with a schedule they are (T, T, m, p), by last step and length.
     """
     be = spectrum.backend
     if X_val is None:
@@ -644,7 +648,7 @@ def _columns(
     if y_val.shape[1] != spectrum.p:
         raise ValueError(f"y_val has {y_val.shape[1]} target(s), the training set {spectrum.p}")
     w = check_sample_weight(be, sample_weight_val, X_val.shape[0], "sample_weight_val")
-    return y_val, spectrum.evaluate(X_val, pure), w
+    return y_val, spectrum.evaluate(X_val, spectrum.pure_steps(lam, n_steps, lam_steps)), w
 
 
 def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -737,33 +741,17 @@ def score_grid(
         F, y = fold_columns(spectrum, lams, n_steps, folds), spectrum.Y
         w = spectrum.sample_weight
     else:
-        pure = None if X_val is None else spectrum.pure_steps(lams, n_steps)
-        y, F, w = _columns(spectrum, lams, n_steps, None, pure, X_val, y_val, sample_weight_val)
+        y, F, w = held_out_columns(spectrum, lams, n_steps, None, X_val, y_val, sample_weight_val)
     options: dict[str, Any] = {"sample_weight": w, "clip": clip, "per_target": per_target}
-    scores: dict[str, list[Any]] = {"mse": [], "se": [], "weights": [], "alphas": []}
-    for columns in F:
-        if not isinstance(alpha, str):
-            alphas = check_alphas(alpha, n_steps, spectrum.p)
-            C = step_weights(alphas)
-        elif alpha == "optimal":
-            alphas = greedy_alphas(y, columns, **options)
-            C = step_weights(alphas)
-        elif alpha == "joint":
-            best = [joint_weights(y, columns[:t], **options) for t in range(1, n_steps + 1)]
-            C = np.zeros((n_steps, *best[-1].shape))
-            for t, c in enumerate(best):
-                C[t, : t + 1] = c
-            alphas = np.full(best[-1].shape, np.nan)
-        else:
-            raise ValueError(
-                f"alpha must be a number, a sequence, 'optimal' or 'joint'; got {alpha!r}"
-            )
-        losses = mixture_losses(y, columns, C, w)
-        scores["mse"].append(losses.mean(1))
-        scores["se"].append(losses.std(1) / math.sqrt(losses.shape[1]))
-        scores["weights"].append(C)
-        scores["alphas"].append(alphas)
-    return {name: np.stack(value) for name, value in scores.items()}
+    alphas, C = map(np.stack, zip(*(chain_weights(y, f, alpha, **options) for f in F), strict=True))
+    # the standard error is of fourth order: it needs the rows
+    losses = np.stack([mixture_losses(y, f, c, w) for f, c in zip(F, C, strict=True)])
+    return {
+        "mse": cell_losses(y, F, C, sample_weight=w).mean(-1),
+        "se": losses.std(2) / math.sqrt(losses.shape[2]),
+        "weights": C,
+        "alphas": alphas,
+    }
 
 
 @on_device

@@ -473,6 +473,21 @@ def test_info_warns_of_slow_blas_kernels():
     assert "kernels" not in _process("info", OPENBLAS_CORETYPE=best).stderr
 
 
+def test_plan():
+    output = run("plan", "20000", "8", "--lam", "0.1", "--lam", "1", "--max-memory", "1")
+    for solver in ("eigh", "cholesky", "tridiagonal", "krylov", "nystrom"):
+        assert solver in output
+    assert "needs more than the 1 GiB allowed" in output
+    report = json.loads(_process("plan", "500", "3", "--lam", "0.1", "--loo", "--json").stdout)
+    assert report["solver"] == "cholesky"
+    assert report["problem"] | {"n": 500, "d": 3, "p": 1, "lam": 0.1} == report["problem"]
+
+
+def test_plan_of_nothing():
+    assert "n must be an integer >= 1" in _process("plan", "0", "3", code=2).stderr
+    assert "max_memory" in _process("plan", "10", "3", "--max-memory", "-1", code=2).stderr
+
+
 # ---------------------------------------------------------------- processes
 def _process(*arguments, code=0, cwd=None, **environment):
     result = subprocess.run(

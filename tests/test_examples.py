@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,17 @@ def test_example(name, output, written, tmp_path):
     if name == "plot_illustrative_example":
         for loss in ("0.14915", "0.14903", "0.14834"):
             assert loss in result.stdout
+
+
+def test_the_sweep_of_the_readme(tmp_path):
+    """``selfdistill-fast sweep examples/sweep.toml``, on a machine without anything else."""
+    shutil.copy(ROOT / "examples" / "sweep.toml", tmp_path)
+    command = [sys.executable, "-m", "selfdistill_fast", "sweep", "sweep.toml"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "11 kernels" in result.stdout
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "sweep.zarr" / ".zmetadata").exists()
 
 
 def test_every_example_is_tested():

@@ -338,7 +338,7 @@ def worth_moving(monkeypatch, *, factor=1e3):
     monkeypatch.setattr(planning, "NOMINAL", planning.Rates(**slow))
     monkeypatch.setattr(Gpu, "rates", lambda self, dtype: fast)
     monkeypatch.setattr(gpu_module, "WAKE_UP", 0.0)
-    planning._calibrated.cache_clear()
+    planning._rates.clear()
 
 
 def test_auto_moves_what_pays_and_says_why(stand_in, monkeypatch, problem):
@@ -359,7 +359,7 @@ def test_auto_moves_what_pays_and_says_why(stand_in, monkeypatch, problem):
     monkeypatch.setattr(Gpu, "available_memory", lambda self: 1000)
     assert spectrum(X, y, RBF(0.3), backend="auto").backend.name == "cpu"
     assert "does not fit" in plan(1000, 3, backend="auto").reason
-    planning._calibrated.cache_clear()
+    planning._rates.clear()
 
 
 def test_auto_moves_products_that_pay(stand_in, monkeypatch, problem):

@@ -35,6 +35,8 @@ LAYERS = {
     "plotting": {"kernels", "backend", "gram", "spectrum", "filters", "diagnostics", "alpha"},
 }
 LAYERS["constrained"] = LAYERS["distill"] | {"distill"}
+LAYERS["store"] = {"alpha"}  # its warnings
+LAYERS["sweep"] = LAYERS["distill"] | {"distill", "store", "plotting"}  # .plot() draws
 LAYERS["estimator"] = LAYERS["distill"] | {"distill", "plotting"}  # .plot() draws
 #: what speaks only in the backend's verbs and its array namespace
 SOLVERS = ["gram", "filters", "loo", *(name for name in FILES if name.startswith("spectrum"))]
@@ -145,6 +147,7 @@ def run(code):
 
 def test_importing_drags_in_nothing_heavy():
     heavy = ["torch", "cupy", "matplotlib", "pandas", "sklearn", "typer", "rich", "pyarrow"]
+    heavy += ["xarray", "zarr", "dask", "distributed", "tqdm", "threadpoolctl"]
     code = f"import selfdistill_fast, sys; print(*(set({heavy}) & set(sys.modules)))"
     assert run(code) == []
 

@@ -53,6 +53,7 @@ __all__ = [
     "check_n_steps",
     "check_new",
     "check_sample_weight",
+    "check_solver",
     "check_targets",
     "evaluate",
     "mix",
@@ -77,7 +78,7 @@ def spectrum(
     Y: Any,
     kernel: Any,
     *,
-    solver: str = "auto",
+    solver: str | Plan = "auto",
     lam: Any = None,
     sample_weight: Any = None,
     fit_intercept: bool = False,
@@ -110,7 +111,8 @@ def spectrum(
         pivoted Cholesky, or "uniform"). "auto": what :func:`plan` finds cheapest of all that is
         exact (to ``tol``), fits the memory and has leave-one-out where that is needed; the
         result's ``plan`` says why. ("cholesky" is left to kernels that are positive
-        semi-definite by construction: it cannot see a negative eigenvalue above −λ.)
+        semi-definite by construction: it cannot see a negative eigenvalue above −λ.) A
+        :class:`Plan` stands for "auto" with the choice already made.
     lam : float or sequence, optional
         The ridges that will be asked for: a scalar for one, a sequence for a batch (never a
         schedule over the steps). "cholesky" needs one, "krylov" the smallest; the others serve
@@ -156,11 +158,10 @@ def spectrum(
     >>> path.predict(X, step="all").shape
     (3, 20)
     """
-    if solver not in ("auto", *SOLVERS):
-        raise ValueError(f"unknown solver {solver!r}; known: auto, {', '.join(SOLVERS)}")
-    unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
-    if unknown:
-        raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
+    chosen = solver if isinstance(solver, Plan) else None
+    if isinstance(solver, Plan):
+        solver = "auto"
+    check_solver(solver, options)
     if lam is not None:
         lam = check_lam(lam, batch=True)
     be = get_backend(backend, {"X": X, "Y": Y, "sample_weight": sample_weight})
@@ -177,6 +178,7 @@ def spectrum(
         max_memory=max_memory,
         leave_one_out=leave_one_out,
         options=options,
+        chosen=chosen,
     )
     if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
         gpu = _gpu_that_pays(be, X, Y, solver, as_kernel(kernel), lam, leave_one_out, max_memory)
@@ -224,6 +226,7 @@ def _spectrum(
     max_memory: Any,
     leave_one_out: bool | None,
     options: dict[str, Any],
+    chosen: Plan | None,
 ) -> Spectrum:
     """:func:`spectrum` on one backend."""
     X = be.asarray(X, "X", ndim=2)
@@ -236,9 +239,8 @@ def _spectrum(
     w = check_sample_weight(be, sample_weight, n)
     memory = None if max_memory is None else memory_budget(be, max_memory)
     training = (be, X, y, kernel, w, fit_intercept, memory)
-    chosen = None
     if solver == "auto":
-        chosen = choose(
+        chosen = chosen or choose(
             be,
             n,
             n_features,
@@ -259,8 +261,22 @@ def _spectrum(
     return result
 
 
+def check_solver(solver: Any, options: Any) -> None:
+    """ValueError for an unknown solver, TypeError for an option that it does not have."""
+    if solver not in ("auto", *SOLVERS):
+        raise ValueError(f"unknown solver {solver!r}; known: auto, {', '.join(SOLVERS)}")
+    unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
+    if unknown:
+        raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
+
+
 def _factorised(
-    solver: str, training: Any, lam: Any, random_state: Any, options: Any, chosen: Plan | None
+    solver: str,
+    training: tuple[Any, Any, Any, Kernel, Any, bool, int | None],
+    lam: Any,
+    random_state: Any,
+    options: dict[str, Any],
+    chosen: Plan | None,
 ) -> Spectrum:
     """The training set factorised by one solver; where that was ours to choose, the next best."""
     kernel = training[3]

@@ -482,7 +482,8 @@ def check_n_steps(n_steps: Any, name: str = "n_steps") -> int:
         raise TypeError(f"{name} must be an integer >= 1, got {n_steps!r}")
     value = float(n_steps)
     if not (math.isfinite(value) and value % 1 == 0 and value >= 1):
-        raise ValueError(f"{name} must be an integer >= 1 (steps count from 1), got {n_steps!r}")
+        hint = " (steps count from 1)" if "step" in name else ""
+        raise ValueError(f"{name} must be an integer >= 1{hint}, got {n_steps!r}")
     return int(value)
 
 

@@ -111,7 +111,7 @@ class KrylovSpectrum(EighSpectrum):
         smallest = float(np.min(lam if lam_min is None else check_lam(lam_min, batch=False)))
         n_steps = check_n_steps(n_steps)
         single = X.dtype == np.float32
-        self.tol = _check_tol((1e-3 if single else 1e-8) if tol is None else tol)
+        self.tol = check_tol((1e-3 if single else 1e-8) if tol is None else tol)
         if storage not in STORAGES:
             raise ValueError(f"unknown storage {storage!r}; known: {', '.join(STORAGES)}")
         n = X.shape[0] if w is None else int((w > 0).sum())
@@ -237,6 +237,7 @@ class KrylovSpectrum(EighSpectrum):
         self._A: list[np.ndarray] = []  # diagonal blocks of T
         self._B: list[np.ndarray] = []  # B[j] couples block j + 1 to block j
         self._norm = self._scale_of_K  # of K_w, as seen so far
+        self._last: Any = None  # block that was appended last
         self._done = False  # an invariant subspace: nothing is left to find
         self.k = 0
         self._bases: dict[int, Any] = {0: xp.zeros((0, 0))}
@@ -704,20 +705,22 @@ def krylov_bytes(be: Any, n: int, d: int, p: int, dtype: Any, rank: int, storage
     return matrix + basis + blocks + 4 * n * d * itemsize + 4 * rank * rank * 8
 
 
-def fitting_rank(budget: int, most: int, *problem: Any) -> int:
-    """The largest rank up to ``most`` whose ``krylov_bytes`` fit, but at least ``_CHUNK``."""
-    *sizes, storage = problem
+def fitting_rank(
+    budget: int, most: int, be: Any, n: int, d: int, p: int, dtype: Any, storage: str
+) -> int:
+    """The largest rank up to ``most`` whose :func:`krylov_bytes` fit, but at least a chunk."""
     low, high = min(_CHUNK, most), most
     while low < high:
         middle = (low + high + 1) // 2
-        if krylov_bytes(*sizes, middle, storage) <= budget:
+        if krylov_bytes(be, n, d, p, dtype, middle, storage) <= budget:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _check_tol(tol: Any) -> float:
+def check_tol(tol: Any) -> float:
+    """``tol`` as a float; ValueError unless it is between 0 and 1."""
     if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0.0 < tol < 1.0:
         raise ValueError(f"tol must be a number between 0 and 1, got {tol!r}")
     return float(tol)

@@ -17,7 +17,6 @@ few columns.
 
 from __future__ import annotations
 
-import functools
 import math
 import numbers
 import time
@@ -30,7 +29,7 @@ from selfdistill_fast.backend import get_backend, try_gpu
 from selfdistill_fast.kernels import RBF, Kernel
 from selfdistill_fast.spectrum.base import check_lam, check_n_steps
 from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
-from selfdistill_fast.spectrum.krylov import MAX_RANK, krylov_bytes
+from selfdistill_fast.spectrum.krylov import MAX_RANK, check_tol, krylov_bytes
 
 __all__ = ["Cost", "Plan", "choose", "memory_budget", "plan"]
 
@@ -123,6 +122,11 @@ class Plan:
         """Plain values, for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """What :meth:`to_dict` described."""
+        return cls(**{**values, "costs": tuple(Cost(**cost) for cost in values["costs"])})
+
     def __str__(self) -> str:
         lines = [f"{'solver':<12}{'memory':>11}{'flops':>10}{'passes':>8}{'time':>10}  remark"]
         for cost in self.costs:
@@ -200,6 +204,7 @@ def plan(
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     lam = None if lam is None else check_lam(lam, batch=True)
+    tol = None if tol is None else check_tol(tol)
     if isinstance(backend, str) and backend == "auto":
         gpu, where = where_it_pays(
             be, n, d, p, dtype, kernel, solver="auto", lam=lam, leave_one_out=bool(leave_one_out),
@@ -220,7 +225,7 @@ def plan(
         n_steps=n_steps,
         tol=tol,
         n_landmarks=n_landmarks,
-        rates=_calibrated(type(be), be.n_threads, dtype.name),
+        rates=_calibrated(be, dtype),
     )
     return replace(chosen, reason=f"{chosen.reason}; {where}") if where else chosen
 
@@ -254,7 +259,7 @@ def where_it_pays(
         budget = memory_budget(be, None if max_memory is None or be is gpu else max_memory)
         plan_ = choose(
             be, n, d, p, dtype, kernel, lam=lam, leave_one_out=leave_one_out, budget=budget,
-            rates=rates or _calibrated(type(be), be.n_threads, np.dtype(dtype).name),
+            rates=rates or _calibrated(be, np.dtype(dtype)),
         )  # fmt: skip
         name = plan_.solver if solver == "auto" else solver
         cost = None if name is None else plan_[name]
@@ -300,12 +305,15 @@ def choose(
     the same and costs nothing.
     """
     if rates is None:
-        nominal = n <= SMALL
-        rates = NOMINAL if nominal else _calibrated(type(be), be.n_threads, np.dtype(dtype).name)
+        rates = NOMINAL if n <= SMALL else _calibrated(be, np.dtype(dtype))
+    problem_of = (be, n, d, p, np.dtype(dtype), lam, leave_one_out, n_steps, tol, n_landmarks)
+    counted = _costs(*problem_of, rates, budget)
+    judged = counted if n > SMALL else _costs(*problem_of, NOMINAL, budget)
+    weight = {
+        cost["solver"]: cost["seconds"] / (PROMISE if cost["solver"] == "krylov" else 1.0)
+        for cost in judged
+    }
     costs = []
-    counted = _costs(
-        be, n, d, p, np.dtype(dtype), lam, leave_one_out, n_steps, tol, n_landmarks, rates, budget
-    )
     for cost in counted:
         fits = cost["bytes"] <= budget
         excluded = cost.pop("excluded")
@@ -329,11 +337,7 @@ def choose(
                 "nothing with leave-one-out fits; this has none, so choose on X_val, y_val, or "
                 "use solver='nystrom', an approximation"
             )
-    best = min(
-        candidates,
-        key=lambda cost: cost.seconds / (PROMISE if cost.solver == "krylov" else 1.0),
-        default=None,
-    )
+    best = min(candidates, key=lambda cost: weight[cost.solver], default=None)
     if best is None:
         smallest = min((c for c in costs if c.solver == "nystrom"), key=lambda c: c.bytes)
         reason = (
@@ -488,16 +492,25 @@ def memory_budget(be: Any, max_memory: Any) -> int:
     if (
         isinstance(max_memory, bool)
         or not isinstance(max_memory, numbers.Real)
-        or not max_memory > 0
+        or not float(max_memory) > 0
     ):
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
-    return int(max_memory)
+    return int(float(max_memory))
 
 
-@functools.cache
-def _calibrated(backend: type, n_threads: int | None, dtype: str) -> Rates:
-    """Rates of this machine, measured once: the best of three of each, under a second."""
-    be = backend(n_threads=n_threads)
+def _calibrated(be: Any, dtype: np.dtype) -> Rates:
+    """Rates of this machine, measured when they are first asked for, in under a second."""
+    key = (be.name, be.n_threads, dtype.name)
+    if key not in _rates:
+        _rates[key] = _measured(be, dtype)
+    return _rates[key]
+
+
+_rates: dict[tuple[str, int | None, str], Rates] = {}
+
+
+def _measured(be: Any, dtype: np.dtype) -> Rates:
+    """The best of three of each kind of work, or what the backend knows of its device."""
     known = be.rates(dtype)
     if known is not None:
         return Rates(**known)
