@@ -14,6 +14,7 @@ Importing this module imports neither CuPy nor CUDA.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import threading
@@ -166,33 +167,22 @@ def _kernel(xp: Any, name: str, itemsize: int) -> Any:
 
 
 def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a verb on the backend's device; one MemoryError for all ways to be out of memory."""
+    """Run a verb on the backend's device."""
 
     @functools.wraps(verb)
     def wrapper(self: Gpu, *args: Any, **kwargs: Any) -> Any:
         with self.on():
-            try:
-                return verb(self, *args, **kwargs)
-            except Exception as error:
-                if not _out_of_memory(error):
-                    raise
-                self.free_memory()
-                raise MemoryError(
-                    f"GPU {self.device} ran out of memory in {verb.__name__} "
-                    f"({self.available_memory():,} bytes are left now; {error}). Ways out: float32 "
-                    "input, solver='krylov' or 'nystrom', which do not store K, gram_matmul, fewer "
-                    "rows, or backend='cpu'"
-                ) from error
+            return verb(self, *args, **kwargs)
 
     return wrapper
 
 
 def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError):
-        return "ran out of memory" not in str(error)
-    text = str(error)
+    """Whether a library on the device has run out of memory; our own budgets are not meant."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return True
     return any(
-        name in text
+        name in str(error)
         for name in (
             "cudaErrorMemoryAllocation",
             "CUDA_ERROR_OUT_OF_MEMORY",
@@ -246,9 +236,21 @@ class Gpu(Reference):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, xp=_load())
 
-    def on(self) -> Any:
-        """Context in which the device is the current one."""
-        return self.xp.cuda.Device(self.device)
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """As the reference; all ways to be out of memory become a MemoryError with the cure."""
+        with self.xp.cuda.Device(self.device):
+            try:
+                yield
+            except Exception as error:
+                if not _out_of_memory(error):
+                    raise
+                self.free_memory()
+                raise MemoryError(
+                    f"GPU {self.device} ran out of memory ({error}; {self.available_memory():,} "
+                    "bytes are left). Ways out: float32 input, solver='krylov' or 'nystrom', which "
+                    "need not store K, gram_matmul, fewer rows, or backend='cpu'"
+                ) from error
 
     def with_threads(self, n_threads: int) -> Gpu:
         """The same device."""
@@ -300,7 +302,7 @@ class Gpu(Reference):
 
     def available_memory(self) -> int:
         """Free memory of the device, what CuPy's pool holds free included."""
-        with self.on():
+        with self.xp.cuda.Device(self.device):
             free, _ = self.xp.cuda.runtime.memGetInfo()
             pool = self.xp.get_default_memory_pool()
             left = int(free) + int(pool.free_bytes())
@@ -330,7 +332,7 @@ class Gpu(Reference):
 
     def free_memory(self) -> None:
         """Give what CuPy's pool holds free back to the device."""
-        with self.on():
+        with self.xp.cuda.Device(self.device):
             self.xp.get_default_memory_pool().free_all_blocks()
 
     # --------------------------------------------------------------- helpers
