@@ -226,6 +226,21 @@ def test_several_devices(problem):
             Gpu(device=7)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_blocks_are_streamed_ahead(stand_in, rng, count):
+    """Copies are seen only by who waits for them, and pinned memory is not written too early."""
+    blocks = [(rng.normal(size=(4 - i % 2, 3)), None, np.arange(i + 1.0)) for i in range(count)]
+    for backend in (Gpu(), Cpu()):
+        seen = [
+            tuple(None if a is None else host(a).copy() for a in block)
+            for block in backend.stream(iter(blocks))
+        ]
+        assert len(seen) == count
+        for block, expected in zip(seen, blocks, strict=True):
+            for a, b in zip(block, expected, strict=True):
+                assert (a is None and b is None) or np.array_equal(a, b)
+
+
 # ------------------------------------------------------------------ no GPU, and why
 
 
@@ -305,9 +320,7 @@ def test_out_of_memory_in_the_middle(stand_in, monkeypatch, problem):
         raise stand_in.cuda.memory.OutOfMemoryError("Out of memory allocating 9 bytes")
 
     monkeypatch.setattr(Gpu, "eigh", gpu_module._guarded(full))
-    with pytest.raises(
-        MemoryError, match=r"GPU 0 ran out of memory .*allocating 9.*krylov"
-    ):
+    with pytest.raises(MemoryError, match=r"GPU 0 ran out of memory .*allocating 9.*krylov"):
         spectrum(X, y, RBF(0.3), solver="eigh", backend="gpu")
     with pytest.warns(RuntimeWarning, match=r"goes on on the CPU: GPU 0 ran out") as caught:
         s = spectrum(X, y, RBF(0.3), solver="eigh", backend="auto")

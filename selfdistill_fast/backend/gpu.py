@@ -19,7 +19,7 @@ import functools
 import importlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -334,6 +334,52 @@ class Gpu(Reference):
         """Give what CuPy's pool holds free back to the device."""
         with self.xp.cuda.Device(self.device):
             self.xp.get_default_memory_pool().free_all_blocks()
+
+    def stream(self, blocks: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """As the reference: blocks go through two pinned buffers and a stream of their own.
+
+        Device memory of a block belongs to the computing stream, on which it is freed: the copy
+        waits for what that stream had to do when the memory was taken, which is the block before
+        the present one, and so runs beside the present one.
+        """
+        xp = self.xp
+        with self.xp.cuda.Device(self.device):
+            copier, computing = xp.cuda.Stream(non_blocking=True), xp.cuda.get_current_stream()
+        slots: list[tuple[list[Any], Any]] = [([], None), ([], None)]  # pinned memory, its event
+
+        def send(number: int, arrays: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
+            pinned, busy = slots[number % 2]
+            if busy is not None:
+                busy.synchronize()  # the copy out of this buffer is done
+            native: list[Any] = []
+            with self.xp.cuda.Device(self.device):
+                pinned = pinned or [None] * len(arrays)
+                for i, a in enumerate(arrays):
+                    if a is None:
+                        native.append(None)
+                        continue
+                    if pinned[i] is None or pinned[i][1] < a.nbytes:
+                        pinned[i] = (xp.cuda.alloc_pinned_memory(max(a.nbytes, 1)), a.nbytes)
+                    host = np.frombuffer(pinned[i][0], a.dtype, a.size).reshape(a.shape)
+                    host[...] = a
+                    target = xp.empty(a.shape, a.dtype)
+                    copier.wait_event(computing.record())
+                    target.set(host, stream=copier)
+                    native.append(target)
+                event = copier.record()
+            slots[number % 2] = (pinned, event)
+            return tuple(native), event
+
+        ahead: tuple[tuple[Any, ...], Any] | None = None
+        for number, arrays in enumerate(blocks):
+            present, ahead = ahead, send(number, arrays)
+            if present is not None:
+                computing.wait_event(present[1])
+                yield present[0]
+                del present
+        if ahead is not None:
+            computing.wait_event(ahead[1])
+            yield ahead[0]
 
     # --------------------------------------------------------------- helpers
     def _launch(self, name: str, dtype: Any, grid: tuple[int, ...], args: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,6 +181,15 @@ class Reference:
 
     def free_memory(self) -> None:
         """Give back what is kept for reuse, so that others may have it."""
+
+    def stream(self, blocks: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Native arrays of each tuple of NumPy arrays in turn; None stays None.
+
+        A device gets the next block while it computes with the one before: results must not keep
+        a block, and what comes from it is to be used before the one after the next is asked for.
+        """
+        for arrays in blocks:
+            yield tuple(None if a is None else self.xp.asarray(a) for a in arrays)
 
     # --------------------------------------------------------------- kernels
     def gram(self, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
