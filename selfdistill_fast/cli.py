@@ -321,7 +321,11 @@ def fit(
         Path | None, typer.Option(help="Draw error over steps (.png, .svg, .pdf).")
     ] = None,
     solver: Annotated[
-        str, typer.Option(help="How K is factorised: auto, eigh or cholesky.")
+        str,
+        typer.Option(
+            help="How K is factorised: auto, eigh, cholesky, or without leave-one-out tridiagonal "
+            "or krylov; or the model of landmarks, nystrom."
+        ),
     ] = "auto",
     header: Annotated[
         bool | None,
@@ -342,7 +346,6 @@ def fit(
     """
     from selfdistill_fast import distill, spectrum
     from selfdistill_fast.plotting import figure_format
-    from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
 
     if not (math.isfinite(lam) and lam > 0):
         raise InputError(f"--lam must be a positive number, got {lam:g}")
@@ -378,11 +381,12 @@ def fit(
                 scaled.X,
                 scaled.Y,
                 chosen,
-                # leave-one-out of a longer chain needs eigenvectors
-                solver="eigh" if solver == "auto" and steps > MAX_LOO_STEPS else solver,
+                solver=solver,
                 lam=ridge,
                 sample_weight=scaled.w,
                 fit_intercept=intercept,
+                leave_one_out=True if isinstance(weight, str) and not chooses else None,
+                **({"n_steps": steps} if solver in ("auto", "krylov") else {}),
             )
 
     fitted = factorise(lam)
@@ -578,9 +582,10 @@ def _score_limit(
     constant = float(np.ravel(alpha)[-1])
     if constant > 0:  # without any row, too, the limit is kernel ridge regression with λ/α
         ridge = lam / constant
-        loo, dof = _on_training_rows(
-            factorise(ridge), ridge, np.ones((1, 1)), sets["train"], scaling
-        )
+        fitted = factorise(ridge)
+        if fitted.max_loo_steps == 0:
+            return limit
+        loo, dof = _on_training_rows(fitted, ridge, np.ones((1, 1)), sets["train"], scaling)
         limit |= {"loo_rmse": float(loo[0]), "dof": float(dof[0])}
     return limit
 

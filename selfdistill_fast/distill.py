@@ -44,6 +44,8 @@ from selfdistill_fast.spectrum import (
     check_sample_weight,
     check_targets,
     evaluate,
+    is_dask,
+    map_dask,
     mix,
 )
 
@@ -179,7 +181,7 @@ class DistillationPath:
 
         Parameters
         ----------
-        X : array_like of shape (m, d)
+        X : array_like or dask array of shape (m, d)
             With a precomputed kernel K(X, X_train), (m, n).
         step : None, int, "all" or inf
             None: the last step; 1..T; "all": every step in one pass over K(X, X_train),
@@ -189,6 +191,7 @@ class DistillationPath:
         Returns
         -------
         ndarray of shape (m,) or (m, p); for "all" (T, m) or (T, m, p)
+            Of a dask array a lazy one, chunk by chunk.
 
         Raises
         ------
@@ -198,11 +201,20 @@ class DistillationPath:
         be, kind = self._backend, kind_of(X)
         with be.on():
             duals, constants = self._select(step)
-            X = check_new(be, X, self.n_features_in, self._duals.dtype, self.kernel)
-            F = evaluate(be, X, self._X, self.kernel, duals, constants)
-            if self._one_target:
-                F = F[..., 0]
-            return deliver(be, F if isinstance(step, str) else F[0], kind)
+            model = _Predictor(
+                be,
+                self._X,
+                self.kernel,
+                duals,
+                constants,
+                one_target=self._one_target,
+                one_step=not isinstance(step, str),
+            )
+            if is_dask(X):
+                shape = model.shape(None)
+                return map_dask(X, self.n_features_in, model.alone(), shape, duals.dtype)
+            X = check_new(be, X, self.n_features_in, duals.dtype, self.kernel)
+            return deliver(be, model(X), kind)
 
     def dual_coef(self, step: Any = None) -> Any:
         """Dual coefficients of a step: its predictions are κ(x, X) @ dual_coef (+ intercept).
@@ -406,6 +418,50 @@ class DistillationPath:
         )
 
 
+class _Predictor:
+    """Predictions at native rows; a class, so that it can be sent to a worker."""
+
+    def __init__(
+        self,
+        be: Any,
+        X: Any,
+        kernel: Kernel,
+        duals: Any,
+        constants: Any,
+        *,
+        one_target: bool,
+        one_step: bool,
+    ) -> None:
+        self.model = (be, X, kernel, duals, constants)
+        self.one_target, self.one_step = one_target, one_step
+
+    def alone(self) -> _Predictor:
+        """The same for a worker: one thread."""
+        be, X, kernel, duals, constants = self.model
+        return _Predictor(
+            type(be)(n_threads=1),
+            X,
+            kernel,
+            duals,
+            constants,
+            one_target=self.one_target,
+            one_step=self.one_step,
+        )
+
+    def shape(self, m: Any) -> tuple[Any, ...]:
+        """Shape of the predictions at m rows."""
+        S, _, p = self.model[3].shape
+        steps = () if self.one_step else (S,)
+        return (*steps, m) if self.one_target else (*steps, m, p)
+
+    def __call__(self, X_new: Any) -> Any:
+        be, X, kernel, duals, constants = self.model
+        F = evaluate(be, X_new.astype(duals.dtype, copy=False), X, kernel, duals, constants)
+        if self.one_target:
+            F = F[..., 0]
+        return F[0] if self.one_step else F
+
+
 def _listed(selection: dict[str, Any] | None) -> dict[str, Any] | None:
     """Arrays as lists, infinite condition numbers as None: strict JSON."""
     if selection is None:
@@ -516,9 +572,10 @@ def distill(
     else:
         lam = float(check_lam(lam, batch=False))
     columns = n_steps**2 if scheduled else n_steps
+    rows = spectrum.n if spectrum.basis is None else spectrum.basis.shape[0]
     check_memory(
         spectrum.backend,
-        2 * (n_steps * spectrum.n + columns * spectrum.k) * spectrum.p * spectrum.dtype.itemsize
+        2 * (n_steps * rows + columns * spectrum.k) * spectrum.p * spectrum.dtype.itemsize
         + 16 * n_steps**2,
         f"the coefficients of {n_steps} steps and {spectrum.p} target(s)",
         cure="use fewer steps (step=inf needs none), or fewer targets at a time",

@@ -123,8 +123,8 @@ def loo_columns(
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     residual = spectrum.residual_filters(lam, n_steps, lam_steps)
     smoother = spectrum.smoother_filters(lam, n_steps, lam_steps)
-    E, F = spectrum.applied(residual), spectrum.applied(smoother)
-    Q, P = spectrum.diagonals(residual)[..., None], spectrum.diagonals(smoother)[..., None]
+    E, F, Q, P = spectrum.applied_and_diagonals([residual, smoother])
+    Q, P = Q[..., None], P[..., None]
     if spectrum.q is not None:  # every smoother passes the mean through
         P = P + (spectrum.q**2).astype(P.dtype)[:, None]
     if average:

@@ -473,6 +473,27 @@ def test_info_warns_of_slow_blas_kernels():
     assert "kernels" not in _process("info", OPENBLAS_CORETYPE=best).stderr
 
 
+@pytest.mark.parametrize("solver", ["krylov", "tridiagonal", "nystrom"])
+def test_fit_with_solvers_for_many_rows(tmp_path, rng, solver):
+    X = rng.normal(size=(60, 2))
+    table = np.column_stack([X, np.sin(X.sum(1))])
+    np.savetxt(tmp_path / "data.csv", table, delimiter=",", header="a,b,y", comments="")
+    common = ["fit", tmp_path / "data.csv", "--target", "y", "--alpha", "0.4", "--json"]
+    exact = json.loads(_process(*common, "--solver", "eigh").stdout)
+    done = _process(*common, "--solver", solver)
+    report = json.loads(done.stdout)
+    assert report["solver"] == solver
+    for name in ("steps", "limit"):
+        ours, theirs = report[name], exact[name]
+        for a, b in zip(
+            [ours] if name == "limit" else ours,
+            [theirs] if name == "limit" else theirs,
+            strict=True,
+        ):
+            assert a["train_rmse"] == pytest.approx(b["train_rmse"], abs=1e-6)
+    assert ("no leave-one-out column" in done.stderr) == (solver != "nystrom")
+
+
 def test_plan():
     output = run("plan", "20000", "8", "--lam", "0.1", "--lam", "1", "--max-memory", "1")
     for solver in ("eigh", "cholesky", "tridiagonal", "krylov", "nystrom"):

@@ -123,6 +123,91 @@ def test_pivoted_landmarks_approximate_better_than_uniform_ones(rng):
     assert pivoted < 0.1 * uniform
 
 
+@pytest.mark.parametrize("sampling", ["rpcholesky", "uniform", "kmeans"])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_a_kernel_matrix_of_zeros(backend, sampling, intercept):
+    X, y = np.zeros((8, 2)), np.arange(8.0)
+    s = spectrum(
+        X,
+        y,
+        Linear(),
+        solver="nystrom",
+        n_landmarks=3,
+        sampling=sampling,
+        fit_intercept=intercept,
+        backend=backend,
+    )
+    assert s.k == 0
+    assert s.approximation_error == 0.0
+    mean = y.mean() if intercept else 0.0
+    np.testing.assert_array_equal(distill(s, 0.1, 0.3, 2).predict(X), np.full(8, mean))
+    others = (y.sum() - y) / 7 if intercept else np.zeros(8)
+    assert_close(leave_one_out(s, 0.1, 0.3, 2), np.stack([others, others]), 1e-13)
+    assert s.project(X).shape == (8, 0)
+
+
+def test_kmeans_landmarks_are_centres(rng):
+    """Of clusters; they are no training rows, and weigh nothing more than the basis."""
+    X, Y = draw(rng)
+    s = spectrum(X, Y, KERNEL, solver="nystrom", n_landmarks=12, sampling="kmeans", random_state=0)
+    assert s.landmarks is None
+    assert s.basis.shape == (12, 2)
+    models = oracle.chain(landmark_kernel(s, X), Y, 0.1, ALPHAS)
+    Z = rng.standard_normal((5, 2))
+    expected = oracle.predict(models, landmark_kernel(s, X, Z))
+    assert_close(distill(s, 0.1, ALPHAS[1:], 4).predict(Z, step="all"), expected, 1e-10)
+
+
+def test_a_function_keeps_what_it_returned(rng):
+    """Also where it hands the same array out again; indefinite and asymmetric ones are refused."""
+    X, Y = draw(rng)
+    kept = {}
+
+    def kernel(A, B):
+        key = A.tobytes(), B.tobytes()
+        return kept.setdefault(key, np.exp(-0.4 * ((A[:, None] - B[None]) ** 2).sum(-1)))
+
+    for _ in range(2):
+        s = spectrum(X, Y, kernel, solver="nystrom", n_landmarks=12, random_state=0)
+        t = spectrum(X, Y, KERNEL, solver="nystrom", n_landmarks=12, random_state=0)
+        assert_close(leave_one_out(s, 0.1, 0.3, 3), leave_one_out(t, 0.1, 0.3, 3), 1e-9)
+    with pytest.raises(np.linalg.LinAlgError, match="not positive semi-definite"):
+        spectrum(
+            X,
+            Y,
+            lambda A, B: 1.0 - ((A[:, None] - B[None]) ** 2).sum(-1),
+            solver="nystrom",
+            n_landmarks=30,
+            random_state=0,
+        )
+    with pytest.raises(ValueError, match="not symmetric"):
+        spectrum(X, Y, lambda A, B: A @ B.T + A[:, :1], solver="nystrom", n_landmarks=30)
+
+
+@pytest.mark.parametrize("sampling", ["rpcholesky", "uniform"])
+def test_large_folds(backend, sampling, rng):
+    """More rows than coordinates in a fold: the block is factorised in coordinates."""
+    X, Y = draw(rng, n=60)
+    for weights, intercept in ((None, False), (rng.uniform(0.3, 2.0, 60), True)):
+        s = spectrum(
+            X,
+            Y,
+            KERNEL,
+            solver="nystrom",
+            n_landmarks=6,
+            sampling=sampling,
+            random_state=0,
+            sample_weight=weights,
+            fit_intercept=intercept,
+            backend=backend,
+        )
+        labels = np.arange(60) * 2 // 60
+        expected = oracle.leave_out(
+            labels, landmark_kernel(s, X), Y, 0.1, ALPHAS, weights, intercept
+        )
+        assert_close(leave_fold_out(s, 0.1, ALPHAS[1:], 4, 2), expected, 1e-10)
+
+
 def test_the_seed_decides(rng):
     X, Y = draw(rng)
     options = {"solver": "nystrom", "n_landmarks": 8}

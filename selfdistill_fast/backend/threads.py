@@ -12,17 +12,18 @@ milliseconds each, are awaited, so that nothing writes to a buffer after ``run``
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import numbers
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from selfdistill_fast.backend import host
 
-__all__ = ["check_n_threads", "n_threads_now", "run"]
+__all__ = ["check_n_threads", "n_threads_now", "one_blas_thread", "run"]
 
 #: nanoseconds of work in a block, at least and at most: long against the cost of handing it
 #: out (some microseconds), short against Ctrl-C and against waiting for the last one
@@ -155,3 +156,31 @@ def _await(future: Future[None]) -> None:
             future.exception(timeout=0.05)
         except (TimeoutError, KeyboardInterrupt):
             continue
+
+
+_limit_lock = threading.Lock()
+_limit_users = 0
+_limits: object = None
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """BLAS with one thread while any caller is inside: a Dask task is one thread's work.
+
+    The limit is the process's: the first task in sets it, the last one out lifts it.
+    """
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it, too
+
+    global _limit_users, _limits
+    with _limit_lock:
+        if _limit_users == 0:
+            _limits = threadpool_limits(1)
+        _limit_users += 1
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _limit_users -= 1
+            if _limit_users == 0:
+                _limits.restore_original_limits()  # type: ignore[attr-defined]
+                _limits = None

@@ -42,6 +42,7 @@ from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.krylov import KrylovSpectrum, ShortOfTolerance
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
 from selfdistill_fast.spectrum.planning import Plan, choose, memory_budget, plan, where_it_pays
+from selfdistill_fast.spectrum.rows import as_rows, in_memory, is_dask, map_dask
 from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "check_solver",
     "check_targets",
     "evaluate",
+    "is_dask",
+    "map_dask",
     "mix",
     "plan",
     "spectrum",
@@ -67,7 +70,7 @@ SOLVERS: dict[str, tuple[str, ...]] = {
     "cholesky": (),
     "tridiagonal": (),
     "krylov": ("lam_min", "n_steps", "tol", "max_rank", "storage"),
-    "nystrom": ("n_landmarks", "sampling"),
+    "nystrom": ("n_landmarks", "sampling", "block"),
 }
 
 _logger = logging.getLogger("selfdistill_fast")
@@ -93,8 +96,13 @@ def spectrum(
     Parameters
     ----------
     X : array_like of shape (n, d)
-        For ``kernel="precomputed"`` the matrix K, (n, n).
+        For ``kernel="precomputed"`` the matrix K, (n, n). With ``solver="nystrom"`` it need not
+        fit in memory: a NumPy memory map, a zarr or h5py array, a dask array, or chunks of
+        rows: a list, an object whose ``__iter__`` starts anew each time, or a function that
+        returns an iterator; each chunk an array (rows, d), or a pair (X, y). It is read again
+        for leave-one-out and must not change.
     Y : array_like of shape (n,) or (n, p)
+        None where the chunks are pairs.
     kernel : Kernel or callable
         Such as ``RBF(0.1)``; "precomputed"; or a function of (X, Z).
     solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"}
@@ -106,13 +114,16 @@ def spectrum(
         far cheaper than all of these for large n, and K need not fit in memory. Options
         ``lam_min``, ``n_steps`` (6), ``tol`` (1e-8; 1e-3 in float32), ``max_rank`` (2000) and
         ``storage`` of K ("auto", "float64", "float32", "none").
-        "nystrom": the model of m landmark rows, an approximation in O(nm) memory and O(nm²)
-        time; options ``n_landmarks`` (default 1000) and ``sampling`` ("rpcholesky", randomly
-        pivoted Cholesky, or "uniform"). "auto": what :func:`plan` finds cheapest of all that is
-        exact (to ``tol``), fits the memory and has leave-one-out where that is needed; the
-        result's ``plan`` says why. ("cholesky" is left to kernels that are positive
-        semi-definite by construction: it cannot see a negative eigenvalue above −λ.) A
-        :class:`Plan` stands for "auto" with the choice already made.
+        "nystrom": the model of m landmark rows, an approximation in O(m²) memory (beside X) and
+        O(nm²) time, one pass over the rows; options ``n_landmarks`` (default 1000),
+        ``sampling`` ("rpcholesky", randomly pivoted Cholesky, "uniform", or "kmeans", centres
+        of clusters) and ``block``, the rows of a pass that are worked on at a time; its
+        ``approximation_error`` says how far the model's kernel is from the given one.
+        "auto": what :func:`plan` finds cheapest of all that is exact (to ``tol``), fits the
+        memory and has leave-one-out where that is needed; the result's ``plan`` says why.
+        ("cholesky" is left to kernels that are positive semi-definite by construction: it
+        cannot see a negative eigenvalue above −λ.) A :class:`Plan` stands for "auto" with the
+        choice already made.
     lam : float or sequence, optional
         The ridges that will be asked for: a scalar for one, a sequence for a batch (never a
         schedule over the steps). "cholesky" needs one, "krylov" the smallest; the others serve
@@ -192,9 +203,9 @@ def _gpu_that_pays(
     be: Any, X: Any, Y: Any, solver: str, kernel: Kernel, lam: Any, held_out: Any, budget: Any
 ) -> Any:
     """A GPU for a problem on the host, or None."""
-    if len(np.shape(X)) != 2 or 0 in np.shape(X):
-        return None  # not for us to say
-    (n, d), p = np.shape(X), (1 if len(np.shape(Y)) < 2 else np.shape(Y)[1])
+    if not isinstance(X, np.ndarray) or X.ndim != 2 or 0 in X.shape:
+        return None  # what is streamed stays on the host; what is wrong is refused there
+    (n, d), p = X.shape, (1 if len(np.shape(Y)) < 2 else np.shape(Y)[1])
     dtype = np.dtype("f4" if getattr(X, "dtype", None) in (np.float32, np.float16) else "f8")
     gpu, reason = where_it_pays(
         be,
@@ -229,7 +240,12 @@ def _spectrum(
     chosen: Plan | None,
 ) -> Spectrum:
     """:func:`spectrum` on one backend."""
-    X = be.asarray(X, "X", ndim=2)
+    if solver == "nystrom":
+        if isinstance(kernel, Precomputed):
+            raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
+        X, Y = as_rows(be, X, Y)
+    else:
+        X = be.asarray(in_memory(X, solver, be.available_memory()), "X", ndim=2)
     n, n_features = X.shape
     if n == 0 or n_features == 0:
         raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")
@@ -279,7 +295,6 @@ def _factorised(
     chosen: Plan | None,
 ) -> Spectrum:
     """The training set factorised by one solver; where that was ours to choose, the next best."""
-    kernel = training[3]
     if solver == "cholesky":
         if lam is None or lam.ndim:
             raise ValueError("solver='cholesky' factorises K + lam I: it needs one scalar lam")
@@ -301,7 +316,5 @@ def _factorised(
     if solver == "tridiagonal":
         return TridiagonalSpectrum(*training)
     if solver == "nystrom":
-        if isinstance(kernel, Precomputed):
-            raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
         return NystromSpectrum(*training, random_state=random_state, **options)
     return EighSpectrum(*training)

@@ -219,6 +219,10 @@ class Spectrum:
         """Filtered targets at the kept training rows: filters (…, k) → (…, n, p)."""
         raise NotImplementedError
 
+    def applied_and_diagonals(self, filters: list[Any]) -> list[Any]:
+        """What each filter makes of the targets, and then the diagonal of each."""
+        return [self.applied(f) for f in filters] + [self.diagonals(f) for f in filters]
+
     def fold(self, rows: Any) -> Fold:
         """A set S of kept rows, given by their positions among the kept ones, to leave out."""
         raise NotImplementedError

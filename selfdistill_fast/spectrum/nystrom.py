@@ -2,15 +2,25 @@
 
 With the pivoted Cholesky factor K_LL = RᵀR, cut where its pivots fall below round-off, the
 landmark model is ridge regression on the features φ(x) = κ(x, L) R⁻¹: the kernel is replaced
-by φ(x)·φ(z). With weights W and an intercept (base.py), and the thin singular value
-decomposition
+by φ(x)·φ(z). After the landmarks one pass over row blocks adds up, in float64,
 
-    Φ = H W^½ φ(X) = V D^½ Gᵀ,
+    S = Φᵀ W Φ (m, m),   Φᵀ W y (m, p),   Σ w φ,   Σ w κ(x, x)   and   Σ w ‖φ(x)‖²;
 
-everything is as for a full spectrum, with k <= m eigenvalues instead of n, and a complement of
-V (and q) where the model's kernel matrix is zero: A = V a Vᵀ there, and I − A is the identity
-outside of V. A filter is held as its values on the eigenvalues and, last, on that complement:
-(k + 1,). project(x) = φ(x) G D^½, centred.
+with weights W and an intercept (base.py) μ is the weighted mean of φ, and
+
+    H W^½ φ(X) = V D^½ Gᵀ,   from   S − (Σ w) μ μᵀ = G D Gᵀ.
+
+Then everything is as for a full spectrum, with k <= m eigenvalues instead of n, and a
+complement of V (and q) where the model's kernel matrix is zero: A = V a Vᵀ there, and I − A is
+the identity outside of V. A filter is held as its values on the eigenvalues and, last, on that
+complement: (k + 1,). project(x) = (φ(x) − μ) G D^½. V (n, k) is not held: what needs its rows
+(leave-one-out, folds) computes them again, block by block, in another pass.
+
+Digits: S squares the condition number of Φ, but not that of the problem. D are the eigenvalues
+of the model's kernel matrix, known to ε d_max like those of a full eigendecomposition, and a
+ridge λ leaves an error of ε d_max/λ; so did the singular values of Φ itself where both were
+compared with 60 digits, since the rounding of κ is then what remains. What must not be done
+is to take R⁻¹ out of the sum: R⁻ᵀ (K_LXᵀ…) R⁻¹ would multiply rounding by 1/ε.
 
 Leave-one-out and leave-fold-out are exact for this model with its landmarks held fixed: a
 row that is left out of the fit may still be a landmark.
@@ -18,22 +28,88 @@ row that is left out of the fit may still be a landmark.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.gram import native_gram, native_matmul
+from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, check_n_steps, largest
+from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps
 from selfdistill_fast.spectrum.eigh import EighSpectrum
+from selfdistill_fast.spectrum.rows import Rows, is_dask, map_dask
 
-__all__ = ["NystromSpectrum"]
+__all__ = ["NystromSpectrum", "nystrom_bytes"]
 
-SAMPLINGS = ("rpcholesky", "uniform")
+SAMPLINGS = ("rpcholesky", "uniform", "kmeans")
 
-#: landmarks that are drawn at a time
-_BATCH = 64
+#: landmarks that are drawn at a time, and columns of R that are computed at a time
+_BATCH = 128
+#: randomly pivoted Cholesky and k-means see a uniform sample of at most this many rows for
+#: each landmark; of rows in memory at least so many
+_POOL, _POOL_ROWS = 10, 32_768
+#: rows of a block: as many as make a block of features this large, within the limits
+_BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
+#: bytes that the C library keeps of blocks that were freed
+_RESERVE = 16 << 20
+#: eigenvalues below this many roundings of the largest are noise
+_NOISE = 10.0
+
+
+def _block_rows(block: Any, m: int) -> int:
+    """Rows of a block of features."""
+    if block is not None:
+        return check_n_steps(block, "block")
+    return min(max(_BLOCK_REALS // max(m, 1), _BLOCK_ROWS[0]), _BLOCK_ROWS[1])
+
+
+def _pool(n: int, m: int, streaming: bool) -> int:
+    """Rows that landmarks are chosen from."""
+    return min(n, _POOL * m if streaming else max(_POOL * m, _POOL_ROWS))
+
+
+def nystrom_bytes(
+    be: Any,
+    n: int,
+    d: int,
+    p: int,
+    m: int,
+    dtype: Any,
+    *,
+    streaming: bool = False,
+    sampling: str = "rpcholesky",
+    block: int | None = None,
+) -> int:
+    """Peak bytes of a landmark model's factorisation, beside the caller's X and Y.
+
+    Parameters
+    ----------
+    be : backend
+    n, d, p, m : int
+        Rows, features, targets, landmarks.
+    dtype : dtype of X
+    streaming : bool
+        X is no array in memory, and is not copied.
+    sampling, block
+        As in :func:`~selfdistill_fast.spectrum`.
+    """
+    size, m = np.dtype(dtype).itemsize, min(n, m)
+    pool = _pool(n, m, streaming)
+    rows = min(n, _block_rows(block, m))
+    held = (0 if streaming else n * d * size) + n * (p * (24 + 2 * size) + 8) + m * d * size
+    landmarks = 0
+    if sampling == "rpcholesky":  # rows, factor, a batch of columns and its copies
+        landmarks = pool * (d * (size + 8) + m * size + 2 * _BATCH * size + 48)
+    elif sampling == "kmeans":
+        landmarks = pool * (d * (2 * size + 8) + 32) + 3 * m * d * size
+    triangle = m * m * (size + 32)
+    cast = 8 if size < 8 else 0
+    copy = d * size if streaming else 0  # a block that is joined from chunks
+    one_pass = 24 * m * m + rows * (m * (size + 8 + cast) + 2 * copy + 8 * (2 * d + p)) + 8 * m * d
+    solve = 8 * m * m + be.eigh_bytes(m, np.float64)
+    return int(_RESERVE + held + max(landmarks, triangle, one_pass, solve))
 
 
 class NystromSpectrum(EighSpectrum):
@@ -41,13 +117,23 @@ class NystromSpectrum(EighSpectrum):
 
     Attributes
     ----------
-    landmarks : (m,) indices of the landmark rows
+    X : the training rows, see :class:`~selfdistill_fast.spectrum.rows.Rows`
+    landmarks : (r,) indices of the landmark rows; None for k-means, whose landmarks are no rows
+    basis : (r, d) the landmarks, r <= n_landmarks
+    approximation_error : float
+        ε = tr(K − K̂) / tr(K), K̂ the model's kernel matrix; of W^½KW^½ with weights, uncentred
+        with an intercept. It is exact and costs nothing. K − K̂ is positive semi-definite, so
+        its norm is at most ε tr(K): the smoothers differ by ‖A − Â‖₂ <= ε tr(K)/λ (tr(K) = n
+        for a stationary kernel), and so do the first step's predictions at the training rows,
+        relative to ‖y‖.
     """
+
+    V: Any = None  # not held
 
     def __init__(
         self,
         be: Any,
-        X: Any,
+        X: Rows,
         y: Any,
         kernel: Kernel,
         w: Any,
@@ -56,13 +142,18 @@ class NystromSpectrum(EighSpectrum):
         *,
         n_landmarks: Any = None,
         sampling: str = "rpcholesky",
+        block: Any = None,
         random_state: Any = None,
     ) -> None:
         xp = be.xp
         m = check_n_steps(1000 if n_landmarks is None else n_landmarks, "n_landmarks")
-        m = min(m, X.shape[0])
         if sampling not in SAMPLINGS:
             raise ValueError(f"unknown sampling {sampling!r}; known: {', '.join(SAMPLINGS)}")
+        n, n_features = X.shape
+        m = min(m, n if w is None else int((w > 0).sum()))
+        self.block = min(_block_rows(block, m), n)
+        p = y.shape[1] if y.ndim == 2 else 1
+        options = {"streaming": X.streaming, "sampling": sampling, "block": block}
         self._prepare(
             be,
             X,
@@ -70,49 +161,57 @@ class NystromSpectrum(EighSpectrum):
             kernel,
             w,
             fit_intercept,
-            # Φ, its copy inside the decomposition and V, and a few m²
-            needed=(3 * X.shape[0] + 8 * m) * m * X.dtype.itemsize,
+            needed=nystrom_bytes(be, n, n_features, p, m, X.dtype, **options),
             max_memory=max_memory,
             cure="fewer landmarks (n_landmarks)",
         )
-        rows = self.kept(X)
+        X = self.X
         random = np.random.default_rng(random_state)
-        m = min(m, rows.shape[0])
-        if sampling == "uniform":
-            chosen = xp.asarray(random.permutation(rows.shape[0])[:m])
-        else:
-            chosen = _rpcholesky(be, rows, kernel, m, random)
-        K = native_gram(be, rows[chosen], None, kernel)
-        order, R = _pivoted_cholesky(K, xp)
-        chosen = chosen[order]
-        self.landmarks = chosen if self.rows is None else self.rows[chosen]
-        self.basis = rows[chosen]
-        # φ(x) = κ(x, L) R⁻¹; the inverse of a triangle of pivots above round-off
-        inverse = be.triangular_solve(R, xp.eye(R.shape[0], dtype=R.dtype), lower=False)
-        features = native_matmul(be, rows, self.basis, inverse, kernel)
-        if self._root is not None:
-            features *= self._root[:, None]
-        mean = None
-        if self.q is not None:
-            qt = self.q.astype(features.dtype)
-            mean = qt @ features
-            features -= qt[:, None] * mean[None, :]
-        V, singular, G = be.svd(features)
-        del features
-        real = singular > len(singular) * float(xp.finfo(V.dtype).eps) * largest(singular)
-        self.V, singular = xp.ascontiguousarray(V[:, real]), singular[real]
-        self.d = (singular.astype("float64") ** 2).astype(V.dtype)
-        self.k = int(self.d.shape[0])
-        self.z = self.V.T @ self.target
-        self._map = inverse @ G[real].T * singular  # project(x) = κ(x, L) @ _map, uncentred
-        self._shift = None
-        if mean is not None:
-            self._shift = (mean @ G[real].T) * singular / self.total_weight**0.5
-        rest = 1.0 - (self.V.astype("float64") ** 2).sum(1)
-        if self.q is not None:
-            rest -= self.q**2
-        self._complement = xp.maximum(rest, 0.0).astype(V.dtype)
-        self._perpendicular = self.target - self.V @ self.z
+        chosen, basis = _landmarks(be, X, w, kernel, m, sampling, random)
+        K = native_gram(be, basis, None, kernel)
+        if not bool(xp.isfinite(xp.diagonal(K)).all()):
+            raise _overflow(kernel, X.dtype)
+        if not kernel.definite:
+            _check_symmetric(K, xp)
+        order, R = _pivoted_cholesky(K, kernel, xp)
+        del K
+        self.basis = basis[order]
+        self.landmarks = None if chosen is None else chosen[order]
+        features = _Features(be, kernel, self.basis, R)
+        # sums are about a point near the mean: that of the landmarks, whose features are Rᵀ
+        middle = R.mean(1) if fit_intercept and len(R) else xp.zeros(len(R))
+        self._aligned = (None if w is None else xp.sqrt(self.sample_weight), self._all(self.target))
+        S, b, mean, traces = X.total(
+            _Sums(features, middle if fit_intercept else None), self.block, *self._aligned
+        )
+        if not bool(xp.isfinite(traces).all()):
+            raise _overflow(kernel, X.dtype)
+        total, noise = float(traces[0]), 1e3 * m * float(xp.finfo(X.dtype).eps)
+        if not kernel.definite and float(traces[2]) < -noise * abs(total):
+            raise _indefinite(xp, f"{float(traces[2]):g} in sum on the diagonal of the other rows")
+        self.approximation_error = max(total - float(traces[1]), 0.0) / total if total > 0 else 0.0
+        if fit_intercept:
+            mean /= self.total_weight
+            S -= (self.total_weight * mean)[:, None] * mean[None, :]
+            middle = middle + mean
+        d, G = be.eigh(S)
+        del S
+        largest = float(d[-1]) if len(d) else 0.0
+        lost = int((d <= _NOISE * float(xp.finfo(d.dtype).eps) * largest).sum())
+        d, G = d[lost:], G[:, lost:]
+        self.d = d.astype(X.dtype)
+        self.k = int(d.shape[0])
+        scale = xp.sqrt(d)
+        z = (G.T @ b) / scale[:, None]
+        self.z = z.astype(X.dtype)
+        self._model = _Basis(
+            features,
+            middle if fit_intercept else None,
+            G,
+            scale,
+            z,
+            self.total_weight,
+        )
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
@@ -121,19 +220,36 @@ class NystromSpectrum(EighSpectrum):
         Parameters
         ----------
         X_new : array_like of shape (m, d)
+            Of a dask array the result is one, too, and lazy.
         """
-        P = native_matmul(self.backend, self.check_new(X_new), self.basis, self._map, self.kernel)
-        return P if self._shift is None else P - self._shift
+        if is_dask(X_new):
+            job = _Project(self._model.alone(), self.dtype, self.block)
+            return map_dask(X_new, self.basis.shape[1], job, (None, self.k), self.dtype)
+        return _Project(self._model, self.dtype, self.block)(self.check_new(X_new))
 
     def dual(self, coordinates: Any) -> Any:
-        """Dual coefficients of the landmarks, (…, m, p)."""
-        return self._map @ coordinates
+        """Dual coefficients of the landmarks, (…, r, p)."""
+        xp = self.backend.xp
+        u = self._in_features(coordinates)
+        lead, (r, p) = u.shape[:-2], u.shape[-2:]
+        S = math.prod(lead)
+        flat = xp.moveaxis(u.reshape(S, r, p), 0, 1).reshape(r, S * p)
+        if r and S * p:
+            flat = self.backend.triangular_solve(self._model.features.R, flat, lower=False)
+        return xp.moveaxis(flat.reshape(r, S, p), 1, 0).reshape(*lead, r, p).astype(self.dtype)
 
     def constant(self, coordinates: Any) -> Any:
-        """What a prediction adds to κ(x, L) @ dual, (…, p)."""
-        shape = (*coordinates.shape[:-2], coordinates.shape[-1])
-        mean = self.backend.xp.zeros(shape, self.dtype) + self.y_mean.astype(self.dtype)
-        return mean if self._shift is None else mean - self._shift @ coordinates
+        """What a prediction adds to κ(x, L) @ dual: ȳ − μ·u, (…, p)."""
+        xp = self.backend.xp
+        constant = xp.zeros((*coordinates.shape[:-2], coordinates.shape[-1])) + self.y_mean
+        if self._model.mean is not None:
+            constant -= self._model.mean @ self._in_features(coordinates)
+        return constant.astype(self.dtype)
+
+    def _in_features(self, coordinates: Any) -> Any:
+        """u = G D^½ coordinates (…, r, p): predictions are φ(x)·u + constant."""
+        scaled = self._model.scale[:, None] * coordinates
+        return self._model.G @ scaled
 
     # ------------------------------------------- filters, with the complement
     def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
@@ -158,18 +274,58 @@ class NystromSpectrum(EighSpectrum):
         powers = self.diagonals(self.smoother_filters(lam, n_steps))
         return powers if self.q is None else powers + (self.q**2).astype(self.dtype)
 
+    # --------------------------------------------- training rows, in one more pass
     def diagonals(self, filters: Any) -> Any:
         """Diagonals at the kept training rows: filters (…, k + 1) → (…, n)."""
-        return super().diagonals(filters[..., :-1]) + filters[..., -1:] * self._complement
+        return self._on_rows([], [filters])[0]
 
     def applied(self, filters: Any) -> Any:
         """Filtered targets at the kept training rows: filters (…, k + 1) → (…, n, p)."""
-        outside = filters[..., -1:, None] * self._perpendicular
-        return super().applied(filters[..., :-1]) + self.unweighted(outside)
+        return self._on_rows([filters], [])[0]
+
+    def applied_and_diagonals(self, filters: list[Any]) -> list[Any]:
+        """Both, of several filters, in one pass over the rows."""
+        return self._on_rows(filters, filters)
+
+    def _on_rows(self, applied: list[Any], diagonals: list[Any]) -> list[Any]:
+        """Filtered targets of some filters and diagonals of others, one pass for all."""
+        xp, k, p = self.backend.xp, self.k, self.p
+
+        def flat(filters: list[Any]) -> Any:
+            rows = [f.reshape(math.prod(f.shape[:-1]), k + 1) for f in filters]
+            return xp.concatenate(rows) if rows else xp.zeros((0, k + 1))
+
+        job = _OnRows(self._model, flat(applied), flat(diagonals), self.dtype)
+        n = self.n
+        F = xp.empty((len(job.applied), n, p), self.dtype)
+        Q = xp.empty((len(job.diagonals), n), self.dtype)
+        for start, (F_block, Q_block) in self.X.each(job, self.block, *self._aligned):
+            F[:, start : start + F_block.shape[1]] = F_block
+            Q[:, start : start + Q_block.shape[1]] = Q_block
+        if self.rows is not None:
+            F, Q = F[:, self.rows], Q[:, self.rows]
+        results: list[Any] = []
+        for filters, a in ((applied, F), (diagonals, Q)):
+            start = 0
+            for f in filters:
+                lead = f.shape[:-1]
+                stop = start + math.prod(lead)
+                results.append(a[start:stop].reshape(*lead, *a.shape[1:]))
+                start = stop
+        count = len(applied)
+        return [self.unweighted(a) for a in results[:count]] + results[count:]
 
     def fold(self, rows: Any) -> Fold:
         """A set S of kept rows to leave out."""
         return _NystromFold(self, rows)
+
+    def _all(self, kept: Any) -> Any:
+        """An array over kept rows with zeros for the rows of weight 0."""
+        if self.rows is None:
+            return kept
+        full = self.backend.xp.zeros((self.n, *kept.shape[1:]), kept.dtype)
+        full[self.rows] = kept
+        return full
 
 
 class _NystromFold(Fold):
@@ -177,17 +333,41 @@ class _NystromFold(Fold):
 
     def __init__(self, spectrum: NystromSpectrum, rows: Any) -> None:
         super().__init__(spectrum, rows)
-        self.V = spectrum.V[rows]
+        size, order = len(rows), min(len(rows), spectrum.k + 1)
+        check_memory(
+            spectrum.backend,
+            8 * (3 * size * spectrum.k + 2 * order**2),
+            f"a fold of {size} rows in {spectrum.k} coordinates",
+            cure="use more folds, or fewer landmarks",
+        )
+        everywhere = rows if spectrum.rows is None else spectrum.rows[rows]
+        root, _ = spectrum._aligned
+        self.V = spectrum._model.rows(
+            spectrum.X[everywhere], None if root is None else root[everywhere]
+        )
 
     def solver(self, lam: float, filter_: Any) -> Callable[[Any], Any]:
-        """By a factor of the block."""
+        """By a factor of the block I − U Uᵀ, U = [V_S a^½, q_S], or of I − Uᵀ U if smaller.
+
+        The second has the inverse I + U (I − UᵀU)⁻¹ Uᵀ (Woodbury) and the same smallest
+        eigenvalue.
+        """
         be, xp = self.spectrum.backend, self.spectrum.backend.xp
-        block = (self.V * (filter_[:-1] - filter_[-1])) @ self.V.T
-        block[xp.arange(len(block)), xp.arange(len(block))] += filter_[-1]
+        f = filter_.astype("float64")
+        U = self.V * xp.sqrt(xp.maximum(f[-1] - f[:-1], 0.0) / f[-1])
         if self.q is not None:
-            block -= filter_[-1] * self.q[:, None] * self.q[None, :]
+            U = xp.concatenate([U, self.q.astype("float64")[:, None]], 1)
+        small = U.shape[1] < U.shape[0]
+        block = -(U.T @ U) if small else -(U @ U.T)
+        block[xp.arange(len(block)), xp.arange(len(block))] += 1.0
         L = be.cholesky(block)
-        return lambda r: be.cholesky_solve(L, r)
+
+        def solve(r: Any) -> Any:
+            r64 = r.astype("float64")
+            x = r64 + U @ be.cholesky_solve(L, U.T @ r64) if small else be.cholesky_solve(L, r64)
+            return (x / f[-1]).astype(r.dtype)
+
+        return solve
 
     def push(self, delta: Any) -> Any:
         """(V_Sᵀ δ, δ)."""
@@ -196,15 +376,189 @@ class _NystromFold(Fold):
     def apply(self, filters: list[Any], handles: list[Any]) -> Any:
         """Σ_s f_s(K)_SS δ_s on the complement of q."""
         result = 0.0 * handles[0][1]
-        for f, (inside, delta) in zip(filters, handles, strict=True):
-            result = result + self.V @ ((f[:-1] - f[-1])[:, None] * inside) + f[-1] * delta
+        inner = sum((f[:-1] - f[-1])[:, None] * h for f, (h, _) in _zip(filters, handles))
+        for f, (_, delta) in _zip(filters, handles):
+            result = result + f[-1] * delta
             if self.q is not None:
                 result = result - f[-1] * self.q[:, None] * (self.q @ delta)
-        return result
+        return (result + self.V @ inner).astype(self.spectrum.dtype)
 
     def coordinates(self, filters: list[Any], handles: list[Any]) -> Any:
         """Σ_s f_s V_Sᵀ δ_s, for filters without a complement (those of ``pure_filters``)."""
-        return sum(f[:, None] * inside for f, (inside, _) in zip(filters, handles, strict=True))
+        return sum(f[:, None] * inside for f, (inside, _) in _zip(filters, handles))
+
+
+def _zip(filters: list[Any], handles: list[Any]) -> Any:
+    return zip(filters, handles, strict=True)
+
+
+# ----------------------------------------------------- what is done with a block of rows
+class _Features:
+    """φ(x) = κ(x, L) R⁻¹ of a block of rows, float64 (b, r).
+
+    These functions of a block are classes, so that they can be sent to a worker.
+    """
+
+    def __init__(self, be: Any, kernel: Kernel, basis: Any, R: Any) -> None:
+        self.backend, self.kernel, self.basis, self.R = be, kernel, basis, R
+
+    def __call__(self, X: Any) -> Any:
+        if len(self.R) == 0:
+            return self.backend.xp.zeros((X.shape[0], 0))
+        K = native_gram(self.backend, X, self.basis, self.kernel)
+        K = K.astype("float64", copy=False)
+        return self.backend.triangular_solve(self.R.T, K.T, lower=True).T
+
+    def alone(self) -> _Features:
+        """The same for a worker: one thread."""
+        return _Features(type(self.backend)(n_threads=1), self.kernel, self.basis, self.R)
+
+
+class _Sums:
+    """Sums over a block of √w(φ − c), see the head of this module."""
+
+    def __init__(self, features: _Features, middle: Any) -> None:
+        self.features, self.middle = features, middle
+
+    def __call__(self, X: Any, root: Any, target: Any) -> tuple[Any, ...]:
+        features = self.features
+        xp = features.backend.xp
+        phi = features(X)
+        diagonal = _diagonal(features.backend, X, features.kernel)
+        norms = xp.einsum("ij,ij->i", phi, phi)
+        if self.middle is not None:
+            phi -= self.middle
+        if root is None:
+            mean = phi.sum(0)
+        else:
+            phi *= root[:, None]
+            kept = root > 0
+            if not bool(kept.all()):  # whatever κ is there: it may even have overflowed
+                phi[~kept] = 0.0
+                diagonal, norms = xp.where(kept, diagonal, 0.0), xp.where(kept, norms, 0.0)
+            mean = phi.T @ root
+            diagonal, norms = root**2 * diagonal, root**2 * norms
+        below = xp.minimum(diagonal - norms, 0.0)  # round-off, where K is semi-definite
+        traces = xp.stack([diagonal.sum(), norms.sum(), below.sum()])
+        return phi.T @ phi, phi.T @ target.astype("float64"), mean, traces
+
+
+class _Basis:
+    """The basis of the model: rows of V, and basis functions at new points."""
+
+    def __init__(
+        self, features: _Features, mean: Any, G: Any, scale: Any, z: Any, total_weight: float
+    ) -> None:
+        self.features, self.mean, self.G, self.scale, self.z = features, mean, G, scale, z
+        self.total_weight = total_weight
+
+    def alone(self) -> _Basis:
+        """The same for a worker: one thread."""
+        rest = (self.mean, self.G, self.scale, self.z, self.total_weight)
+        return _Basis(self.features.alone(), *rest)
+
+    def centred(self, X: Any) -> Any:
+        """φ(x) − μ, (b, r)."""
+        phi = self.features(X)
+        if self.mean is not None:
+            phi -= self.mean
+        return phi
+
+    def rows(self, X: Any, root: Any) -> Any:
+        """Rows of V = W^½ (φ(X) − μ) G D^−½, (b, k)."""
+        phi = self.centred(X)
+        if root is not None:
+            phi *= root[:, None]
+        V = phi @ self.G
+        V /= self.scale
+        return V
+
+
+class _Project:
+    """Basis functions (φ(x) − μ) G D^½ of new rows, (b, k)."""
+
+    def __init__(self, model: _Basis, dtype: Any, block: int) -> None:
+        self.model, self.dtype, self.block = model, dtype, block
+
+    def __call__(self, X: Any) -> Any:
+        model = self.model
+        P = model.features.backend.xp.empty((X.shape[0], len(model.scale)), self.dtype)
+        for start in range(0, X.shape[0], self.block):
+            rows = slice(start, start + self.block)
+            P[rows] = (model.centred(X[rows].astype(self.dtype)) @ model.G) * model.scale
+        return P
+
+
+class _OnRows:
+    """Filtered targets (S, b, p) and diagonals (S, b) of a block of training rows."""
+
+    def __init__(self, model: _Basis, applied: Any, diagonals: Any, dtype: Any) -> None:
+        self.model, self.dtype = model, dtype
+        self.applied, self.diagonals = (a.astype("float64") for a in (applied, diagonals))
+
+    def __call__(self, X: Any, root: Any, target: Any) -> tuple[Any, Any]:
+        model = self.model
+        xp = model.features.backend.xp
+        V = model.rows(X, root)
+        if root is not None:
+            V[root == 0] = 0.0
+        target = target.astype("float64")
+        b, p = target.shape
+        S, k = len(self.applied), len(model.scale)
+        F = xp.empty((S, b, p), self.dtype)
+        if S:
+            outside = target - V @ model.z
+            along = xp.moveaxis(self.applied[:, :k, None] * model.z, 0, 1).reshape(k, S * p)
+            inside = xp.moveaxis((V @ along).reshape(b, S, p), 1, 0)
+            F[...] = inside + self.applied[:, k, None, None] * outside
+        Q = xp.empty((len(self.diagonals), b), self.dtype)
+        if len(Q):
+            V *= V
+            rest = 1.0 - V.sum(1)
+            if model.mean is not None:
+                rest -= (1.0 if root is None else root**2) / model.total_weight
+            Q[...] = self.diagonals[:, :k] @ V.T + self.diagonals[:, k:] * xp.maximum(rest, 0.0)
+        return F, Q
+
+
+# ---------------------------------------------------------------------------- landmarks
+def _landmarks(
+    be: Any, X: Rows, w: Any, kernel: Kernel, m: int, sampling: str, random: np.random.Generator
+) -> tuple[Any, Any]:
+    """Indices of at most m landmarks (None for k-means) and the landmarks themselves.
+
+    Every row draws a key, and a uniform sample are the rows of the smallest keys: the same one
+    for a seed, however the rows arrive.
+    """
+    xp, n = be.xp, X.shape[0]
+    keys = random.random(n)
+    if w is not None:
+        keys[be.to_numpy(w) == 0] = np.inf
+    kept = int(np.isfinite(keys).sum())
+    size = m if sampling == "uniform" else _pool(kept, m, X.streaming)
+    sample = np.sort(np.argpartition(keys, size - 1)[:size])
+    rows = X[xp.asarray(sample)]
+    if sampling == "kmeans":
+        weights = None if w is None else be.to_numpy(w)[sample]
+        return None, be.asarray(_centres(be.to_numpy(rows), weights, m, random), "X", dtype=X.dtype)
+    chosen = xp.asarray(sample)
+    if sampling == "rpcholesky":
+        order = _rpcholesky(be, rows, kernel, m, random)
+        chosen, rows = chosen[order], rows[order]
+    return chosen, rows
+
+
+def _centres(rows: np.ndarray, weights: Any, m: int, random: np.random.Generator) -> np.ndarray:
+    """Centres of m clusters, by scikit-learn."""
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    means = MiniBatchKMeans(
+        m, n_init=1, batch_size=1024, random_state=int(random.integers(2**31 - 1))
+    )
+    with warnings.catch_warnings():  # fewer distinct rows than clusters: then fewer landmarks
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return means.fit(rows, sample_weight=weights).cluster_centers_
 
 
 def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Generator) -> Any:
@@ -218,7 +572,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
     left = diagonal.copy()
     factor = xp.zeros((X.shape[0], m), X.dtype)
     chosen: list[int] = []
-    floor = 10.0 * float(xp.finfo(X.dtype).eps) * largest(diagonal)
+    floor = 10.0 * float(xp.finfo(X.dtype).eps) * float(diagonal.max())
     while len(chosen) < m:
         weights = be.to_numpy(xp.maximum(left, 0.0)).astype(np.float64)
         weights[weights <= floor] = 0.0
@@ -246,10 +600,13 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
         rows = xp.asarray(proposed[accepted])
         L = np.tril(triangle[accepted][:, : len(accepted)])
         new = native_gram(be, X, X[rows], kernel)
-        new = new - factor[:, :done] @ factor[rows, :done].T
+        if kernel.pair:
+            new -= factor[:, :done] @ factor[rows, :done].T
+        else:  # the caller may keep its function's result
+            new = new - factor[:, :done] @ factor[rows, :done].T
         new = be.triangular_solve(xp.asarray(L, dtype=X.dtype), new.T, lower=True).T
         factor[:, done : done + len(rows)] = new
-        left = left - (new.astype("float64") ** 2).sum(1)
+        left -= xp.square(new, dtype="float64").sum(1)
         left[rows] = 0.0
         chosen.extend(proposed[accepted].tolist())
     return xp.asarray(chosen, dtype="int64")
@@ -259,25 +616,59 @@ def _diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
     """κ(x, x) of every row, float64."""
     if kernel.pair:
         return kernel.diagonal(be.xp, (X.astype("float64") ** 2).sum(1))
-    values = [native_gram(be, X[i : i + 1], None, kernel)[0, 0] for i in range(X.shape[0])]
-    return be.xp.asarray(values, dtype="float64")
+    parts = [
+        be.xp.diagonal(native_gram(be, X[i : i + _BATCH], None, kernel)).astype("float64")
+        for i in range(0, X.shape[0], _BATCH)
+    ]
+    return be.xp.concatenate(parts) if parts else be.xp.zeros(0)
 
 
-def _pivoted_cholesky(K: Any, xp: Any) -> tuple[Any, Any]:
-    """Order and upper factor R (r, r) with K[order][:, order] = RᵀR; pivots above round-off."""
-    m = K.shape[0]
-    left = xp.diagonal(K).astype("float64").copy()
-    floor = 10.0 * m * float(xp.finfo(K.dtype).eps) * largest(left)
-    R = xp.zeros((m, m), "float64")
+def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
+    """Order and upper factor R (r, r) with K[order][:, order] = RᵀR; pivots above round-off.
+
+    Panels of rows; the rest of K is updated by one product for each.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        A pivot is clearly negative, and the kernel is not definite by construction.
+    """
+    m, eps = K.shape[0], float(xp.finfo(K.dtype).eps)
+    A = K.astype("float64")  # a copy: the caller may keep what his function returned
+    left = xp.diagonal(A).copy()
+    floor = 10.0 * m * eps * float(left.max()) if m else 0.0
+    R = xp.zeros((m, m))
     order: list[int] = []
-    for i in range(m):
-        pivot = int(left.argmax())
-        if not float(left[pivot]) > floor:
+    while len(order) < m:
+        start = len(order)
+        for i in range(start, min(start + _BATCH, m)):
+            pivot = int(left.argmax())
+            if not float(left[pivot]) > floor:
+                break
+            R[i] = (A[pivot] - R[start:i, pivot] @ R[start:i]) / float(left[pivot]) ** 0.5
+            left = left - R[i] ** 2
+            left[pivot] = 0.0
+            order.append(pivot)
+        panel = R[start : len(order)]
+        if len(panel) < _BATCH:
             break
-        row = K[pivot].astype("float64") - R[:i, pivot] @ R[:i]
-        R[i] = row / float(left[pivot]) ** 0.5
-        left = left - R[i] ** 2
-        left[pivot] = 0.0
-        order.append(pivot)
+        for first in range(0, m, 1024):
+            A[first : first + 1024] -= panel[:, first : first + 1024].T @ panel
+    if m and not kernel.definite and float(left.min()) < -floor:
+        raise _indefinite(xp, f"{float(left.min()):g} on their own diagonal")
     chosen = xp.asarray(order, dtype="int64")
-    return chosen, xp.triu(R[: len(order)][:, chosen]).astype(K.dtype)
+    return chosen, xp.triu(R[: len(order)][:, chosen])
+
+
+def _indefinite(xp: Any, what: str) -> Exception:
+    return xp.linalg.LinAlgError(
+        f"K is not positive semi-definite: the landmarks leave {what}, far below round-off; "
+        "use a positive semi-definite kernel"
+    )
+
+
+def _overflow(kernel: Kernel, dtype: Any) -> ValueError:
+    return ValueError(
+        f"{kernel!r} overflows {dtype} on these rows: scale X down"
+        + (" or use float64" if dtype == np.float32 else "")
+    )
