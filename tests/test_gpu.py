@@ -241,6 +241,27 @@ def test_blocks_are_streamed_ahead(stand_in, rng, count):
                 assert (a is None and b is None) or np.array_equal(a, b)
 
 
+def test_rows_of_a_file_are_streamed_to_the_device(stand_in, monkeypatch, problem, tmp_path):
+    X, y, X_new = problem
+    np.save(tmp_path / "X.npy", X)
+    stored = np.load(tmp_path / "X.npy", mmap_mode="r")
+    sent = []
+    real = Gpu.stream
+
+    def counted(self, blocks):
+        for block in real(self, blocks):
+            sent.append(block[0].shape)
+            yield block
+
+    monkeypatch.setattr(Gpu, "stream", counted)
+    monkeypatch.setattr(importlib.import_module("selfdistill_fast.spectrum.rows"), "_RANGE", 16)
+    options = {"solver": "nystrom", "n_landmarks": 15, "random_state": 0}
+    ours = spectrum(stored, y, RBF(0.3), backend="gpu", **options)
+    assert sent[:3] == [(16, 3), (16, 3), (8, 3)]
+    expected = distill(spectrum(X, y, RBF(0.3), **options), 0.1, 0.4, 3).predict(X_new)
+    assert_close(distill(ours, 0.1, 0.4, 3).predict(X_new), expected, 1e-9)
+
+
 # ------------------------------------------------------------------ no GPU, and why
 
 

@@ -133,8 +133,11 @@ class StoredRows(Rows):
         return _rebatched(self._chunks(), size, self.backend.xp)
 
     def _chunks(self) -> Iterator[Any]:
-        for i, (start, stop) in enumerate(zip(self._edges[:-1], self._edges[1:], strict=True)):
-            rows = np.asarray(self._X[start:stop])
+        ranges = list(zip(self._edges[:-1], self._edges[1:], strict=True))
+        read: Any = ((np.asarray(self._X[start:stop]),) for start, stop in ranges)
+        if np.dtype(self._X.dtype).kind in "fiub":  # the others are refused below
+            read = self.backend.stream(read)  # ahead of what is computed, on a device
+        for i, ((start, stop), (rows,)) in enumerate(zip(ranges, read, strict=True)):
             yield _checked(self.backend, rows, self._name(i), range(start, stop), start)
 
     def _name(self, i: int) -> str:
