@@ -150,20 +150,20 @@ def compile_options(itemsize: int, part: str) -> tuple[str, ...]:
     return (f"-DSDF_BITS={8 * itemsize}", f"-DSDF_PART={PARTS.index(part)}", "-std=c++14")
 
 
-_modules: dict[tuple[int, int, str], Any] = {}
-_modules_lock = threading.Lock()
+_kernels: dict[tuple[int, int, str], Any] = {}
+_kernels_lock = threading.Lock()
 
 
 def _kernel(xp: Any, name: str, itemsize: int) -> Any:
     """A compiled kernel; CuPy loads it into each device that asks."""
-    part = name.rpartition("_")[2]
-    part = part if part in PARTS else "other"
-    key = (id(xp), itemsize, part)
-    with _modules_lock:
-        if key not in _modules:
-            options = compile_options(itemsize, part)
-            _modules[key] = xp.RawModule(code=cuda_source(), options=options)
-        return _modules[key].get_function(name)
+    key = (id(xp), itemsize, name)
+    with _kernels_lock:
+        if key not in _kernels:
+            part = name.rpartition("_")[2]
+            options = compile_options(itemsize, part if part in PARTS else "other")
+            module = xp.RawModule(code=cuda_source(), options=options)  # CuPy knows it again
+            _kernels[key] = module.get_function(name)
+        return _kernels[key]
 
 
 def _guarded(verb: Callable[..., Any]) -> Callable[..., Any]:

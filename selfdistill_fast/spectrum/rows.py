@@ -135,7 +135,8 @@ class StoredRows(Rows):
     def _chunks(self) -> Iterator[Any]:
         ranges = list(zip(self._edges[:-1], self._edges[1:], strict=True))
         read: Any = ((np.asarray(self._X[start:stop]),) for start, stop in ranges)
-        if np.dtype(self._X.dtype).kind in "fiub":  # the others are refused below
+        dtype = np.dtype(self._X.dtype)
+        if dtype.kind in "fiub" and dtype.isnative and dtype.itemsize <= 8:  # as it is
             read = self.backend.stream(read)  # ahead of what is computed, on a device
         for i, ((start, stop), (rows,)) in enumerate(zip(ranges, read, strict=True)):
             yield _checked(self.backend, rows, self._name(i), range(start, stop), start)
