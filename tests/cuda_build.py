@@ -9,10 +9,14 @@ import importlib.util
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent / "cuda"
 PAIRS = ("squares", "l1", "inner", "angle")
+
+#: a library has one set of coroutines
+_one_at_a_time = threading.Lock()
 
 #: every entry point of kernels.cu
 ENTRIES = [
@@ -95,7 +99,8 @@ def run_on_host(source, bits, name, grid, block, words):
     function = getattr(host_library(source, bits), f"host_{name}")
     gx, gy = (*grid, 1)[:2]
     array = (ctypes.c_longlong * len(words))(*words)
-    outcome = function(array, ctypes.c_size_t(len(words)), gx, gy, block)
+    with _one_at_a_time:
+        outcome = function(array, ctypes.c_size_t(len(words)), gx, gy, block)
     assert outcome >= 0, f"{name} does not take {len(words)} arguments"
     assert outcome == 0, f"{name}: some threads of a block wait for others that have finished"
 

@@ -14,13 +14,27 @@ import ctypes
 import importlib.machinery
 import operator
 import struct
+import threading
 import types
 
 import numpy as np
 
 # ------------------------------------------------------------------------------- arrays
 
-_device = [0]  # the current one
+
+class _Current(threading.local):
+    """The current device of each thread, as a list of one."""
+
+    number = 0
+
+    def __getitem__(self, _):
+        return self.number
+
+    def __setitem__(self, _, number):
+        self.number = number
+
+
+_device = _Current()
 _memory = {"free": 8 << 30, "total": 16 << 30}
 _ALLOWED_SCALARS = (bool, int, float, complex, np.generic)
 

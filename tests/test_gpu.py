@@ -262,6 +262,32 @@ def test_rows_of_a_file_are_streamed_to_the_device(stand_in, monkeypatch, proble
     assert_close(distill(ours, 0.1, 0.4, 3).predict(X_new), expected, 1e-9)
 
 
+def test_a_sweep_spreads_over_the_devices(monkeypatch, problem):
+    pytest.importorskip("xarray")
+    from conftest import standing_in
+
+    from selfdistill_fast import sweep
+
+    X, y, _ = problem
+    options = {"kernels": [RBF(g) for g in (0.1, 0.3, 1.0, 3.0)], "lams": [0.1, 1.0],
+               "alphas": ["optimal", 0.5], "n_steps": 2, "progress": False}  # fmt: skip
+    expected = sweep(X, y, **options).dataset.mse_loo.values
+    used = set()
+    real = Gpu.gram
+
+    def seen(self, *args, **kwargs):
+        used.add(self.device)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Gpu, "gram", seen)
+    with standing_in(2) as xp:
+        spread = sweep(X, y, backend="gpu", **options).dataset.mse_loo.values
+        assert used == {0, 1}
+        there = sweep(xp.asarray(X), xp.asarray(y), **options).dataset.mse_loo.values
+    assert_close(spread, expected, 1e-8)
+    assert_close(there, expected, 1e-8)
+
+
 # ------------------------------------------------------------------ no GPU, and why
 
 

@@ -35,7 +35,7 @@ import numpy as np
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.backend import threads
 from selfdistill_fast.backend.cpu import Cpu
-from selfdistill_fast.backend.gpu import Gpu, GpuUnavailable
+from selfdistill_fast.backend.gpu import Gpu, GpuUnavailable, devices
 from selfdistill_fast.backend.reference import Reference, cuda_device
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Reference",
     "deliver",
     "device_of",
+    "devices",
     "get_backend",
     "kind_of",
     "offload",
