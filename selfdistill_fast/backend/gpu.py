@@ -237,7 +237,7 @@ class Gpu(Reference):
         self.__dict__.update(state, xp=_load())
 
     @contextlib.contextmanager
-    def on(self) -> Iterator[None]:
+    def on(self) -> Any:
         """As the reference; all ways to be out of memory become a MemoryError with the cure."""
         with self.xp.cuda.Device(self.device):
             try:
