@@ -252,7 +252,7 @@ class Gpu(Reference):
                     "need not store K, gram_matmul, fewer rows, or backend='cpu'"
                 ) from error
 
-    def with_threads(self, n_threads: int) -> Gpu:
+    def with_threads(self, n_threads: int) -> Reference:
         """The same device."""
         return type(self)(n_threads, self.device)
 
