@@ -25,8 +25,8 @@ FILES = {
 LAYERS = {
     "kernels": set(),
     "alpha": set(),
-    "backend": {"kernels"},
-    "gram": {"kernels", "backend"},
+    "backend": {"kernels", "alpha"},  # warn_caller
+    "gram": {"kernels", "backend", "alpha"},
     "spectrum": {"kernels", "backend", "gram", "alpha"},
     "filters": {"kernels", "backend", "gram", "spectrum", "alpha"},
     "loo": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
