@@ -18,7 +18,11 @@ A spectral solver also has eigenvalues ``d`` (k,) and rotated targets ``z`` = Vá
 from __future__ import annotations
 
 import logging
+import math
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from selfdistill_fast.backend import get_backend
 from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
@@ -205,6 +209,11 @@ def spectrum(
             raise MemoryError(f"solver='auto': {chosen.reason}")
         solver = chosen.solver
     result = _factorised(solver, training, lam, random_state, options, chosen)
+    used = type(result).__name__.removesuffix("Spectrum").lower()
+    if chosen is not None and used != chosen.solver:
+        chosen = replace(
+            chosen, solver=used, reason=f"{chosen.solver}, chosen first, cannot be exact here"
+        )
     result.plan = chosen
     return result
 
@@ -233,7 +242,11 @@ def _factorised(
         try:
             return CholeskySpectrum(*training, float(lam), automatic=chosen is not None)
         except StrongRidge:
-            return EighSpectrum(*training)  # keeps all digits
+            pass
+        except training[0].xp.linalg.LinAlgError:
+            if chosen is None:
+                raise
+        return EighSpectrum(*training)  # keeps all digits; and serves Î» below round-off
     if solver == "krylov":
         if chosen is None:
             return KrylovSpectrum(*training, lam=lam, **options)
@@ -241,12 +254,18 @@ def _factorised(
             return KrylovSpectrum(*training, lam=lam, automatic=True, **options)
         except ShortOfTolerance:
             direct = [c for c in chosen.costs if c.solver in ("tridiagonal", "eigh")]
-            solver = next((c.solver for c in direct if not c.excluded), "")
+            able = [c for c in direct if not c.excluded]
+            solver = min(able, key=lambda c: c.seconds).solver if able else ""
             _logger.info("solver='krylov' did not reach its tolerance; next: %s", solver or "none")
             if not solver:
                 return KrylovSpectrum(*training, lam=lam, **options)  # and warns
     if solver == "tridiagonal":
-        return TridiagonalSpectrum(*training)
+        result = TridiagonalSpectrum(*training)
+        smallest = math.inf if chosen is None or lam is None else float(lam.min())
+        rounding = result.n * float(np.finfo(result.dtype).eps) * result.largest_eigenvalue()
+        if smallest >= rounding:
+            return result
+        del result  # as for Cholesky
     if solver == "nystrom":
         return NystromSpectrum(*training, random_state=random_state, **options)
     return EighSpectrum(*training)
