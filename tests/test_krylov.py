@@ -21,8 +21,11 @@ from selfdistill_fast import (
     leave_fold_out,
     leave_one_out,
     spectrum,
+    sweep,
 )
 from selfdistill_fast.distill import gcv_alphas, score_grid
+from selfdistill_fast.spectrum.krylov import KrylovSpectrum
+from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
 
 LAMS = np.array([10.0, 0.3, 0.01])
 
@@ -499,3 +502,18 @@ def test_threads_may_continue_a_run_that_others_use(rng):
     exact = spectrum(X, Y, RBF(0.4))
     for lam, predictions in zip(lams, found, strict=True):
         assert np.allclose(predictions, distill(exact, lam, 0.3, 3).predict(Xt), atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", ["krylov", "tridiagonal"])
+def test_leave_one_out_is_refused_before_any_work(rng, solver, monkeypatch):
+    X, Y, _ = problem(rng)
+    kind = {"krylov": KrylovSpectrum, "tridiagonal": TridiagonalSpectrum}[solver]
+    monkeypatch.setattr(kind, "__init__", None)  # calling it would be a TypeError
+    calls = [
+        lambda: spectrum(X, Y, RBF(0.4), solver=solver, lam=0.1, leave_one_out=True),
+        lambda: sweep(X, Y, kernels=RBF(0.4), lams=[0.1], n_steps=2, solver=solver, progress=False),
+        lambda: SelfDistilledKernelRidge(solver=solver, lam=0.1).fit(X, Y),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="leave-one-out needs diagonals"):
+            call()

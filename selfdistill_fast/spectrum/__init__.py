@@ -37,6 +37,7 @@ from selfdistill_fast.spectrum.base import (
     check_targets,
     evaluate,
     mix,
+    refuse_leave_one_out,
 )
 from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge
 from selfdistill_fast.spectrum.eigh import EighSpectrum
@@ -140,7 +141,7 @@ def spectrum(
         Bytes that the factorisation may take; default 80 % of what is available.
     leave_one_out : bool, optional
         Whether "auto" must keep to solvers that have leave-one-out. None: it does, unless none
-        of them fits the memory.
+        of them fits the memory. True with a solver that has none is refused before any work.
 
     Returns
     -------
@@ -152,7 +153,8 @@ def spectrum(
     ------
     TypeError, ValueError
         Sparse or non-numeric input, wrong shapes, NaN, infinity, empty arrays, a
-        precomputed K that is not symmetric, an unknown solver.
+        precomputed K that is not symmetric, an unknown solver, a solver without the
+        leave-one-out that is asked for.
     numpy.linalg.LinAlgError
         K is not positive semi-definite; the message names the eigenvalue.
     MemoryError
@@ -172,6 +174,8 @@ def spectrum(
     if isinstance(solver, Plan):
         solver = "auto"
     check_solver(solver, options)
+    if leave_one_out and solver in ("krylov", "tridiagonal"):
+        refuse_leave_one_out(solver)
     if lam is not None:
         lam = check_lam(lam, batch=True)
     be = get_backend(backend)
