@@ -1131,3 +1131,25 @@ def test_a_worker_uses_its_own_threads_and_no_more(threads, problem, tmp_path):
         client.run(install)
         result = go(problem, lams=1.0, alphas=0, n_steps=1, client=client)
     assert set(result.dataset.solver.values) == {str((threads, threads))}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"solver": "krylov"}, ValueError, "leave-one-out needs diagonals"),
+        ({"solver": "tridiagonal"}, ValueError, "leave-one-out needs diagonals"),
+        ({"solver": "cholesky", "n_steps": 5}, ValueError, "at most 4 steps, asked for 5"),
+        ({"kernels": None}, TypeError, "kernel must be"),
+        ({"alphas": None}, TypeError, "alpha must be"),
+        ({"solver_options": {"tol": 3}}, ValueError, "tol must be"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_a_store_is_made(
+    problem, factorised, tmp_path, options, error, match
+):
+    X, y, _, _ = problem
+    grid = {"kernels": [RBF(0.1)], "lams": [0.1, 1.0], "n_steps": 2, "store": tmp_path / "s.zarr"}
+    with pytest.raises(error, match=match):
+        sweep(X, y, **{**grid, **options}, progress=False)
+    assert not factorised
+    assert not (tmp_path / "s.zarr").exists()

@@ -39,7 +39,7 @@ from selfdistill_fast.spectrum.base import (
     mix,
     refuse_leave_one_out,
 )
-from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge
+from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge, check_loo_steps
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.krylov import KrylovSpectrum, ShortOfTolerance
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
@@ -52,6 +52,7 @@ __all__ = [
     "Spectrum",
     "check_lam",
     "check_lam_steps",
+    "check_leave_one_out",
     "check_limit",
     "check_n_steps",
     "check_new",
@@ -174,8 +175,8 @@ def spectrum(
     if isinstance(solver, Plan):
         solver = "auto"
     check_solver(solver, options)
-    if leave_one_out and solver in ("krylov", "tridiagonal"):
-        refuse_leave_one_out(solver)
+    if leave_one_out:
+        check_leave_one_out(solver)
     if lam is not None:
         lam = check_lam(lam, batch=True)
     be = get_backend(backend)
@@ -229,6 +230,14 @@ def check_solver(solver: Any, options: Any) -> None:
     unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
     if unknown:
         raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
+
+
+def check_leave_one_out(solver: str, n_steps: int = 1) -> None:
+    """ValueError where a solver has no leave-one-out of so many steps, before any work."""
+    if solver in ("krylov", "tridiagonal"):
+        refuse_leave_one_out(solver)
+    if solver == "cholesky":
+        check_loo_steps(n_steps)
 
 
 def _factorised(
