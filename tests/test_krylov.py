@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,7 +25,7 @@ from selfdistill_fast import (
     sweep,
 )
 from selfdistill_fast.distill import gcv_alphas, score_grid
-from selfdistill_fast.spectrum.krylov import KrylovSpectrum
+from selfdistill_fast.spectrum.krylov import KrylovSpectrum, krylov_bytes
 from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
 
 LAMS = np.array([10.0, 0.3, 0.01])
@@ -517,3 +518,19 @@ def test_leave_one_out_is_refused_before_any_work(rng, solver, monkeypatch):
     for call in calls:
         with pytest.raises(ValueError, match="leave-one-out needs diagonals"):
             call()
+
+
+@pytest.mark.parametrize(("targets", "n_steps"), [(20, 6), (20, 40), (1, 40)])
+def test_memory_of_many_targets_and_steps_is_counted(rng, targets, n_steps):
+    X, Y, _ = problem(rng, n=400, p=targets)
+    Y += rng.normal(size=Y.shape)
+    options = {"solver": "krylov", "lam": 1.0, "n_steps": n_steps}
+    s = spectrum(X, Y, RBF(0.4), **options)
+    tracemalloc.start()
+    try:
+        spectrum(X, Y, RBF(0.4), **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    counted = krylov_bytes(s.backend, 400, 3, targets, s.dtype, s.k, s.storage, n_steps)
+    assert peak <= 1.1 * counted

@@ -53,6 +53,8 @@ __all__ = ["KrylovSpectrum", "krylov_bytes"]
 
 #: vectors that a full run is expected to need at most, and allocates at a time
 MAX_RANK, _CHUNK = 2000, 64
+#: columns of a certificate that are worked on at a time, for each target (of one all steps)
+_CERTIFIED = 3
 #: how K is kept: half of it, or not at all
 STORAGES = ("auto", "float64", "float32", "none")
 #: length that a vector may lose in an orthogonalisation that need not be repeated
@@ -123,7 +125,7 @@ class KrylovSpectrum(EighSpectrum):
         self.storage = self._choose_storage(be, X, kernel, storage, n, p, smallest, y)
         sizes = (be, n, X.shape[1], p, X.dtype)
         if asked is None:
-            self.max_rank = fitting_rank(self._budget, self.max_rank, *sizes, self.storage)
+            self.max_rank = fitting_rank(self._budget, self.max_rank, *sizes, self.storage, n_steps)
         self._prepare(
             be,
             X,
@@ -131,7 +133,7 @@ class KrylovSpectrum(EighSpectrum):
             kernel,
             w,
             fit_intercept,
-            needed=krylov_bytes(*sizes, self.max_rank, self.storage),
+            needed=krylov_bytes(*sizes, self.max_rank, self.storage, n_steps),
             max_memory=self._budget,
             cure="a smaller max_rank",
         )
@@ -549,15 +551,25 @@ class KrylovSpectrum(EighSpectrum):
         return _norms(R, self.backend)
 
     def _explicit(self, lam: float, n_steps: int) -> np.ndarray:
-        """The certificate (T, p) from residuals with K itself."""
+        """The certificate (T, p) from residuals with K itself; few targets at a time."""
+        filters = self.backend.pure_filters(self.d.astype("float64"), np.array([lam]), n_steps)[0]
+        exact = self._exact_sizes(filters)
+        count = max(1, _CERTIFIED * self.p // n_steps)
+        parts = [slice(at, at + count) for at in range(0, self.p, count)]
+        bounds = [self._explicit_of(part, lam, filters, exact[:, part]) for part in parts]
+        return np.concatenate(bounds, 1)
+
+    def _explicit_of(
+        self, targets: slice, lam: float, filters: Any, exact: np.ndarray
+    ) -> np.ndarray:
+        """The certificate of some targets; their residuals of exact arithmetic are given."""
         xp, be = self.backend.xp, self.backend
-        filters = be.pure_filters(self.d.astype("float64"), np.array([lam]), n_steps)[0]
-        C = self._rows_of(filters[..., None] * self._z)  # (T, n, p)
+        C = self._rows_of(filters[..., None] * self._z[:, targets])  # (T, n, p)
         T, n, p = C.shape
         dual = xp.ascontiguousarray(xp.moveaxis(C, 1, 0).reshape(n, T * p))
         KC = xp.moveaxis(self._apply(dual, exactly=True).reshape(n, T, p), 1, 0)
         R = xp.empty_like(C)
-        t = self._t
+        t = self._t[:, targets]
         for s in range(T):
             R[s] = t - KC[s] - lam * C[s]
             t = t - lam * C[s]
@@ -587,7 +599,7 @@ class KrylovSpectrum(EighSpectrum):
         # rounding may hide as much as it shows; at least that of a product with K, whose
         # entries are off by eps |κ(x_i, X)| |c| with |κ(x, X)|² <= κ ‖K‖, where K is large
         eps, K = float(np.finfo(self.dtype).eps), self._norm
-        hidden = np.maximum(sizes - self._exact_sizes(filters), 0.0) / np.maximum(sizes, 1e-300)
+        hidden = np.maximum(sizes - exact, 0.0) / np.maximum(sizes, 1e-300)
         noise = [eps * K / (K + lam)] + [eps * K / (K + lam) * (lam / (K + lam))] * (T - 1)
         bounds = bounds * (1.0 + hidden) + np.array(noise)[:, None, None] * _norms(C, be) * (
             self._largest_diagonal**0.5
@@ -789,24 +801,35 @@ def _propagated(bounds: np.ndarray) -> np.ndarray:
     return np.stack([sum(bounds[t - s, s] for s in range(t + 1)) for t in steps])
 
 
-def krylov_bytes(be: Any, n: int, d: int, p: int, dtype: Any, rank: int, storage: str) -> int:
+def krylov_bytes(
+    be: Any, n: int, d: int, p: int, dtype: Any, rank: int, storage: str, n_steps: int = 6
+) -> int:
     """Peak bytes of a run of ``rank`` vectors: half of K, the basis, and blocks of work."""
     itemsize = np.dtype(dtype).itemsize
     rank = min(rank, n)
     basis = -(-rank // _CHUNK) * _CHUNK * n * 8
-    blocks = 8 * n * (12 * p + 30 * p + 16)  # of the process; of the certificate of six steps
+    certified = max(_CERTIFIED * p, n_steps)
+    blocks = 8 * n * (12 * p + 10 * certified + 16)  # of the process; of the certificate
     matrix = be.half_bytes(n, storage) if storage != "none" else 0
     return matrix + basis + blocks + 4 * n * d * itemsize + 4 * rank * rank * 8
 
 
 def fitting_rank(
-    budget: int, most: int, be: Any, n: int, d: int, p: int, dtype: Any, storage: str
+    budget: int,
+    most: int,
+    be: Any,
+    n: int,
+    d: int,
+    p: int,
+    dtype: Any,
+    storage: str,
+    n_steps: int,
 ) -> int:
     """The largest rank up to ``most`` whose :func:`krylov_bytes` fit, but at least a chunk."""
     low, high = min(_CHUNK, most), most
     while low < high:
         middle = (low + high + 1) // 2
-        if krylov_bytes(be, n, d, p, dtype, middle, storage) <= budget:
+        if krylov_bytes(be, n, d, p, dtype, middle, storage, n_steps) <= budget:
             low = middle
         else:
             high = middle - 1

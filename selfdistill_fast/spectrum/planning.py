@@ -374,9 +374,11 @@ def _costs(
     # a run may have MAX_RANK vectors where they fit, and needs room for half more than expected
     storage, most = "none", min(n, MAX_RANK)
     for storage in (dtype.name, "none"):
-        needed = krylov_bytes(be, n, d, p, dtype, min(n, 3 * rank // 2 + 1), storage)
+        needed = krylov_bytes(be, n, d, p, dtype, min(n, 3 * rank // 2 + 1), storage, n_steps)
         if needed <= budget:
-            needed = max(needed, min(krylov_bytes(be, n, d, p, dtype, most, storage), budget))
+            needed = max(
+                needed, min(krylov_bytes(be, n, d, p, dtype, most, storage, n_steps), budget)
+            )
             break
     kept = storage != "none"
     passes = rank / p + 2.0 * n_steps
