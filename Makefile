@@ -41,7 +41,7 @@ lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
 	@$(IN_VENV) $(BIN)/pre-commit run --all-files --show-diff-on-failure $(ARGS)
 
 bench: $(VENV_BENCH)/.installed  ## benchmarks and their peers against a normal install
-	$(VENV_BENCH)/bin/pytest bench -o testpaths=bench -o pythonpath=bench -o python_files='bench_*.py' --benchmark-sort=name $(ARGS)
+	$(VENV_BENCH)/bin/pytest bench -o addopts=--import-mode=importlib -o testpaths=bench -o pythonpath=bench -o python_files='bench_*.py' --benchmark-sort=name $(ARGS)
 
 build: wheel
 wheel: $(VENV)/.python  ## a wheel in dist/ (also: make build)

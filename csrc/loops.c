@@ -20,6 +20,9 @@
 
 #include "elementary.h"
 
+#define FORMULA static inline
+#include "formulas.h"
+
 /* Sizes, and why.
  *
  *   MR x NV   register tile: MR rows by NV vectors of accumulators, NV vectors of the panel
@@ -49,11 +52,10 @@ enum { NR = NV * LANES, TARGETS = SIMD_BYTES == 64 ? 4 : 2, CHUNK = 64 };
 _Static_assert(NR % MR == 0 && TILE % NR == 0 && TILE % UNIT == 0, "tiles are whole panels");
 _Static_assert(UNIT % MR == 0 && UNIT % LINE == 0, "units are whole register tiles and lines");
 
+#define CANCELLED ((real)SDF_CANCELLED(sizeof(real)))
 #if SDF_BITS == 64
-#define CANCELLED 1e-3 /* s is then good to about 1e-13 sqrt(d) */
 #define LARGEST 1e307
 #else
-#define CANCELLED 1e-2f /* 1e-5 sqrt(d) */
 #define LARGEST 1e37f
 #endif
 
@@ -89,8 +91,9 @@ static sdf_status prepare(sdf_job *job) {
 
   double a = job->a; /* -> the rate of the exponential */
   switch ((sdf_kernel)job->kernel) {
-    case SDF_MATERN32: a *= 1.7320508075688772; break;
-    case SDF_MATERN52: a *= 2.2360679774997896; break;
+#define RATE(id, rate, distance, polynomial) \
+  case SDF_##id: a *= (rate); break;
+    SDF_DECAYS(RATE)
     case SDF_POLYNOMIAL:
     case SDF_NTK:
       if (job->degree < 1) return SDF_BAD_PARAMETER;
@@ -367,48 +370,6 @@ static void angles_of_row(const sdf_job *job, ptrdiff_t i, ptrdiff_t j, ptrdiff_
 
 /* ------------------------------------------------------------- kernel function */
 
-/* e = +-(1 - |rho|) -> t_depth of kernels.NTK. With theta the angle,
- *   kappa_0 = 1 - theta / pi,  kappa_1 = rho kappa_0 + sin(theta) / pi,
- *   1 - kappa_1 = (1 - rho) - (sin(theta) - rho theta) / pi,
- * and the last line keeps the digits of the next angle where rho is near 1. */
-static void ntk(const real *e, real *t, ptrdiff_t count, int depth) {
-  const vec half = splat_((real)0.5), one = splat_(1);
-  const real pi = (real)0x1.921fb54442d18p+1, by_pi = (real)0x1.45f306dc9c883p-2;
-  for (ptrdiff_t c = 0; c < count; c += LANES) {
-    const vec given = load_(e + c);
-    ivec negative = (ivec)given < 0; /* the sign bit: e = -0 is rho = -1 */
-    vec gap = abs_(given), rho = copysign_(one - gap, given), total = rho;
-    for (int h = 0; h < depth; h++) {
-      const ivec close = gap <= half;
-      const vec a = asin_(select_(close, sqrt_(gap * half), one - gap));
-      const vec angle = select_(close, a + a, pi / 2 - a); /* between the lines, <= pi / 2 */
-      const vec theta = select_(negative, pi - angle, angle);
-      const vec sine = sqrt_(gap * (2 - gap));
-      const vec kappa0 = select_(negative, angle * by_pi, one - angle * by_pi);
-      const vec kappa1 = rho * kappa0 + sine * by_pi;
-      total = total * kappa0 + kappa1;
-      gap = select_(negative, one - kappa1, gap + (rho * theta - sine) * by_pi);
-      gap = max_(splat_(0), gap);
-      rho = one - gap;
-      negative = (ivec){0};
-    }
-    store_(t + c, total);
-  }
-}
-
-static void integer_power(const real *s, real *t, ptrdiff_t count, real a, real b, int degree) {
-  for (ptrdiff_t c = 0; c < count; c += LANES) {
-    vec base = load_(s + c) * a + b, power = splat_(1);
-    for (int bits = degree;;) {
-      if (bits & 1) power *= base;
-      bits >>= 1;
-      if (bits == 0) break;
-      base *= base;
-    }
-    store_(t + c, power);
-  }
-}
-
 /* Kernel values t of the pair quantities s of one unit; s and t may be the same. */
 static void apply(const sdf_job *job, place at, const real *s, real *t) {
   const ptrdiff_t count = at.rows * at.width;
@@ -423,23 +384,18 @@ static void apply(const sdf_job *job, place at, const real *s, real *t) {
   }                                              \
   break
   switch ((sdf_kernel)job->kernel) {
-    case SDF_RBF:
-    case SDF_LAPLACIAN: EACH(result = decay_(value, k););
-    case SDF_MATERN12: EACH(result = decay_(sqrt_(value), k););
-    case SDF_MATERN32:
-      EACH(const vec root = min_(splat_(k.furthest), sqrt_(value)); const vec r = root * -k.a;
-           result = (1 + r) * decay_(root, k););
-    case SDF_MATERN52:
-      EACH(const vec root = min_(splat_(k.furthest), sqrt_(value)); const vec r = root * -k.a;
-           result = (1 + r + r * r * (real)(1.0 / 3.0)) * decay_(root, k););
+#define DECAY(id, rate, distance, polynomial) \
+  case SDF_##id: EACH(result = kappa_##id(value, k););
+    SDF_DECAYS(DECAY)
     case SDF_POLYNOMIAL:
-      integer_power(s, t, count, (real)job->a, (real)job->b, job->degree);
-      break;
+      EACH(result = kappa_POLYNOMIAL(value, (real)job->a, (real)job->b, job->degree););
     case SDF_LINEAR: EACH(result = value;);
     case SDF_NTK: {
       const real *norms_x = (const real *)job->norms_x + at.i;
       const real *norms_z = (const real *)(job->symmetric ? job->norms_x : job->norms_z) + at.j;
-      ntk(s, t, count, job->degree);
+      for (ptrdiff_t c = 0; c < count; c += LANES) {
+        store_(t + c, kappa_NTK(load_(s + c), job->degree));
+      }
       for (ptrdiff_t r = 0; r < at.rows; r++) {
         for (ptrdiff_t c = 0; c < at.width; c += LANES) {
           real *p = t + r * at.width + c;
@@ -812,14 +768,14 @@ static sdf_status shrinkage_path(const void *d, ptrdiff_t k, const double *lam, 
     const real *eigenvalues = (const real *)d + first;
     double a[SDF_FILTER_BLOCK], b[SDF_FILTER_BLOCK];
     for (ptrdiff_t c = 0; c < count; c++) {
-      a[c] = (double)eigenvalues[c] / ((double)eigenvalues[c] + lam[l]);
+      a[c] = smoother_((double)eigenvalues[c], lam[l]);
       b[c] = 1;
     }
     for (ptrdiff_t t = 0; t < n_steps; t++) {
       const double weight = t == 0 ? 0 : alpha[t];
       real *row = (real *)out + (l * n_steps + t) * k + first;
       for (ptrdiff_t c = 0; c < count; c++) {
-        b[c] = a[c] * ((1 - weight) * b[c] + weight);
+        b[c] = next_shrinkage_(a[c], b[c], weight);
         row[c] = (real)b[c];
       }
     }
@@ -837,9 +793,8 @@ static sdf_status pure_filters(const void *d, ptrdiff_t k, const double *lam, pt
     const real *eigenvalues = (const real *)d + first;
     double a[SDF_FILTER_BLOCK], filter[SDF_FILTER_BLOCK];
     for (ptrdiff_t c = 0; c < count; c++) {
-      const double sum = (double)eigenvalues[c] + lam[l];
-      a[c] = (double)eigenvalues[c] / sum;
-      filter[c] = 1 / sum;
+      a[c] = smoother_((double)eigenvalues[c], lam[l]);
+      filter[c] = 1 / ((double)eigenvalues[c] + lam[l]);
     }
     for (ptrdiff_t t = 0; t < n_steps; t++) {
       real *row = (real *)out + (l * n_steps + t) * k + first;

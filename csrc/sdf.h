@@ -25,6 +25,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "formulas.h" /* SDF_KERNELS */
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -39,17 +41,6 @@ extern "C" {
   X(BAD_SIZE, "a number of rows, columns or leading elements is negative or too small") \
   X(BAD_RANGE, "the range of panels or tiles is not within the job")                    \
   X(NO_MEMORY_GIVEN, "a buffer that this loop needs is NULL or not aligned to 64 bytes")
-
-/* X(identifier, name in kernels.py, pair quantity) */
-#define SDF_KERNELS(X)                                                              \
-  X(RBF, "rbf", SQUARES)             /* exp(-a s),               s = |x - z|^2 */   \
-  X(LAPLACIAN, "laplacian", L1)      /* exp(-a s),               s = |x - z|_1 */   \
-  X(MATERN12, "matern12", SQUARES)   /* exp(-r),                 r = a sqrt(s) */   \
-  X(MATERN32, "matern32", SQUARES)   /* (1 + r) exp(-r),         r = a sqrt(3 s) */ \
-  X(MATERN52, "matern52", SQUARES)   /* (1 + r + r^2/3) exp(-r), r = a sqrt(5 s) */ \
-  X(POLYNOMIAL, "polynomial", INNER) /* (a s + b)^degree,        s = <x, z> */      \
-  X(LINEAR, "linear", INNER)         /* s */                                        \
-  X(NTK, "ntk", ANGLE)               /* |x| |z| t_degree(angle), see kernels.py */
 
 /* X(identifier, name for SDF_ISA), each better than those before it */
 #define SDF_ISAS(X) X(GENERIC, "generic") X(AVX2, "avx2") X(AVX512, "avx512")

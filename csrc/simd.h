@@ -102,6 +102,8 @@ static inline vec sign_(vec a) { return (vec)((ivec)a & (ivec)splat_((real)-0.0)
 static inline vec abs_(vec a) { return (vec)((ivec)a & ~(ivec)splat_((real)-0.0)); }
 static inline vec copysign_(vec a, vec b) { return (vec)((ivec)abs_(a) | (ivec)sign_(b)); }
 
+static inline ivec negative_(vec a) { return (ivec)a < 0; } /* the sign bit: -0 has it */
+
 static inline int any_(ivec mask) {
   integer any = 0;
   for (int l = 0; l < LANES; l++) any |= mask[l];

@@ -71,6 +71,15 @@ def _double(a: Any) -> Any:
     return np.asarray(a, dtype=np.float64)
 
 
+def _host(a: Any) -> Any:
+    """``a`` as NumPy where it lies on a device: one copy, and nothing waits for it again."""
+    if hasattr(a, "detach"):  # torch
+        return a.detach().cpu().numpy()
+    if isinstance(a, (list, tuple)):
+        return [_host(part) for part in a]
+    return a.get() if hasattr(a, "get") and hasattr(a, "dtype") else a
+
+
 def _numbers(a: Any, name: str) -> np.ndarray:
     """``a`` as a new float64 array; TypeError where it is not made of numbers."""
     try:
@@ -366,6 +375,7 @@ def greedy_alphas(
     >>> greedy_alphas(np.array([0.75, 0.75]), F)
     array([nan, 0.5])
     """
+    y, F, sample_weight = _host(y), _host(F), _host(sample_weight)
     T = len(F)
     own = isinstance(F, (list, tuple))
     checked = [_check_columns(y, columns, sample_weight) for columns in (F if own else [F])]
@@ -433,7 +443,7 @@ def joint_weights(
     R = y2[None] - F3
     if w is not None:
         R = R * w**0.5
-    R = np.asarray(R.get() if hasattr(R, "get") else R)
+    R = np.asarray(_host(R))
     if not np.isfinite(R).all():
         raise ValueError("y and F must be finite: found NaN or infinity")
     if per_target and len(np.shape(y)) == 2:
@@ -460,14 +470,14 @@ def mixture_losses(y: Any, F: Any, C: Any, sample_weight: Any = None) -> np.ndar
     """
     y2, F3, w = _check_columns(y, F, sample_weight)
     R = y2[None] - F3
-    R = np.asarray(R.get() if hasattr(R, "get") else R)
+    R = np.asarray(_host(R))
     C = np.asarray(C)
     rows = [
         (np.square(np.tensordot(c, R, 1) if c.ndim == 1 else (c[:, None] * R).sum(0))) for c in C
     ]
     losses = np.stack(rows).mean(2)
     if w is not None:
-        w = np.asarray(w.get() if hasattr(w, "get") else w)[:, 0]
+        w = np.asarray(_host(w))[:, 0]
         losses *= w / w.mean()
     return losses
 
@@ -520,7 +530,7 @@ def grid_losses(
     array([[0.145, 0.625, 0.02 ],
            [0.68 , 2.025, 0.223]])
     """
-    F, C = _double(F), np.asarray(_double(C))
+    F, C = _double(F), np.asarray(_host(_double(C)))
     if F.ndim not in (3, 4):
         raise ValueError(f"F must have shape (L, T, m) or (L, T, m, p), got {tuple(F.shape)}")
     T = F.shape[1]
@@ -561,7 +571,7 @@ def cell_losses(y: Any, F: Any, C: Any, *, sample_weight: Any = None) -> np.ndar
     R = y2[None] - F3
     if w is not None:
         R = R * (w / w.mean()) ** 0.5
-    R = np.asarray(R.get() if hasattr(R, "get") else R)
+    R = np.asarray(_host(R))
     m, p = R.shape[1:]
     U = np.linalg.qr(R.reshape(L, T, m, p).transpose(0, 3, 2, 1), mode="r")  # (L, p, T, T)
     C = C[..., None] if C.ndim == 3 else C
@@ -670,7 +680,7 @@ def joint_report(
     >>> report["useful_steps"], report["mse"].round(4).tolist()
     (2, [0.0642, 0.0017])
     """
-    columns = F if isinstance(F, np.ndarray) else np.asarray(F)
+    y, columns, sample_weight = _host(y), np.asarray(_host(F)), _host(sample_weight)
     # squared errors of the residuals scaled to one: they cannot over- or underflow
     size = float(np.abs(np.asarray(y) - columns).max()) or 1.0
     y, columns = np.asarray(y) / size, columns / size

@@ -1,4 +1,4 @@
-"""The command ``selfdistill-fast``: example, fit, predict, plan, info.
+"""The command ``selfdistill-fast``: example, fit, predict, plan, sweep, train, train-figure, info.
 
 Results go to standard output, everything else (progress, hints, warnings, errors) to
 standard error, so that output can be piped. What a user can do wrong ends in one line and
@@ -746,6 +746,190 @@ def _parse_step(text: str, n_steps: int) -> Any:
     return step
 
 
+# -------------------------------------------------------------------- train
+@app.command()
+@_command
+def train(
+    out: Annotated[
+        Path,
+        typer.Option(help="Directory of the run; killed and started again, it continues there."),
+    ],
+    model: Annotated[str, typer.Option(help="cnn, resnet18, resnet34 or resnet50.")] = "cnn",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="digits (scikit-learn's), cifar10 (torchvision's, downloaded) or the path of a "
+            "tree train/CLASS/*.jpg and val/CLASS/*.jpg (or test/).",
+            metavar="digits|cifar10|PATH",
+        ),
+    ] = "digits",
+    alpha: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Weight of the ground truth: 'optimal' (α̂, step by step), one number, or numbers "
+            "for the steps 2, 3, … separated by commas. Repeat for several chains, which share "
+            "their first fit. [default: optimal]"
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Number of steps.", min=1)] = 5,
+    epochs: Annotated[int, typer.Option(help="Epochs of each fit.", min=1)] = 75,
+    seeds: Annotated[
+        str, typer.Option(help="How many seeds (0, 1, …), or the seeds separated by commas.")
+    ] = "1",
+    batch_size: Annotated[int, typer.Option(help="Rows of a batch, in each process.", min=1)] = 128,
+    optimizer: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    lam: Annotated[float, typer.Option(help="λ of eq. (18): weight decay of λ/n.")] = 1e-4,
+    clip: Annotated[bool, typer.Option("--clip", help="Keep α̂ in [0, 1].")] = False,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="augmented: the teacher sees the augmented batch; cached: its outputs on the "
+            "images as they are."
+        ),
+    ] = "augmented",
+    augment: Annotated[
+        bool | None,
+        typer.Option(
+            "--augment/--no-augment", help="Random crops and flips. [default: of colour images]"
+        ),
+    ] = None,
+    data_root: Annotated[Path, typer.Option(help="Where cifar10 is kept.")] = Path("data"),
+    n_train: Annotated[
+        int | None, typer.Option(help="Use so many training images only.", min=1)
+    ] = None,
+    n_val: Annotated[
+        int | None, typer.Option(help="Use so many validation images only.", min=1)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="[default: a GPU where there is one]")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32, float64 or bf16. [default: bf16 on a GPU, else float32]"),
+    ] = None,
+    compile: Annotated[
+        str | None,
+        typer.Option(
+            help="torch.compile the networks: default, reduce-overhead (CUDA graphs) or "
+            "max-autotune.",
+            metavar="MODE",
+        ),
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits again on the same GPU.")
+    ] = False,
+) -> None:
+    """Train chains of self-distilled networks (Section 5); needs the extra 'torch'.
+
+    Each step t ≥ 2 of a chain with --alpha optimal fits a student with α = 0, estimates α̂ from
+    its predictions on the validation set by eq. (16), and fits the step itself with it. Every
+    epoch is kept: the same command continues where it was killed. More --alpha, --seeds and
+    --steps may be given to a run later. Several GPUs: torchrun -m selfdistill_fast train …
+    """
+    chains = [_parse_alpha(text, steps) for text in alpha or ["optimal"]]
+    if "joint" in chains:
+        raise InputError(
+            "--alpha joint has no meaning for networks; 'optimal' estimates each step's"
+        )
+    from selfdistill_fast.trainer import experiment
+
+    options = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer": optimizer,
+        "lr": lr,
+        "lam": lam,
+        "clip": clip,
+        "teacher": teacher,
+        "device": device,
+        "precision": precision,
+        "compile": True if compile == "default" else compile or False,
+        "deterministic": deterministic,
+    }
+    display = experiment.Display(_err())
+    try:
+        with display:
+            experiment.run(
+                out,
+                model=model,
+                data=data,
+                alphas=chains,
+                n_steps=steps,
+                seeds=_parse_seeds(seeds),
+                root=data_root,
+                n_train=n_train,
+                n_val=n_val,
+                augment=augment,
+                callbacks=[display],
+                **options,
+            )
+    except KeyboardInterrupt:
+        _say("interrupted; the same command continues after the last whole epoch", "yellow")
+        raise typer.Exit(130) from None
+    except (FloatingPointError, RuntimeError) as error:  # the latter are torch's own
+        _say(f"error: {error}", "bold red")
+        raise typer.Exit(1) from None
+    if display.speaks:
+        _print_chains(experiment.accuracies([out]))
+        _say(f"run kept in {out}; 'selfdistill-fast train-figure {out}' draws it")
+
+
+def _parse_seeds(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0 or ("," not in text and numbers[0] < 1):
+        raise InputError(f"--seeds must be a count, or seeds separated by commas; got {text!r}")
+    return numbers if "," in text else list(range(numbers[0]))
+
+
+def _print_chains(chains: dict[str, dict[str, np.ndarray]]) -> None:
+    """Mean over the seeds of every step of every chain."""
+    table = _table("chain", "seeds", "step", "α", "training accuracy", "validation accuracy")
+    for name, chain in chains.items():
+        for t in range(chain["val"].shape[1]):
+            there = ~np.isnan(chain["val"][:, t])
+            alpha, train, val = (chain[key][there, t].mean() for key in ("alpha", "train", "val"))
+            table.add_row(
+                name if t == 0 else "",
+                str(there.sum()),
+                str(t + 1),
+                _alpha(float(alpha)),
+                f"{train:.4f}",
+                f"{val:.4f}",
+            )
+    _out().print(table)
+
+
+@app.command("train-figure")
+@_command
+def train_figure(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Directories that train wrote.", metavar="RUNS")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Figure (.png, .svg, .pdf). [default: figure5.png in the first run]"),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the figure.")] = "",
+) -> None:
+    """Draw Figure 5: accuracy over the steps, one line per α and one for α̂.
+
+    Lines are means over the seeds, shades reach from the smallest to the largest. A run that is
+    still being trained is drawn as far as it is.
+    """
+    from selfdistill_fast.plotting import figure_format, figure_training, save_figure
+    from selfdistill_fast.trainer.experiment import accuracies
+
+    out = out or runs[0] / "figure5.png"
+    _check_outputs(out)
+    figure_format(out)
+    chains = accuracies(runs)
+    save_figure(figure_training(chains, title=title), out)
+    _print_chains(chains)
+    _say(f"figure written to {out}")
+
+
 # -------------------------------------------------------------------- sweep
 @app.command("sweep")
 @_command
@@ -893,7 +1077,7 @@ def plan(
                 lam=lams,
                 leave_one_out=loo,
                 dtype="float32" if float32 else "float64",
-                max_memory=None if max_memory is None else max_memory * 2**30,
+                max_memory=None if max_memory is None else int(max_memory * 2**30),
                 n_steps=steps,
                 tol=tol,
                 n_landmarks=landmarks,

@@ -31,7 +31,7 @@ from selfdistill_fast.alpha import (
     warn_caller,
     weights_to_alphas,
 )
-from selfdistill_fast.backend import get_backend
+from selfdistill_fast.backend import deliver, device_of, get_backend, kind_of, on_device
 from selfdistill_fast.gram import check_memory
 from selfdistill_fast.kernels import Kernel, kernel_from_dict
 from selfdistill_fast.loo import fold_columns, loo_columns
@@ -135,7 +135,7 @@ class DistillationPath:
                 "shrinkage is not available: this solver has no eigenvalues; "
                 "use spectrum(..., solver='eigh')"
             )
-        return self._shrinkage
+        return deliver(self._backend, self._shrinkage)
 
     @property
     def n_features_in(self) -> int:
@@ -198,20 +198,23 @@ class DistillationPath:
         TypeError, ValueError
             Bad X; a step that is not there; a limit that does not exist.
         """
-        duals, constants = self._select(step)
-        model = _Predictor(
-            self._backend,
-            self._X,
-            self.kernel,
-            duals,
-            constants,
-            one_target=self._one_target,
-            one_step=not isinstance(step, str),
-        )
-        if is_dask(X):
-            shape = model.shape(None)
-            return map_dask(X, self.n_features_in, model.alone(), shape, duals.dtype)
-        return model(check_new(self._backend, X, self.n_features_in, duals.dtype, self.kernel))
+        be, kind = self._backend, kind_of(X)
+        with be.on():
+            duals, constants = self._select(step)
+            model = _Predictor(
+                be,
+                self._X,
+                self.kernel,
+                duals,
+                constants,
+                one_target=self._one_target,
+                one_step=not isinstance(step, str),
+            )
+            if is_dask(X):
+                shape = model.shape(None)
+                return map_dask(X, self.n_features_in, model.alone(), shape, duals.dtype)
+            X = check_new(be, X, self.n_features_in, duals.dtype, self.kernel)
+            return deliver(be, model(X), kind)
 
     def dual_coef(self, step: Any = None) -> Any:
         """Dual coefficients of a step: its predictions are κ(x, X) @ dual_coef (+ intercept).
@@ -228,14 +231,14 @@ class DistillationPath:
         duals = self._select(step)[0]
         if self._one_target:
             duals = duals[..., 0]
-        return duals if isinstance(step, str) else duals[0]
+        return deliver(self._backend, duals if isinstance(step, str) else duals[0])
 
     def intercept(self, step: Any = None) -> Any:
         """Constant of a step, () or (p,); for "all" with a leading T. 0 without an intercept."""
         constants = self._select(step)[1]
         if self._one_target:
             constants = constants[..., 0]
-        return constants if isinstance(step, str) else constants[0]
+        return deliver(self._backend, constants if isinstance(step, str) else constants[0])
 
     # ---------------------------------------------------------------- files
     def save(self, path: Any, *, metadata: dict[str, Any] | None = None) -> None:
@@ -499,6 +502,7 @@ def load(path: Any, *, backend: Any = None) -> DistillationPath:
     return DistillationPath.load(path, backend=backend)
 
 
+@on_device
 def distill(
     spectrum: Spectrum,
     lam: float | None,
@@ -618,6 +622,7 @@ def distill(
     )
 
 
+@on_device
 def assemble(
     spectrum: Spectrum,
     lam: float | None,
@@ -691,6 +696,7 @@ def held_out_columns(
         w = spectrum.sample_weight
         F = loo_columns(spectrum, lam, n_steps, lam_steps)
         return spectrum.kept(spectrum.Y), F, None if w is None else spectrum.kept(w)
+    device_of({"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val})
     X_val = spectrum.check_new(X_val, "X_val")
     if X_val.shape[0] == 0:
         raise ValueError("X_val is empty: no row to choose alpha on")
@@ -714,6 +720,7 @@ def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return C, alphas
 
 
+@on_device
 def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarray) -> Any:
     """Dual coefficients and constant of the limit, or why there is none."""
     if lam is None:
@@ -734,6 +741,7 @@ def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarr
     return spectrum.dual(coordinates), spectrum.constant(coordinates)
 
 
+@on_device
 def score_grid(
     spectrum: Spectrum,
     lams: Any,
@@ -803,6 +811,7 @@ def score_grid(
     }
 
 
+@on_device
 def gcv_alphas(
     spectrum: Spectrum, lam: float, n_steps: int, *, clip: bool = False, per_target: bool = False
 ) -> np.ndarray:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
 from selfdistill_fast.alpha import weights_to_alphas
+from selfdistill_fast.backend import device_of
 from selfdistill_fast.distill import (
     DistillationPath,
     assemble,
@@ -57,8 +58,26 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ndarray of shape (m,) or (m, n_targets); for "all" with a leading T
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
-        return self.path_.predict(X, step)
+        return self.path_.predict(self._validated("X", X), step)
+
+    def _validated(self, name: str, X: Any, *y: Any) -> Any:
+        """X, or with y both, checked by scikit-learn, which does not know arrays on a device.
+
+        Those are checked where they are used; only their number of columns is kept here.
+        """
+        on_host = device_of({name: X, "y": y[0] if y else None})[1] is None
+        dtypes = (np.float64, np.float32)
+        if not y:
+            if on_host:
+                return validate_data(self, X, dtype=dtypes, reset=False)
+            _check_n_features(self, X, reset=False)
+            return X
+        if on_host:
+            return validate_data(self, X, *y, dtype=dtypes, multi_output=True, y_numeric=True)
+        if len(X.shape) != 2:
+            raise ValueError(f"X must have 2 dimensions, got shape {tuple(X.shape)}")
+        _check_n_features(self, X, reset=True)
+        return X, *y
 
     def predict_path(self, X: Any) -> Any:
         """Predictions of every step, (T, m) or (T, m, n_targets)."""
@@ -218,9 +237,7 @@ class SelfDistilledKernelRidge(_Distilled):
         """
         lam = float(check_lam(self.lam, batch=False))
         check_n_steps(self.n_steps)
-        X, y = validate_data(
-            self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
-        )
+        X, y = self._validated("X", X, y)
         kernel = kernel_from_name(
             self.kernel,
             X.shape[1],
@@ -248,7 +265,7 @@ class SelfDistilledKernelRidge(_Distilled):
             **options,
         )
         if X_val is not None:
-            X_val = validate_data(self, X_val, dtype=(np.float64, np.float32), reset=False)
+            X_val = self._validated("X_val", X_val)
         path = distill(
             fitted,
             lam,
@@ -265,9 +282,13 @@ class SelfDistilledKernelRidge(_Distilled):
         if lone or path.n_steps > fitted.max_loo_steps:
             self.loo_mse_ = np.full(path.n_steps, np.nan)
             return self
-        errors = mixed_held_out(fitted, lam, path.step_weights) - y
-        mse = np.square(errors.astype(np.float64)).reshape(path.n_steps, len(X), -1).mean(2)
-        self.loo_mse_ = np.average(mse, axis=1, weights=fitted.sample_weight)
+        be = fitted.backend
+        with be.on():
+            held_out = mixed_held_out(fitted, lam, path.step_weights)
+            errors = (held_out - be.asarray(y, "y")).astype("float64")
+            mse = be.to_numpy((errors * errors).reshape(path.n_steps, len(X), -1).mean(2))
+        w = fitted.sample_weight
+        self.loo_mse_ = np.average(mse, axis=1, weights=None if w is None else be.to_numpy(w))
         return self
 
 
@@ -398,9 +419,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         """
         lams = np.atleast_1d(check_lam(self.lams, batch=True))
         max_steps = check_n_steps(self.max_steps, "max_steps")
-        X, y = validate_data(
-            self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=True
-        )
+        X, y = self._validated("X", X, y)
         kernels = self._kernels(X.shape[1])
         if len(lams) == 0 or len(kernels) == 0:
             raise ValueError("lams and gammas must not be empty")
@@ -408,7 +427,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         held_out = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
         on = "leave-one-out" if folds is None else "leave-fold-out"
         if X_val is not None:
-            X_val = validate_data(self, X_val, dtype=(np.float64, np.float32), reset=False)
+            X_val = self._validated("X_val", X_val)
             held_out["X_val"], on = X_val, "validation"
         if isinstance(self.alpha, str) and self.alpha not in ("optimal", "joint"):
             raise ValueError(f"alpha must be numbers, 'optimal' or 'joint', got {self.alpha!r}")

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from selfdistill_fast.alpha import check_alphas
-from selfdistill_fast.backend import get_backend
+from selfdistill_fast.backend import deliver, get_backend
 from selfdistill_fast.spectrum import check_lam, check_limit, check_n_steps
 
 __all__ = ["limit_shrinkage", "shrinkage_path"]
@@ -56,11 +56,12 @@ def shrinkage_path(d: Any, lam: Any, alpha: Any, n_steps: int, *, backend: Any =
     array([[0.5    , 0.75   ],
            [0.375  , 0.65625]])
     """
-    be = get_backend(backend)
+    be = get_backend(backend, {"d": d})
     n_steps = check_n_steps(n_steps)
     lam = check_lam(lam, batch=True)
-    B = be.shrinkage_path(_eigenvalues(be, d), lam.reshape(-1), check_alphas(alpha, n_steps))
-    return B if lam.ndim else B[0]
+    with be.on():
+        B = be.shrinkage_path(_eigenvalues(be, d), lam.reshape(-1), check_alphas(alpha, n_steps))
+        return deliver(be, B if lam.ndim else B[0])
 
 
 def limit_shrinkage(d: Any, lam: float, alpha: float, *, backend: Any = None) -> Any:
@@ -90,12 +91,13 @@ def limit_shrinkage(d: Any, lam: float, alpha: float, *, backend: Any = None) ->
     >>> limit_shrinkage([1.0, 3.0], lam=1.0, alpha=0.5)
     array([0.33333333, 0.6       ])
     """
-    be = get_backend(backend)
-    d = _eigenvalues(be, d)
+    be = get_backend(backend, {"d": d})
     lam = float(check_lam(lam, batch=False))
     alpha = float(check_alphas(alpha, 2)[1])
-    d64 = d.astype("float64")
-    check_limit(d64, lam, alpha)
-    if alpha == 0.0 or math.isinf(lam / abs(alpha)):
-        return be.xp.zeros_like(d)
-    return (alpha * d64 / (alpha * d64 + lam)).astype(d.dtype)
+    with be.on():
+        d = _eigenvalues(be, d)
+        d64 = d.astype("float64")
+        check_limit(d64, lam, alpha)
+        if alpha == 0.0 or math.isinf(lam / abs(alpha)):
+            return deliver(be, be.xp.zeros_like(d))
+        return deliver(be, (alpha * d64 / (alpha * d64 + lam)).astype(d.dtype))

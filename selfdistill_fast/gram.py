@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from selfdistill_fast.backend import get_backend
+import numpy as np
+
+from selfdistill_fast.backend import deliver, get_backend, offload
 from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
 
 __all__ = ["gram", "gram_matmul", "gram_sweep"]
@@ -39,7 +41,9 @@ def gram(
     out : ndarray of shape (n, m), optional
         C-contiguous array of the result's dtype to write to. Reusing it saves the
         operating system's zeroing of fresh pages.
-    backend : {None, "cpu", "reference"} or a backend object, optional
+    backend : {None, "cpu", "gpu", "auto", "reference"} or a backend object, optional
+        None: where the arrays are, a CUDA device or the host. "gpu" takes arrays from the host
+        there and back; "auto" does where that pays.
     n_threads : int, optional
         None: as many as the process may use.
 
@@ -65,14 +69,19 @@ def gram(
     array([[1.    , 0.6065],
            [0.6065, 1.    ]])
     """
-    be = get_backend(backend, n_threads=n_threads)
+    be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
     kernel = as_kernel(kernel)
-    X, Z = _rows(be, X, Z, kernel)
-    shape = _shape(X, Z, kernel)
-    out = _check_out(out, shape, X.dtype)
-    if out is None and not isinstance(kernel, Precomputed):
-        check_memory(be, shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
-    return native_gram(be, X, Z, kernel, out)
+
+    def compute(be: Any) -> Any:
+        A, B = _rows(be, X, Z, kernel)
+        shape = _shape(A, B, kernel)
+        target = _native_out(be, _check_out(out, shape, A.dtype))
+        if target is None and not isinstance(kernel, Precomputed):
+            check_memory(be, shape[0] * shape[1] * A.dtype.itemsize, f"K of shape {shape}")
+        return _delivered(be, native_gram(be, A, B, kernel, target), out)
+
+    n, m, d = _sizes(X, Z, kernel)
+    return offload(be, backend, n * m * (2.0 * d + 40.0), 8.0 * (n * m + (n + m) * d), compute)
 
 
 def gram_matmul(
@@ -117,18 +126,26 @@ def gram_matmul(
     >>> bool(np.allclose(gram_matmul(X, None, w, RBF(0.1)), gram(X, kernel=RBF(0.1)) @ w))
     True
     """
-    be = get_backend(backend, n_threads=n_threads)
+    arrays = {"X": X, "Z": Z, "W": W, "out": out}
+    be = get_backend(backend, arrays, n_threads=n_threads)
     kernel = as_kernel(kernel)
-    X, Z = _rows(be, X, Z, kernel)
-    n, m = _shape(X, Z, kernel)
-    W = be.asarray(W, "W", ndim=(1, 2), dtype=X.dtype)
-    if W.shape[0] != m:
-        raise ValueError(f"W has {W.shape[0]} rows, but K(X, Z) has {m} columns")
-    out = _check_out(out, (n, *W.shape[1:]), X.dtype)
-    p = W.shape[1] if W.ndim == 2 else 1
-    out2 = None if out is None else out.reshape(n, p)
-    result = native_matmul(be, X, Z, W.reshape(m, p), kernel, out2)
-    return result.reshape(n, *W.shape[1:]) if out is None else out
+
+    def compute(be: Any) -> Any:
+        A, B = _rows(be, X, Z, kernel)
+        n, m = _shape(A, B, kernel)
+        V = be.asarray(W, "W", ndim=(1, 2), dtype=A.dtype)
+        if V.shape[0] != m:
+            raise ValueError(f"W has {V.shape[0]} rows, but K(X, Z) has {m} columns")
+        target = _native_out(be, _check_out(out, (n, *V.shape[1:]), A.dtype))
+        p = V.shape[1] if V.ndim == 2 else 1
+        target = None if target is None else target.reshape(n, p)
+        result = native_matmul(be, A, B, V.reshape(m, p), kernel, target)
+        return _delivered(be, result.reshape(n, *V.shape[1:]), out)
+
+    n, m, d = _sizes(X, Z, kernel)
+    p = W.shape[1] if getattr(W, "ndim", 1) == 2 else 1
+    flops, nbytes = n * m * (2.0 * d + 2.0 * p + 40.0), 8.0 * ((n + m) * (d + p))
+    return offload(be, backend, flops, nbytes, compute)
 
 
 def gram_sweep(
@@ -173,7 +190,7 @@ def gram_sweep(
     >>> [round(float(K[0, 1]), 4) for K in gram_sweep(X, None, [RBF(0.5), RBF(1.0)])]
     [0.6065, 0.3679]
     """
-    be = get_backend(backend, n_threads=n_threads)
+    be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
     checked = [as_kernel(kernel) for kernel in kernels]
     pairs = {kernel.pair for kernel in checked}
     if len(pairs) > 1 or "" in pairs:
@@ -186,9 +203,34 @@ def gram_sweep(
     X, Z = _rows(be, X, Z, checked[0])
     shape = _shape(X, Z, checked[0])
     out = _check_out(out, shape, X.dtype)
-    if out is None:
+    target = _native_out(be, out)
+    if target is None:
         check_memory(be, 2 * shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
-    return be.gram_sweep(X, Z, checked, out=out)
+    if out is None and be.caller == "numpy" and be.xp is not np:
+        out = np.empty(shape, dtype=X.dtype)  # one buffer on the host, too
+    return (_delivered(be, K, out) for K in be.gram_sweep(X, Z, checked, out=target))
+
+
+def _sizes(X: Any, Z: Any, kernel: Kernel) -> tuple[int, int, int]:
+    """Rows of X and Z and their columns, for an estimate; 0 where there is nothing to gain."""
+    x, z = (a.shape if hasattr(a, "shape") else np.shape(a) for a in (X, X if Z is None else Z))
+    return (x[0], z[0], x[1]) if kernel.pair and len(x) == len(z) == 2 else (0, 0, 0)
+
+
+def _native_out(be: Any, out: Any) -> Any:
+    """Where the backend is to write for the caller's ``out``: itself, where it can."""
+    if out is None or isinstance(out, be.xp.ndarray):
+        return out
+    return be.xp.empty(out.shape, dtype=out.dtype)
+
+
+def _delivered(be: Any, native: Any, out: Any) -> Any:
+    """The result in ``out``, or of the caller's kind."""
+    if out is None:
+        return deliver(be, native)
+    if not isinstance(out, be.xp.ndarray):
+        out[...] = deliver(be, native)
+    return out
 
 
 def native_gram(be: Any, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
@@ -200,7 +242,8 @@ def native_gram(be: Any, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any
         return out
     if isinstance(kernel, Custom):
         other = X if Z is None else Z
-        K = be.asarray(kernel.function(X, other), "the kernel function's result", dtype=X.dtype)
+        K = kernel.function(deliver(be, X), deliver(be, other))
+        K = be.asarray(K, "the kernel function's result", dtype=X.dtype)
         if K.shape != (X.shape[0], other.shape[0]):
             raise ValueError(
                 f"the kernel function returned shape {K.shape} for {X.shape[0]} and "
@@ -272,6 +315,7 @@ def _shape(X: Any, Z: Any, kernel: Kernel) -> tuple[int, int]:
 def _check_out(out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     if out is not None and (
         getattr(out, "shape", None) != shape
+        or not hasattr(out, "flags")
         or out.dtype != dtype
         or not out.flags.c_contiguous
         or not getattr(out.flags, "writeable", True)

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.alpha import check_alphas, step_weights
+from selfdistill_fast.backend import deliver
 from selfdistill_fast.gram import check_memory
 from selfdistill_fast.spectrum import Spectrum, check_lam, check_lam_steps, check_n_steps, mix
 
@@ -163,8 +164,10 @@ def fold_columns(
     xp = spectrum.backend.xp
     if lam_steps is None and np.ndim(lam) == 1:
         return xp.stack([fold_columns(spectrum, one, n_steps, folds) for one in lam])
-    is_kept = xp.ones(spectrum.n, bool) if spectrum.rows is None else spectrum.sample_weight > 0
-    position = xp.cumsum(is_kept) - 1  # of a training row among the kept ones
+    is_kept = np.ones(spectrum.n, bool)  # folds are made of host indices
+    if spectrum.rows is not None:
+        is_kept = spectrum.backend.to_numpy(spectrum.sample_weight) > 0
+    position = np.cumsum(is_kept) - 1  # of a training row among the kept ones
     spectrum.check_leave_one_out()
     spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
@@ -188,8 +191,9 @@ def fold_columns(
         return [filters[j - s] if lam_steps is None else filters[j, s] for s in steps]
 
     for indices in folds:
-        dropped = indices[~is_kept[indices]]
-        rows = position[indices[is_kept[indices]]]
+        dropped = xp.asarray(indices[~is_kept[indices]])
+        kept = xp.asarray(indices[is_kept[indices]])
+        rows = xp.asarray(position[indices[is_kept[indices]]])
         if spectrum.fit_intercept and len(rows) == len(y):
             raise ValueError(
                 "a fold holds every row of positive weight: with an intercept nothing is left "
@@ -228,7 +232,7 @@ def fold_columns(
                 (a if lam_steps is None else a[start:, start])[:, rows] * root[rows] for a in (E, F)
             )
             G, handles = _held_out(E_S, F_S, solve, push, couple, spread, start)
-            chains[start][:, indices[is_kept[indices]]] = G / root[rows]
+            chains[start][:, kept] = G / root[rows]
             for i in range(len(G) if len(dropped) else 0):
                 # the model without the fold: that of all rows with targets t_S + δ
                 j = start + i
@@ -350,7 +354,9 @@ def leave_one_out(
     (3, 20)
     """
     lam, C, lam_steps = _check(spectrum, lam, alpha, n_steps, lam_steps)
-    return mixed_held_out(spectrum, lam, C, lam_steps=lam_steps)
+    with spectrum.backend.on():
+        held_out = mixed_held_out(spectrum, lam, C, lam_steps=lam_steps)
+        return deliver(spectrum.backend, held_out)
 
 
 def leave_fold_out(
@@ -389,9 +395,10 @@ def leave_fold_out(
     (3, 20)
     """
     lam, C, lam_steps = _check(spectrum, lam, alpha, n_steps, lam_steps)
-    return mixed_held_out(
-        spectrum, lam, C, folds=check_folds(folds, spectrum.n), lam_steps=lam_steps
-    )
+    folds = check_folds(folds, spectrum.n)
+    with spectrum.backend.on():
+        held_out = mixed_held_out(spectrum, lam, C, folds=folds, lam_steps=lam_steps)
+        return deliver(spectrum.backend, held_out)
 
 
 def _check(

@@ -3,7 +3,8 @@
 Figures 2, 3 and 4 of the paper are :func:`figure_solutions`, :func:`figure_shrinkage` and
 :func:`figure_ratios` of the three cases α = 0, α = 0.25 and step-wise α*. Each has a panel
 per path; the single panels are ``plot_solutions``, ``plot_shrinkage`` and ``plot_ratios``.
-:func:`figure_errors` draws error against step, :func:`figure_sweep` a grid of λ and steps.
+:func:`figure_errors` draws error against step, :func:`figure_sweep` a grid of λ and steps,
+:func:`figure_training` (Figure 5) the accuracies of chains of networks.
 
 Matplotlib (the ``cli`` extra) is imported inside the functions, through its object-oriented
 interface only: no window, no global state, safe without a display. The functions return the
@@ -30,6 +31,7 @@ __all__ = [
     "figure_shrinkage",
     "figure_solutions",
     "figure_sweep",
+    "figure_training",
     "plot_cv",
     "plot_ratios",
     "plot_shrinkage",
@@ -473,6 +475,71 @@ def figure_constrained(chain: Any, fixed: Mapping[str, Sequence[float]]) -> Any:
     return figure
 
 
+def figure_training(
+    chains: Mapping[str, Mapping[str, Any]], *, optimal: str = "α̂", title: str = ""
+) -> Any:
+    """Figure 5: training and validation accuracy over the steps, one line for each α.
+
+    Lines are means over the seeds, shades reach from their minimum to their maximum. Fixed
+    α's have ordered colours, the estimated one stands out.
+
+    Parameters
+    ----------
+    chains : mapping of label to mapping
+        ``"train"`` and ``"val"``: (seeds, T) accuracies in [0, 1], NaN where a step is missing.
+        The mapping is in the order of α.
+    optimal : str
+        Label of the chain whose α is estimated.
+    title : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        There is no chain.
+    """
+    if not chains:
+        raise ValueError("no chains to draw: give at least one label and its accuracies")
+    figure = _figure(2 * WIDTH + 0.6, HEIGHT + 0.6)
+    axes = list(figure.subplots(1, 2))
+    fixed = [label for label in chains if label != optimal]
+    colours = dict(zip(fixed, _colours(len(fixed)), strict=True))
+    seeds = max(len(np.atleast_2d(chain["val"])) for chain in chains.values())
+    for ax, key, name in zip(axes, ("train", "val"), ("training", "validation"), strict=True):
+        for label, chain in chains.items():
+            table = np.ma.masked_invalid(100 * np.atleast_2d(np.asarray(chain[key], dtype=float)))
+            steps = np.arange(1, table.shape[1] + 1)
+            chosen = label == optimal
+            style: dict[str, Any] = {"color": colours.get(label, VERMILION), "label": label}
+            style |= (
+                {"lw": 2.4, "ms": 6, "marker": "D"}
+                if chosen
+                else {"lw": 1.4, "ms": 4, "marker": "o"}
+            )
+            if len(table) > 1:
+                ax.fill_between(
+                    steps,
+                    table.min(axis=0),
+                    table.max(axis=0),
+                    color=style["color"],
+                    alpha=0.2 if chosen else 0.12,
+                    lw=0,
+                )
+            ax.plot(steps, table.mean(axis=0), zorder=3 if chosen else 2, **style)
+        ax.set_title(f"{name} accuracy in %", fontsize=11)
+        ax.set_xlabel("step τ")
+        _integers(ax)
+    if seeds > 1:
+        axes[0].set_ylabel(f"mean and range over {seeds} seeds")
+    if title:
+        figure.suptitle(title, fontsize=11)
+    _legend(figure, axes, ncols=6)
+    return figure
+
+
 def save_figure(figure: Any, path: str | Path, *, dpi: int = 160) -> Path:
     """Write a figure as PNG, SVG or PDF by suffix; the same figure gives the same bytes.
 
@@ -545,7 +612,7 @@ def _panels(cases: Mapping[str, Any], *, share: bool) -> tuple[Any, list[Any]]:
     return figure, axes
 
 
-def _legend(figure: Any, axes: Sequence[Any]) -> None:
+def _legend(figure: Any, axes: Sequence[Any], ncols: int = 9) -> None:
     """One legend below all panels, from whatever any of them shows."""
     entries: dict[str, Any] = {}
     for ax in axes:
@@ -555,7 +622,7 @@ def _legend(figure: Any, axes: Sequence[Any]) -> None:
         entries.values(),
         entries.keys(),
         loc="outside lower center",
-        ncols=min(len(entries), 9),
+        ncols=min(len(entries), ncols),
         frameon=False,
         fontsize=9.5,
         handlelength=1.6,

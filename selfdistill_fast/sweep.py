@@ -13,8 +13,10 @@ import hashlib
 import json
 import math
 import numbers
+import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
@@ -31,7 +33,7 @@ from selfdistill_fast.alpha import (
     step_weights,
     weights_to_alphas,
 )
-from selfdistill_fast.backend import get_backend
+from selfdistill_fast.backend import Gpu, device_of, devices, get_backend
 from selfdistill_fast.distill import held_out_columns
 from selfdistill_fast.kernels import Custom, Kernel, Precomputed, as_kernel, kernel_from_dict
 from selfdistill_fast.spectrum import (
@@ -325,7 +327,9 @@ def sweep(
     (RBF(gamma=10.0), 0.01)
     """
     _need("xarray", *(["zarr"] if store is not None else []), *(["tqdm"] if progress else []))
-    be = get_backend(backend)
+    arrays = {"X": X, "y": y, "sample_weight": sample_weight}
+    arrays |= {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+    be = get_backend(backend, arrays)
     kernels = _check_kernels(kernels, store)
     data = _check_data(be, kernels, X, y, sample_weight, X_val, y_val, sample_weight_val)
     check_solver(solver, solver_options or {})
@@ -378,6 +382,9 @@ def sweep(
         pending = [i for i, group in enumerate(groups) if group is None]
         bar = stack.enter_context(_bar(len(kernels), len(kernels) - len(pending), progress))
         run: Any = _here if client is None else _on_cluster(client)
+        on_host = device_of(arrays)[1] is None
+        if client is None and backend == "gpu" and on_host and len(devices()) > 1:
+            run = _on_devices(be, devices())
         try:
             # closed before the store is, whatever happens: no task is left on a cluster
             results = stack.enter_context(closing(run(job, data, [kernels[i] for i in pending])))
@@ -601,6 +608,41 @@ def _here(
         except Exception as error:
             outcome = error
         yield position, outcome
+
+
+def _on_devices(be: Any, numbers: list[int]) -> Any:
+    """As :func:`_here`, a kernel at a time on each of several GPUs, in any order."""
+
+    def run(
+        job: _Job, data: dict[str, Any], kernels: list[Kernel]
+    ) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+        host = {name: None if a is None else be.to_numpy(a) for name, a in data.items()}
+        free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in numbers:
+            free.put(number)
+
+        def score(kernel: Kernel) -> dict[str, Any]:
+            number = free.get()
+            try:
+                gpu = Gpu(device=number)
+                with gpu.on():
+                    return _score(replace(job, backend=gpu), host, kernel)
+            finally:
+                free.put(number)
+
+        with ThreadPoolExecutor(len(numbers), thread_name_prefix="selfdistill_fast") as pool:
+            futures = {pool.submit(score, kernel): i for i, kernel in enumerate(kernels)}
+            try:
+                for future in as_completed(futures):
+                    error = future.exception()
+                    if error is not None and not isinstance(error, Exception):
+                        raise error
+                    yield futures[future], error or future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+
+    return run
 
 
 #: a worker process factorises one kernel at a time, with all of its threads

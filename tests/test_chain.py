@@ -11,7 +11,7 @@ import tolerance
 from cases import ALPHAS, KERNELS, SIZES, kernel_id
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerance import assert_close
+from tolerance import assert_close, host
 
 from selfdistill_fast import RBF, Linear, Matern, Polynomial, distill, spectrum
 
@@ -390,21 +390,21 @@ def test_spectrum_describes_the_weighted_centred_kernel_matrix(backend, intercep
         # W^½ (I − 1wᵀ/Σw) K (I − w1ᵀ/Σw) W^½
         M = H @ M @ H
     eigenvalues = np.sort(np.linalg.eigvalsh(M))
-    d = np.asarray(s.d)
+    d = host(s.d)
     assert (d >= 0).all()
     assert (np.diff(d) >= 0).all()
     assert_close(d, eigenvalues[-len(d) :], 1e-12)
-    assert np.asarray(s.z).shape == (len(d), Y.shape[1])
+    assert host(s.z).shape == (len(d), Y.shape[1])
     centre = np.average(Y, axis=0, weights=weight) if intercept else np.zeros(Y.shape[1])
     lams = np.array([0.01, 0.5])
-    pure = np.asarray(s.pure_steps(lams, 4))
+    pure = host(s.pure_steps(lams, 4))
     assert pure.shape == (2, 4, len(d), Y.shape[1])
-    project = np.asarray(s.project(X_new))
+    project = host(s.project(X_new))
     assert project.shape == (len(X_new), len(d))
     for lam, coordinates in zip(lams, pure, strict=True):
         expected = oracle.predict(oracle.pure_chain(K, Y, lam, 4, weight, intercept), K_new)
         assert_close(centre + project @ coordinates, expected, 1e-10)
-        assert_close(np.asarray(s.pure_steps(lam, 4)), coordinates, 1e-14)
+        assert_close(host(s.pure_steps(lam, 4)), coordinates, 1e-14)
 
 
 @pytest.mark.parametrize("intercept", [False, True])
@@ -417,14 +417,14 @@ def test_diag_powers_are_diagonals_of_the_smoother_matrix(backend, intercept, rn
     K = oracle.kernel_matrix(RBF(0.5), X)
     s = spectrum(X, Y, RBF(0.5), sample_weight=weight, fit_intercept=intercept, backend=backend)
     lams = np.array([0.02, 3.0])
-    actual = np.asarray(s.diag_powers(lams, 4))
+    actual = host(s.diag_powers(lams, 4))
     assert actual.shape == (2, 4, 10)
     for lam, powers in zip(lams, actual, strict=True):
         dual, b = oracle.ridge(K, np.eye(11)[:, keep], lam, weight, intercept)
         A = (K @ dual + b)[keep]  # one fit per unit target
         expected = [np.diag(np.linalg.matrix_power(A, j)) for j in range(1, 5)]
         assert_close(powers, np.array(expected), 1e-11)
-        assert_close(np.asarray(s.diag_powers(lam, 4)), powers, 1e-13)
+        assert_close(host(s.diag_powers(lam, 4)), powers, 1e-13)
 
 
 def test_every_lam_is_a_filter_on_one_spectrum(backend, rng):
@@ -449,7 +449,7 @@ def test_shrinkage_weights_and_alphas_of_a_path(backend, rng):
     # the α's of a path are accepted where α's are asked for
     again = distill(s, 0.1, path.alphas, T)
     np.testing.assert_array_equal(again.predict(X, step="all"), path.predict(X, step="all"))
-    d = np.asarray(s.d)
+    d = host(s.d)
     a = d / (d + 0.1)
     B, expected = np.ones_like(a), []
     for t in range(T):

@@ -358,8 +358,11 @@ def test_eigh(dtype, n, rng):
 @pytest.mark.parametrize("cls", [c for c in BACKENDS.values() if c is not Reference])
 def test_backends_have_the_signatures_of_the_reference(cls):
     for name, verb in inspect.getmembers(Reference, inspect.isfunction):
-        if not name.startswith("_") or name == "__init__":
+        if not name.startswith("_"):
             assert inspect.signature(getattr(cls, name)) == inspect.signature(verb), name
+    ours, theirs = (inspect.signature(c.__init__).parameters for c in (cls, Reference))
+    assert list(ours.values())[: len(theirs)] == list(theirs.values())
+    assert all(p.default is None for p in list(ours.values())[len(theirs) :])  # Gpu's device
     own = {name for name in vars(cls) if not name.startswith("_")} - {"name", "xp"}
     assert own <= set(vars(Reference)), "a backend has a verb that the reference lacks"
 

@@ -20,9 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
         ("plot_classification_one_hot", "{}/digits.png", ["digits.png"]),
         ("plot_constrained", "{}/constrained.png", ["constrained.png"]),
         ("plot_leave_one_out", "{}/leave_one_out.png", ["leave_one_out.png"]),
+        ("plot_wide_network", "{}/wide_network.png", ["wide_network.png"]),
     ],
 )
 def test_example(name, output, written, tmp_path):
+    if name == "plot_wide_network":
+        pytest.importorskip("torch", reason="needs the extra torch")
     script = ROOT / "examples" / f"{name}.py"
     result = subprocess.run(
         [sys.executable, str(script), output.format(tmp_path)],
@@ -57,6 +60,7 @@ def test_every_example_is_tested():
         "plot_classification_one_hot",
         "plot_constrained",
         "plot_leave_one_out",
+        "plot_wide_network",
     }
 
 

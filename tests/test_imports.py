@@ -25,8 +25,8 @@ FILES = {
 LAYERS = {
     "kernels": set(),
     "alpha": set(),
-    "backend": {"kernels"},
-    "gram": {"kernels", "backend"},
+    "backend": {"kernels", "alpha"},  # warn_caller
+    "gram": {"kernels", "backend", "alpha"},
     "spectrum": {"kernels", "backend", "gram", "alpha"},
     "filters": {"kernels", "backend", "gram", "spectrum", "alpha"},
     "loo": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
@@ -34,6 +34,7 @@ LAYERS = {
     "distill": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha"},
     "plotting": {"kernels", "backend", "gram", "spectrum", "filters", "diagnostics", "alpha"},
 }
+LAYERS["trainer"] = {"alpha"}
 LAYERS["constrained"] = LAYERS["distill"] | {"distill"}
 LAYERS["store"] = {"alpha"}  # its warnings
 LAYERS["sweep"] = LAYERS["distill"] | {"distill", "store", "plotting"}  # .plot() draws
@@ -111,6 +112,15 @@ def test_solvers_speak_to_the_backend(name):
 
 def test_alpha_is_a_leaf():
     assert imports("alpha") == set()
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if room(name) != "trainer"])
+def test_torch_lives_in_the_trainer(name):
+    """The only torch imports; elsewhere its arrays are known by what they can do."""
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(module.split(".")[0] == "torch" for module in modules)
 
 
 def test_backends_have_the_same_signatures():

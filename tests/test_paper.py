@@ -11,7 +11,7 @@ import math
 import numpy as np
 import oracle
 import pytest
-from tolerance import assert_close
+from tolerance import assert_close, host
 
 from selfdistill_fast import RBF, distill, limit_shrinkage, shrinkage_path, spectrum
 from selfdistill_fast.diagnostics import shrinkage_ratios
@@ -78,7 +78,7 @@ def _students():
 
 
 def test_figure_3_diagonals_fall_to_zero_or_to_a_positive_limit(fitted):
-    d = np.asarray(fitted.d)
+    d = host(fitted.d)
     for alpha in (0.0, 0.25):
         B = shrinkage_path(d, LAM, alpha, 6)
         assert (np.diff(B, axis=0) < 0).all()
@@ -89,6 +89,6 @@ def test_figure_3_diagonals_fall_to_zero_or_to_a_positive_limit(fitted):
 
 
 def test_figure_4_ratios_grow_without_ground_truth_and_not_always_with_it(fitted):
-    d = np.asarray(fitted.d)
+    d = host(fitted.d)
     assert (np.diff(shrinkage_ratios(d, LAM, 0.0, 6), axis=0) > 0).all()
     assert not (np.diff(shrinkage_ratios(d, LAM, 0.25, 6), axis=0) > 0).all()

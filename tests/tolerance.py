@@ -60,9 +60,14 @@ def gram(kernel, X, Z, dtype=np.float64):
     return 8 * eps(dtype) * (slope * (xx + zz) + size)
 
 
+def host(a):
+    """An array as NumPy, wherever it lies."""
+    return a.get() if hasattr(a, "get") and hasattr(a, "dtype") else np.asarray(a)
+
+
 def assert_close(actual, expected, rtol, scale=None, what="values"):
     """max |actual - expected| <= rtol · scale; ``scale`` defaults to max |expected|."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
+    actual, expected = host(actual), host(expected)
     assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, not {expected.shape}"
     if expected.size == 0:
         return

@@ -8,7 +8,9 @@ A backend holds no data. Arrays that it takes are *native*: made by :meth:`asarr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from selfdistill_fast.backend import host
 from selfdistill_fast.kernels import Kernel
 
-__all__ = ["Half", "Reference"]
+__all__ = ["Half", "Reference", "cuda_device"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +57,30 @@ class Reference:
     xp: Any = np
     #: what a matrix that is not positive (semi-)definite raises, on every backend
     LinAlgError = np.linalg.LinAlgError
+    #: kind of the arrays that the caller has and gets: "numpy", "cupy", "torch", …
+    caller = "numpy"
 
     def __init__(self, n_threads: int | None = None) -> None:
         self.n_threads = n_threads
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n_threads={self.n_threads})"
+
+    def on(self) -> Any:
+        """Context in which solver code runs: where the arrays live is the current device."""
+        return contextlib.nullcontext()
+
+    def with_threads(self, n_threads: int) -> Reference:
+        """The same backend with another number of threads."""
+        return type(self)(n_threads)
+
+    def for_caller(self, kind: str) -> Reference:
+        """This backend, or a copy, for a caller with arrays of another kind."""
+        if kind == self.caller:
+            return self
+        bound = copy.copy(self)
+        bound.caller = kind
+        return bound
 
     # ---------------------------------------------------------------- arrays
     def asarray(
@@ -96,6 +116,11 @@ class Reference:
         ValueError
             Wrong number of dimensions; NaN or infinity.
         """
+        if cuda_device(a) is not None:
+            raise TypeError(
+                f"{name} is on GPU {cuda_device(a)}, but backend={self.name!r} computes on the "
+                f"host: copy {name} there, or leave backend out"
+            )
         if hasattr(a, "toarray") and hasattr(a, "nnz"):
             raise TypeError(
                 f"{name} is sparse; this library works on dense arrays: pass {name}.toarray()"
@@ -115,14 +140,7 @@ class Reference:
             raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
         if dtype is None:
             dtype = np.float32 if array.dtype.kind == "f" and array.itemsize <= 4 else np.float64
-        if ndim is not None:
-            allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
-            if array.ndim not in allowed:
-                raise ValueError(
-                    f"{name} must have {' or '.join(map(str, allowed))} dimension(s), "
-                    f"got shape {array.shape}"
-                    + ("; reshape a single feature to (n, 1)" if allowed == (2,) else "")
-                )
+        self._check_ndim(array, name, ndim)
         with np.errstate(over="ignore"):  # what overflows float32 is refused as infinity below
             array = np.asarray(array, dtype=dtype, order="C")
         if finite and not np.isfinite(array).all():
@@ -133,6 +151,18 @@ class Reference:
             )
         return array
 
+    @staticmethod
+    def _check_ndim(array: Any, name: str, ndim: int | Sequence[int] | None) -> None:
+        if ndim is None:
+            return
+        allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
+        if array.ndim not in allowed:
+            raise ValueError(
+                f"{name} must have {' or '.join(map(str, allowed))} dimension(s), "
+                f"got shape {array.shape}"
+                + ("; reshape a single feature to (n, 1)" if allowed == (2,) else "")
+            )
+
     def to_numpy(self, a: Any) -> np.ndarray:
         """A native array as NumPy."""
         return np.asarray(a)
@@ -140,6 +170,26 @@ class Reference:
     def available_memory(self) -> int:
         """Bytes that can still be allocated where this backend's arrays live."""
         return host.available_memory()
+
+    def rates(self, dtype: Any) -> dict[str, float] | None:
+        """Seconds per unit of work, for plan; None: they are to be measured with the verbs."""
+        return None
+
+    def transfer_seconds(self, nbytes: float) -> float:
+        """Time to move bytes from the host to where the arrays live, or back."""
+        return 0.0
+
+    def free_memory(self) -> None:
+        """Give back what is kept for reuse, so that others may have it."""
+
+    def stream(self, blocks: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        """Native arrays of each tuple of NumPy arrays in turn; None stays None.
+
+        A device gets the next block while it computes with the one before: results must not keep
+        a block, and what comes from it is to be used before the one after the next is asked for.
+        """
+        for arrays in blocks:
+            yield tuple(None if a is None else self.xp.asarray(a) for a in arrays)
 
     # --------------------------------------------------------------- kernels
     def gram(self, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
@@ -432,3 +482,14 @@ class Reference:
             C[:, t] = M
             M = M * d64 / (d64 + lam[:, None])
         return C
+
+
+def cuda_device(a: Any) -> int | None:
+    """Number of the CUDA device that ``a`` lies on, by DLPack's protocol; None: on the host."""
+    if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack_device__"):
+        return None
+    try:
+        kind, number = a.__dlpack_device__()
+    except Exception:  # some arrays refuse for what DLPack has no type for
+        return None
+    return int(number) if int(kind) in (2, 13) else None  # kDLCUDA, kDLCUDAManaged

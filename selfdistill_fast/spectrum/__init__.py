@@ -17,6 +17,7 @@ A spectral solver also has eigenvalues ``d`` (k,) and rotated targets ``z`` = Vá
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from dataclasses import replace
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.backend import get_backend
+from selfdistill_fast.backend import get_backend, with_fallback
 from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
@@ -43,7 +44,7 @@ from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge, ch
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.krylov import KrylovSpectrum, ShortOfTolerance
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
-from selfdistill_fast.spectrum.planning import Plan, choose, memory_budget, plan
+from selfdistill_fast.spectrum.planning import Plan, choose, memory_budget, plan, where_it_pays
 from selfdistill_fast.spectrum.rows import as_rows, in_memory, is_dask, map_dask
 from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
 
@@ -137,7 +138,9 @@ def spectrum(
         An unpenalised constant, refitted in every step.
     random_state : optional
         Seed or generator of "nystrom"; the exact solvers use no random numbers.
-    backend : {None, "cpu", "reference"} or a backend object, optional
+    backend : {None, "cpu", "gpu", "auto", "reference"} or a backend object, optional
+        None: where the arrays are, a CUDA device or the host. "gpu" takes arrays from the host
+        there; "auto" does where that pays. The spectrum's own arrays stay where they are computed.
     max_memory : int, optional
         Bytes that the factorisation may take; default 80 % of what is available.
     leave_one_out : bool, optional
@@ -179,8 +182,71 @@ def spectrum(
         check_leave_one_out(solver)
     if lam is not None:
         lam = check_lam(lam, batch=True)
-    be = get_backend(backend)
-    kernel = as_kernel(kernel)
+    be = get_backend(backend, {"X": X, "Y": Y, "sample_weight": sample_weight})
+    problem = functools.partial(
+        _spectrum,
+        X=X,
+        Y=Y,
+        kernel=as_kernel(kernel),
+        solver=solver,
+        lam=lam,
+        sample_weight=sample_weight,
+        fit_intercept=bool(fit_intercept),
+        random_state=random_state,
+        max_memory=max_memory,
+        leave_one_out=leave_one_out,
+        options=options,
+        chosen=chosen,
+    )
+    if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
+        gpu = _gpu_that_pays(be, X, Y, solver, as_kernel(kernel), lam, leave_one_out, max_memory)
+        if gpu is not None:
+            return with_fallback(gpu, problem, be.n_threads)
+    with be.on():
+        return problem(be)
+
+
+def _gpu_that_pays(
+    be: Any, X: Any, Y: Any, solver: str, kernel: Kernel, lam: Any, held_out: Any, budget: Any
+) -> Any:
+    """A GPU for a problem on the host, or None."""
+    if not isinstance(X, np.ndarray) or X.ndim != 2 or 0 in X.shape:
+        return None  # what is streamed stays on the host; what is wrong is refused there
+    (n, d), p = X.shape, (1 if len(np.shape(Y)) < 2 else np.shape(Y)[1])
+    dtype = np.dtype("f4" if getattr(X, "dtype", None) in (np.float32, np.float16) else "f8")
+    gpu, reason = where_it_pays(
+        be,
+        n,
+        d,
+        p,
+        dtype,
+        kernel,
+        solver=solver,
+        lam=lam,
+        leave_one_out=held_out,
+        max_memory=budget,
+    )
+    _logger.info("backend='auto': %s", reason)
+    return gpu
+
+
+def _spectrum(
+    be: Any,
+    *,
+    X: Any,
+    Y: Any,
+    kernel: Kernel,
+    solver: str,
+    lam: Any,
+    sample_weight: Any,
+    fit_intercept: bool,
+    random_state: Any,
+    max_memory: Any,
+    leave_one_out: bool | None,
+    options: dict[str, Any],
+    chosen: Plan | None,
+) -> Spectrum:
+    """:func:`spectrum` on one backend."""
     if solver == "nystrom":
         if isinstance(kernel, Precomputed):
             raise ValueError("solver='nystrom' computes Îº(x, landmarks): it needs rows, not K")
@@ -195,7 +261,7 @@ def spectrum(
     y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
     w = check_sample_weight(be, sample_weight, n)
     memory = None if max_memory is None else memory_budget(be, max_memory)
-    training = (be, X, y, kernel, w, bool(fit_intercept), memory)
+    training = (be, X, y, kernel, w, fit_intercept, memory)
     if solver == "auto":
         chosen = chosen or choose(
             be,

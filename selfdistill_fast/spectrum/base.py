@@ -362,6 +362,11 @@ def refuse_leave_one_out(solver: str) -> None:
     )
 
 
+def largest(a: Any) -> float:
+    """The largest entry, 0 where there is none."""
+    return float(a.max()) if a.size else 0.0
+
+
 def kernel_diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
     """κ(x, x) of every row, float64."""
     if kernel.pair:

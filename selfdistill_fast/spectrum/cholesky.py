@@ -23,6 +23,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from numpy.linalg import LinAlgError
+
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import Fold, Spectrum, check_lam, check_n_steps
@@ -101,8 +103,8 @@ class CholeskySpectrum(Spectrum):
         K[xp.arange(self.k), xp.arange(self.k)] += xp.asarray(lam, K.dtype)
         try:
             self._factor = be.cholesky(K)
-        except xp.linalg.LinAlgError:
-            raise xp.linalg.LinAlgError(
+        except LinAlgError:
+            raise LinAlgError(
                 f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
                 "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "
                 "which names the eigenvalue"

@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from numpy.linalg import LinAlgError
+
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Fold,
@@ -153,10 +155,11 @@ class EighSpectrum(Spectrum):
         ndarray of shape (T, k), or (L, T, k) for a batch: λ a^(τ−1)/(d + λ); for a schedule
         (T, T, k) with [j, s] = λ_j/(d + λ_j) Π_(s <= t < j) d/(d + λ_t), zero for s > j
         """
+        xp = self.backend.xp
         if lam_steps is not None:
-            return self._windows(lam_steps) * lam_steps.astype(self.dtype)[:, None, None]
+            return self._windows(lam_steps) * xp.asarray(lam_steps, self.dtype)[:, None, None]
         lam = check_lam(lam, batch=True)
-        return self.pure_filters(lam, n_steps) * lam.astype(self.dtype)[..., None, None]
+        return self.pure_filters(lam, n_steps) * xp.asarray(lam, self.dtype)[..., None, None]
 
     def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters of A^τ, or of A_j … A_s under a ridge for each step.
@@ -298,7 +301,7 @@ def _clamped(d: Any, n: int, kernel: Kernel, xp: Any, scale: float = 0.0) -> Any
         return d
     lowest, largest = float(d[0]), max(float(abs(d).max()), scale)
     if not kernel.definite and lowest < -10.0 * n * float(xp.finfo(d.dtype).eps) * largest:
-        raise xp.linalg.LinAlgError(
+        raise LinAlgError(
             f"K is not positive semi-definite: its smallest eigenvalue is {lowest:g} (the largest "
             f"is {largest:g}), far below round-off; use a positive semi-definite kernel, or add "
             f"at least {-lowest:g} to the diagonal of K"
@@ -311,7 +314,7 @@ def _without(d: Any, V: Any, q: Any, xp: Any) -> tuple[Any, Any]:
     qt = q.astype(V.dtype)
     along = qt @ V
     if len(d) > 1 and int(abs(along).argmax()) != 0:  # only an indefinite K has anything below q
-        raise xp.linalg.LinAlgError(
+        raise LinAlgError(
             f"K is not positive semi-definite: centred, it has the eigenvalue {float(d[0]):g}"
         )
     d, V, along = d[1:], V[:, 1:], along[1:]

@@ -45,6 +45,7 @@ from selfdistill_fast.spectrum.base import (
     check_lam,
     check_n_steps,
     kernel_diagonal,
+    largest,
     refuse_leave_one_out,
 )
 from selfdistill_fast.spectrum.eigh import EighSpectrum, _clamped
@@ -211,9 +212,9 @@ class KrylovSpectrum(EighSpectrum):
 
     def _measure(self, diagonal: Any) -> None:
         """Scales of K_w from the diagonal of K: its largest entry, and the trace."""
-        self._largest_diagonal = float(diagonal.max(initial=0.0))
+        self._largest_diagonal = largest(diagonal)
         weighted = diagonal if self._root64 is None else diagonal * self._root64[:, 0] ** 2
-        self._trace, self._scale_of_K = float(weighted.sum()), float(weighted.max(initial=0.0))
+        self._trace, self._scale_of_K = float(weighted.sum()), largest(weighted)
 
     def _measure_targets(self) -> None:
         """Scale of each target, and its unit: a power of two, in which the run is made.
@@ -307,19 +308,19 @@ class KrylovSpectrum(EighSpectrum):
                 return W[:0], xp.zeros((0, 1))
             return W / norm, xp.full((1, 1), norm)
         V, s, G = be.svd(xp.ascontiguousarray(W.T))
-        real = s > max(cutoff, 8.0 * eps * W.shape[1] ** 0.5 * float(s.max(initial=0.0)))
+        real = s > max(cutoff, 8.0 * eps * W.shape[1] ** 0.5 * largest(s))
         return xp.ascontiguousarray(V[:, real].T), s[real][:, None] * G[real]
 
     def _orthogonalise(self, W: Any) -> Any:
         """W (b, n) made orthogonal to all vectors so far and to q, twice where it matters."""
         xp = self.backend.xp
-        before = float(xp.square(W).sum(1).min(initial=np.inf))
+        before = float(xp.square(W).sum(1).min()) if len(W) else 0.0
         for _ in range(3):
             for Q in self._basis_chunks(self.k):
                 W -= (W @ Q.T) @ Q
             if self.q is not None:
                 W -= (W @ self.q)[:, None] * self.q
-            after = float(xp.square(W).sum(1).min(initial=np.inf))
+            after = float(xp.square(W).sum(1).min()) if len(W) else 0.0
             if after >= _ENOUGH**2 * before:
                 break
             before = after

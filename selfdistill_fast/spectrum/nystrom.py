@@ -581,8 +581,9 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
         batch = min(_BATCH, m - len(chosen), int(np.count_nonzero(weights)))
         proposed = random.choice(len(weights), size=batch, replace=True, p=weights / weights.sum())
         done = len(chosen)
-        G = be.to_numpy(native_gram(be, X[proposed], None, kernel)).astype(np.float64)
-        F = be.to_numpy(factor[proposed, :done]).astype(np.float64)
+        at = xp.asarray(proposed)
+        G = be.to_numpy(native_gram(be, X[at], None, kernel)).astype(np.float64)
+        F = be.to_numpy(factor[at, :done]).astype(np.float64)
         G = G - F @ F.T
         start = weights[proposed]
         accepted: list[int] = []
@@ -596,7 +597,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
                 accepted.append(i)
         if not accepted:
             continue
-        rows = proposed[accepted]
+        rows = xp.asarray(proposed[accepted])
         L = np.tril(triangle[accepted][:, : len(accepted)])
         new = native_gram(be, X, X[rows], kernel)
         if kernel.pair:
@@ -605,9 +606,9 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
             new = new - factor[:, :done] @ factor[rows, :done].T
         new = be.triangular_solve(xp.asarray(L, dtype=X.dtype), new.T, lower=True).T
         factor[:, done : done + len(rows)] = new
-        left -= xp.einsum("ij,ij->i", new, new, dtype="float64")
+        left -= xp.square(new, dtype="float64").sum(1)
         left[rows] = 0.0
-        chosen.extend(int(row) for row in rows)
+        chosen.extend(proposed[accepted].tolist())
     return xp.asarray(chosen, dtype="int64")
 
 

@@ -20,12 +20,12 @@ from __future__ import annotations
 import math
 import numbers
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.backend import get_backend
+from selfdistill_fast.backend import get_backend, try_gpu
 from selfdistill_fast.kernels import RBF, Kernel, as_kernel
 from selfdistill_fast.spectrum.base import check_lam, check_n_steps
 from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
@@ -37,6 +37,8 @@ __all__ = ["Cost", "Plan", "choose", "memory_budget", "plan"]
 #: rows up to which the choice is made with NOMINAL rates, and never for a tolerance: nothing
 #: there takes long
 SMALL = 2000
+#: seconds on the CPU below which a problem stays there: a device takes as long to wake up
+WORTH_MOVING = 0.5
 #: a Krylov run, whose length is only guessed, must promise to be this much cheaper
 PROMISE = 0.7
 
@@ -167,7 +169,7 @@ def plan(
         Whether leave-one-out will be asked for.
     dtype : {"float64", "float32"}
     backend : optional
-        As in :func:`~selfdistill_fast.gram`.
+        As in :func:`~selfdistill_fast.gram`; with "auto" the reason says why the GPU or the CPU.
     max_memory : int, optional
         Bytes; default 80 % of what is available.
     kernel : Kernel
@@ -196,14 +198,21 @@ def plan(
     ('krylov', False)
     """
     be = get_backend(backend)
+    where = ""
     n, d, p = (check_n_steps(v, name) for v, name in ((n, "n"), (d, "d"), (p, "p")))
     n_landmarks, kernel = check_n_steps(n_landmarks, "n_landmarks"), as_kernel(kernel)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     lam = None if lam is None else check_lam(lam, batch=True)
+    if isinstance(backend, str) and backend == "auto":
+        gpu, where = where_it_pays(
+            be, n, d, p, dtype, kernel, solver="auto", lam=lam, leave_one_out=bool(leave_one_out),
+            max_memory=max_memory,
+        )  # fmt: skip
+        be = gpu or be
     budget = memory_budget(be, max_memory)
-    return choose(
+    chosen = choose(
         be,
         n,
         d,
@@ -218,6 +227,59 @@ def plan(
         n_landmarks=n_landmarks,
         rates=_calibrated(be, dtype),
     )
+    return replace(chosen, reason=f"{chosen.reason}; {where}") if where else chosen
+
+
+def where_it_pays(
+    cpu: Any,
+    n: int,
+    d: int,
+    p: int,
+    dtype: Any,
+    kernel: Kernel,
+    *,
+    solver: str,
+    lam: Any,
+    leave_one_out: bool | None,
+    max_memory: Any,
+) -> tuple[Any, str]:
+    """A GPU where a problem on the host is to be moved there, else None; and why.
+
+    The seconds of the solver that each would use, of moving the rows and the targets there and
+    duals back, and the memory of both are compared.
+    """
+    gpu = try_gpu(cpu.n_threads)
+    if gpu is None:
+        return None, "on the CPU: there is no GPU that can be used"
+    if not kernel.pair:
+        return None, "on the CPU: the kernel is a matrix, or the caller's own function, on the host"
+    costs = []
+    for be in (cpu, gpu):
+        rates = NOMINAL if be is cpu and n <= SMALL else None
+        budget = memory_budget(be, None if max_memory is None or be is gpu else max_memory)
+        plan_ = choose(
+            be, n, d, p, dtype, kernel, lam=lam, leave_one_out=leave_one_out, budget=budget,
+            rates=rates or _calibrated(be, np.dtype(dtype)),
+        )  # fmt: skip
+        name = plan_.solver if solver == "auto" else solver
+        cost = None if name is None else plan_[name]
+        costs.append(cost if cost is not None and cost.fits else None)
+        if be is cpu and cost is not None and cost.fits and cost.seconds < WORTH_MOVING:
+            return None, f"on the CPU: {_duration(cost.seconds)} are not worth moving"
+    there, back = (n * d + n * p) * np.dtype(dtype).itemsize, 16 * n * p * np.dtype(dtype).itemsize
+    moving = gpu.transfer_seconds(there + back)
+    here, away = costs
+    if away is None:
+        return None, f"on the CPU: it does not fit the {_size(gpu.available_memory())} of the GPU"
+    total = _duration(away.seconds + moving)
+    if here is None:
+        return gpu, f"on the GPU, {total} with {away.solver!r}: it does not fit the host's memory"
+    reason = (
+        f"{total} on the GPU ({_duration(moving)} of it moving data), {_duration(here.seconds)}"
+    )
+    if away.seconds + moving < PROMISE * here.seconds:
+        return gpu, f"on the GPU: {reason} on the CPU"
+    return None, f"on the CPU: {reason} here"
 
 
 def choose(
@@ -446,7 +508,10 @@ _rates: dict[tuple[str, int | None, str], Rates] = {}
 
 
 def _measured(be: Any, dtype: np.dtype) -> Rates:
-    """The best of three of each kind of work."""
+    """The best of three of each kind of work, or what the backend knows of its device."""
+    known = be.rates(dtype)
+    if known is not None:
+        return Rates(**known)
     xp = be.xp
     random = np.random.default_rng(0)
 

@@ -133,8 +133,12 @@ class StoredRows(Rows):
         return _rebatched(self._chunks(), size, self.backend.xp)
 
     def _chunks(self) -> Iterator[Any]:
-        for i, (start, stop) in enumerate(zip(self._edges[:-1], self._edges[1:], strict=True)):
-            rows = np.asarray(self._X[start:stop])
+        ranges = list(zip(self._edges[:-1], self._edges[1:], strict=True))
+        read: Any = ((np.asarray(self._X[start:stop]),) for start, stop in ranges)
+        dtype = np.dtype(self._X.dtype)
+        if dtype.kind in "fiub" and dtype.isnative and dtype.itemsize <= 8:  # as it is
+            read = self.backend.stream(read)  # ahead of what is computed, on a device
+        for i, ((start, stop), (rows,)) in enumerate(zip(ranges, read, strict=True)):
             yield _checked(self.backend, rows, self._name(i), range(start, stop), start)
 
     def _name(self, i: int) -> str:

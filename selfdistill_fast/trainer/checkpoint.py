@@ -1,0 +1,125 @@
+"""Files of a fit that survive a kill, a crash and a full disk.
+
+A file is written beside its place, flushed to the disk and renamed over the old one, so there
+is always one whole file. Files hold tensors, numbers, strings, lists and dictionaries only and
+are read with ``weights_only=True``: nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+__all__ = ["claim", "read", "write", "write_json"]
+
+
+def _replace(path: Path, save: Callable[[BinaryIO], Any]) -> None:
+    # one writer for a run (process 0), hence one fixed name: what a kill leaves is overwritten
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except (OSError, RuntimeError) as error:  # torch's writer wraps a failed write
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        kept = "the one before is kept" if path.exists() else "there was none before"
+        raise OSError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"could not write ({getattr(error, 'strerror', None) or error}); {kept}. "
+            "Make room and run the same again: it continues from there",
+            str(path),
+        ) from error
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values, all or nothing.
+
+    Raises
+    ------
+    OSError
+        The disk is full, say; what was at ``path`` is still there.
+    """
+    _replace(path, lambda file: torch.save(content, file))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, all or nothing."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """What :func:`write` wrote, on the CPU; None where there is no file.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged or something else.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is damaged or no checkpoint ({type(error).__name__}); delete it to begin this "
+            "fit anew"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no checkpoint of this package")
+    return content
+
+
+def claim(directory: Path, settings: dict[str, Any], name: str = "settings.json") -> None:
+    """Mark a directory as belonging to these settings, or refuse it where it has others.
+
+    Parameters
+    ----------
+    directory : Path
+    settings : dict of JSON values
+        All that decides the result.
+    name : str
+        File that holds them.
+
+    Raises
+    ------
+    ValueError
+        The directory was begun with other settings; the message names them.
+    """
+    path = directory / name
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = None
+        if not isinstance(before, dict):
+            raise ValueError(f"{path} is damaged; delete {directory} to begin anew")
+        differences = [
+            f"{key} was {before.get(key, 'absent')!r}, now {settings.get(key, 'absent')!r}"
+            for key in sorted({*before, *settings})
+            if before.get(key) != settings.get(key)
+        ]
+        if differences:
+            raise ValueError(
+                f"{directory} holds a run of another configuration: {'; '.join(differences)}. "
+                "Use another directory, or the same settings to continue it"
+            )
+        return
+    write_json(path, settings)
