@@ -1153,3 +1153,12 @@ def test_what_cannot_be_done_is_refused_before_a_store_is_made(
         sweep(X, y, **{**grid, **options}, progress=False)
     assert not factorised
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_store_of_another_format_is_not_read(problem, tmp_path):
+    store = tmp_path / "s.zarr"
+    go(problem, store)
+    manifest = store / ".sweep" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("store, version 1", "store, version 2"))
+    with pytest.raises(ValueError, match="this version reads"):
+        SweepResult.load(store)
