@@ -339,6 +339,18 @@ def test_options_are_checked(rng):
         spectrum(X, Y, RBF(0.4), solver="eigh", max_rank=3)
 
 
+def test_more_targets_than_vectors(rng):
+    X, Y, Xt = problem(rng, p=7)
+    with pytest.raises(ValueError, match="max_rank=5 is less than the 7 independent targets"):
+        spectrum(X, Y, RBF(0.4), solver="krylov", lam=1.0, max_rank=5)
+    same = np.repeat(Y[:, :1], 7, 1)  # one direction, found as such
+    s = spectrum(X, same, RBF(0.4), solver="krylov", lam=1.0)
+    alone = spectrum(X, Y[:, 0], RBF(0.4), solver="krylov", lam=1.0)
+    assert s.k == alone.k
+    F = s.evaluate(Xt, s.pure_steps(1.0, 2))
+    assert np.allclose(F, alone.evaluate(Xt, alone.pure_steps(1.0, 2)), rtol=0, atol=1e-8)
+
+
 def test_an_indefinite_matrix_is_noticed(rng):
     K = np.diag([3.0, 2.0, -1.0])
     y = np.ones(3)
@@ -444,7 +456,7 @@ def test_ridges_out_of_all_proportion(rng, lam):
 
 def test_one_warning_for_a_path_and_its_limit(rng):
     X, Y, _ = problem(rng)
-    s = spectrum(X, Y, RBF(0.4), solver="krylov", lam=10.0, max_rank=25)
+    s = spectrum(X, Y, RBF(0.4), solver="krylov", lam=100.0, max_rank=25)
     for lam, alpha in ((1.0, 0.5), (0.1, 1.5)):
         with pytest.warns(RuntimeWarning, match="stopped after") as caught:
             distill(s, lam, alpha, 3)

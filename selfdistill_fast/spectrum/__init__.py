@@ -116,7 +116,7 @@ def spectrum(
         down to ``lam_min`` (default: the smallest ``lam``; a smaller one that is asked for
         later continues the run) for these targets, to a certified tolerance, no leave-one-out;
         far cheaper than all of these for large n, and K need not fit in memory. Options
-        ``lam_min``, ``n_steps`` (6), ``tol`` (1e-8; 1e-3 in float32), ``max_rank`` (2000) and
+        ``lam_min``, ``n_steps`` (6), ``tol`` (1e-8; 1e-3 in float32), ``max_rank`` (3000) and
         ``storage`` of K ("auto", "float64", "float32", "none").
         "nystrom": the model of m landmark rows, an approximation in O(m²) memory (beside X) and
         O(nm²) time, one pass over the rows; options ``n_landmarks`` (default 1000),

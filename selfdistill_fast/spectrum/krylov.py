@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.alpha import warn_caller
-from selfdistill_fast.backend.reference import Reference
+from selfdistill_fast.backend import Reference, get_backend
 from selfdistill_fast.gram import native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
 from selfdistill_fast.spectrum.base import (
@@ -53,7 +53,10 @@ from selfdistill_fast.spectrum.eigh import EighSpectrum, _clamped
 __all__ = ["KrylovSpectrum", "krylov_bytes"]
 
 #: vectors that a full run is expected to need at most, and allocates at a time
-MAX_RANK, _CHUNK = 2000, 64
+MAX_RANK, _CHUNK = 3000, 64
+#: vectors in a block at least: a product with so many takes hardly longer than with one, and
+#: random vectors beside the targets find the large eigenvalues, half as many products are left
+WIDTH = 4
 #: columns of a certificate that are worked on at a time, for each target (of one all steps)
 _CERTIFIED = 3
 #: how K is kept: half of it, or not at all
@@ -121,7 +124,7 @@ class KrylovSpectrum(EighSpectrum):
         p = 1 if y.ndim == 1 else y.shape[1]
         most = n - bool(fit_intercept)
         asked = None if max_rank is None else check_n_steps(max_rank, "max_rank")
-        self.max_rank = max(0, min(most, MAX_RANK if asked is None else asked))
+        self.max_rank = max(0, min(most, max(MAX_RANK, 4 * p) if asked is None else asked))
         self._budget = int(0.8 * be.available_memory()) if max_memory is None else max_memory
         self.storage = self._choose_storage(be, X, kernel, storage, n, p, smallest, y)
         sizes = (be, n, X.shape[1], p, X.dtype)
@@ -157,8 +160,8 @@ class KrylovSpectrum(EighSpectrum):
             if automatic:
                 raise ShortOfTolerance
             raise ValueError(
-                f"a run begins with the {len(self._next)} directions of the targets, but may have "
-                f"max_rank={self.max_rank} vectors: use a larger max_rank"
+                f"max_rank={self.max_rank} is less than the {len(self._next)} independent targets "
+                "that the run begins with; use a larger max_rank"
                 + (" or max_memory" if asked is None else "")
                 + ", or fewer targets at a time"
             )
@@ -282,7 +285,11 @@ class KrylovSpectrum(EighSpectrum):
         self._done = False  # an invariant subspace: nothing is left to find
         self.k = 0
         self._bases: dict[int, Any] = {0: xp.zeros((0, 0))}
-        self._next, coefficients = self._orthonormal(xp.ascontiguousarray(self._t.T), 0.0)
+        block, coefficients = self._orthonormal(xp.ascontiguousarray(self._t.T), 0.0)
+        block = self._widened(block)
+        missing = xp.zeros((len(block) - len(coefficients), coefficients.shape[1]))
+        coefficients = xp.concatenate([coefficients, missing])
+        self._next = block
         self._first = self.backend.to_numpy(coefficients)
         self._first[:, self._scale == 0.0] = 0.0  # not the rounding of the others
         self._offset = None
@@ -294,6 +301,20 @@ class KrylovSpectrum(EighSpectrum):
             self._feature_norm = self._largest_diagonal**0.5 + max(mean_square, 0.0) ** 0.5
         else:
             self._feature_norm = self._largest_diagonal**0.5
+
+    def _widened(self, block: Any) -> Any:
+        """The block with random vectors up to ``WIDTH`` of them."""
+        xp = self.backend.xp
+        count = min(WIDTH, self.max_rank) - len(block)
+        if len(block) == 0 or count <= 0:
+            return block
+        random = np.random.default_rng(0).normal(size=(count, len(self.target)))
+        W = xp.asarray(random)
+        for _ in range(2):
+            W -= (W @ block.T) @ block
+            if self.q is not None:
+                W -= (W @ self.q)[:, None] * self.q
+        return xp.concatenate([block, self._orthonormal(W, 0.0)[0]])
 
     def _orthonormal(self, W: Any, cutoff: float) -> tuple[Any, Any]:
         """Orthonormal rows U (r, n) and coefficients C (r, b) with Wᵀ = Uᵀ C; W (b, n).
@@ -314,17 +335,18 @@ class KrylovSpectrum(EighSpectrum):
     def _orthogonalise(self, W: Any) -> Any:
         """W (b, n) made orthogonal to all vectors so far and to q, twice where it matters."""
         xp = self.backend.xp
-        before = float(xp.square(W).sum(1).min()) if len(W) else 0.0
+        X = xp.ascontiguousarray(W.T)  # a product of tall factors is the faster one
+        before = float(xp.square(X).sum(0).min()) if X.size else 0.0
         for _ in range(3):
             for Q in self._basis_chunks(self.k):
-                W -= (W @ Q.T) @ Q
+                X -= Q.T @ (Q @ X)
             if self.q is not None:
-                W -= (W @ self.q)[:, None] * self.q
-            after = float(xp.square(W).sum(1).min()) if len(W) else 0.0
+                X -= self.q[:, None] * (self.q @ X)
+            after = float(xp.square(X).sum(0).min()) if X.size else 0.0
             if after >= _ENOUGH**2 * before:
                 break
             before = after
-        return W
+        return xp.ascontiguousarray(X.T)
 
     def _basis_chunks(self, k: int) -> Any:
         """Views of the first k basis vectors, (c, n) each."""
@@ -380,7 +402,9 @@ class KrylovSpectrum(EighSpectrum):
         eps = float(np.finfo(np.float64).eps)
         cutoff = 4.0 * eps * len(self.target) ** 0.5 * self._norm
         following, B = self._orthonormal(W, cutoff)
-        if len(W) > 1 and len(following):  # a short direction of W is not yet orthogonal
+        lengths = np.square(be.to_numpy(B)).sum(1)  # singular values, squared
+        if len(following) and lengths.min() < 1e-4 * lengths.max():
+            # a short direction of W is not orthogonal to as many digits as W is
             following = self._orthogonalise(following)
             following, change = self._orthonormal(following, 0.5)
             B = change @ B
@@ -429,7 +453,7 @@ class KrylovSpectrum(EighSpectrum):
                 D = D - B @ small.cholesky_solve(delta, B.T)
             try:
                 L = small.cholesky(0.5 * (D + D.T))
-            except small.xp.linalg.LinAlgError:
+            except small.LinAlgError:
                 self._diagonalise()  # names the eigenvalue, if it is more than round-off
                 return np.full_like(residual, np.inf), None
             return self._B[j] @ small.cholesky_solve(L, residual), L
@@ -440,9 +464,8 @@ class KrylovSpectrum(EighSpectrum):
         while not self._done and self.k + len(self._next) <= self.max_rank:
             size = np.sqrt(np.square(residual).sum(0))
             if self._A and (size <= factor * goal).all():
-                self._diagonalise()
-                bound = self._recursion(lam, self.n_steps)[-1]
-                excess = float(np.max(bound / np.maximum(0.5 * target, 1e-300), initial=0.0))
+                bound = self._bound_by_solves(lam, self.n_steps)
+                excess = float(np.max(bound / np.maximum(0.8 * target, 1e-300), initial=0.0))
                 if excess <= 1.0:
                     return
                 factor = min(factor, float(np.max(size / np.maximum(goal, 1e-300)))) / min(
@@ -457,17 +480,7 @@ class KrylovSpectrum(EighSpectrum):
         k = self.k
         if k in self._bases and k:
             return
-        T = np.zeros((k, k))
-        at = 0
-        for j, A in enumerate(self._A):
-            size = len(A)
-            T[at : at + size, at : at + size] = A
-            following = len(self._B[j])
-            if at + size < k:
-                T[at + size : at + size + following, at : at + size] = self._B[j]
-                T[at : at + size, at + size : at + size + following] = self._B[j].T
-            at += size
-        theta, S = be.eigh(xp.asarray(T))
+        theta, S = be.eigh(xp.asarray(self._projected()))
         self.d = _clamped(theta, len(self.target), self.kernel, xp, self._scale_of_K)
         S = xp.ascontiguousarray(S)
         self._bases[k] = S
@@ -476,6 +489,36 @@ class KrylovSpectrum(EighSpectrum):
         last = self._sizes[-1] if self._sizes else 0
         coupling = xp.asarray(self._B[-1]) if self._B else xp.zeros((0, 0))
         self._coupling = coupling @ S[k - last :]  # B Eᵀ S, (b, k)
+
+    def _bound_by_solves(self, lam: float, n_steps: int) -> np.ndarray:
+        """What :meth:`_recursion` says of the last step, (p,), without eigenvectors of T."""
+        small = get_backend("cpu")  # blocks of four are faster in NumPy, T in LAPACK
+        T = self._projected()
+        T[np.diag_indices_from(T)] += lam
+        L = small.cholesky(T)
+        t = np.zeros((self.k, self._first.shape[1]))
+        t[: len(self._first)] = self._first
+        sizes = []
+        for _ in range(n_steps):
+            c = small.cholesky_solve(L, t)
+            t = t - lam * c
+            sizes.append(np.square(self._B[-1] @ c[self.k - self._sizes[-1] :]).sum(0) ** 0.5)
+        bounds = _gains(lam, n_steps)[:, None, None] * np.stack(sizes)
+        return _propagated(bounds)[-1] * self._feature_norm
+
+    def _projected(self) -> np.ndarray:
+        """T = QᵀKQ, block tridiagonal, (k, k)."""
+        T = np.zeros((self.k, self.k))
+        at = 0
+        for j, A in enumerate(self._A):
+            size = len(A)
+            T[at : at + size, at : at + size] = A
+            following = len(self._B[j])
+            if at + size < self.k:
+                T[at + size : at + size + following, at : at + size] = self._B[j]
+                T[at : at + size, at + size : at + size + following] = self._B[j].T
+            at += size
+        return T
 
     def _ensure(self, lam: Any, n_steps: int) -> None:
         """Continue the run where ``lam`` or ``n_steps`` go beyond what it has met."""

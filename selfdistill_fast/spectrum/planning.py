@@ -11,8 +11,8 @@ The counts are leading terms in the number of rows n, for K of order n:
 Seconds follow from rates of this machine: of a matrix product, a Cholesky factor, an
 eigendecomposition, a tridiagonal reduction, the kernel, and reading memory, measured once per
 process in less than a second. The rank r of a Krylov space depends on the data; it is assumed
-to be 11 (n/λ)^¼ for eight digits, and in proportion for others: a fit to smooth kernels of a
-few columns.
+to be 22 (n/λ)^¼ for eight digits, and in proportion for others: a fit to smooth kernels of a
+few columns, in blocks of four vectors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from selfdistill_fast.backend import get_backend, try_gpu
 from selfdistill_fast.kernels import RBF, Kernel, as_kernel
 from selfdistill_fast.spectrum.base import check_lam, check_n_steps
 from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
-from selfdistill_fast.spectrum.krylov import MAX_RANK, check_tol, krylov_bytes
+from selfdistill_fast.spectrum.krylov import MAX_RANK, WIDTH, check_tol, krylov_bytes
 from selfdistill_fast.spectrum.nystrom import nystrom_bytes
 
 __all__ = ["Cost", "Plan", "choose", "memory_budget", "plan"]
@@ -361,7 +361,7 @@ def choose(
 def krylov_rank(n: int, lam: float, tol: float) -> int:
     """Vectors that a Krylov run is expected to take; see the head of this module."""
     digits = -math.log10(tol) / 8.0
-    return max(1, min(n, math.ceil(11.0 * (max(n / lam, 1.0)) ** 0.25 * max(digits, 0.25))))
+    return max(1, min(n, math.ceil(22.0 * (max(n / lam, 1.0)) ** 0.25 * max(digits, 0.25))))
 
 
 def _costs(
@@ -432,7 +432,8 @@ def _costs(
     )
     smallest = 1e-2 if lam is None else float(np.min(lam))
     tol = (1e-3 if size == 4 else 1e-8) if tol is None else tol
-    rank = min(krylov_rank(n, smallest, tol) * max(1, round(p**0.5)), n)
+    width = max(p, WIDTH)
+    rank = min(krylov_rank(n, smallest, tol) * max(1, round((width / WIDTH) ** 0.5)), n)
     # a run may have MAX_RANK vectors where they fit, and needs room for half more than expected
     storage, most = "none", min(n, MAX_RANK)
     for storage in (dtype.name, "none"):
@@ -443,7 +444,7 @@ def _costs(
             )
             break
     kept = storage != "none"
-    passes = rank / p + 2.0 * n_steps
+    passes = rank / width + 2.0 * n_steps * p / width
     one_pass = be.half_bytes(n, dtype) * rates.byte if kept else 0.5 * n * n * entry
     result.append(
         {
@@ -452,7 +453,7 @@ def _costs(
             "flops": 2.0 * n * n * rank + 4.0 * n * rank**2,
             "passes": math.ceil(passes),
             "seconds": (0.5 * matrix if kept else 0.0)
-            + passes * (one_pass + 2.0 * n * n * p * rates.gemm)
+            + passes * (one_pass + 2.0 * n * n * width * rates.gemm)
             + 16.0 * n * rank**2 * rates.byte
             + 2.0 * n * rank * columns * rates.gemm,
             "exact": True,
