@@ -212,7 +212,7 @@ def check_alphas(alpha: Any, n_steps: int, n_targets: int | None = None) -> np.n
     """
     if isinstance(alpha, str):
         raise ValueError(f"alpha must be a number or a sequence of numbers here, got {alpha!r}")
-    if isinstance(alpha, (bool, np.bool_)):
+    if alpha is None or isinstance(alpha, (bool, np.bool_)):
         raise TypeError(f"alpha must be a number, got {alpha!r}")
     if isinstance(alpha, numbers.Real):
         alphas = np.full(n_steps, float(alpha))
@@ -560,6 +560,11 @@ def cell_losses(y: Any, F: Any, C: Any, *, sample_weight: Any = None) -> np.ndar
     Returns
     -------
     losses : ndarray of shape (L, S, p), float64
+
+    Raises
+    ------
+    ValueError
+        The shapes do not match.
     """
     L, T = F.shape[:2]
     y2, F3, w = _check_columns(y, F.reshape(L * T, *F.shape[2:]), sample_weight)
@@ -570,6 +575,11 @@ def cell_losses(y: Any, F: Any, C: Any, *, sample_weight: Any = None) -> np.ndar
     m, p = R.shape[1:]
     U = np.linalg.qr(R.reshape(L, T, m, p).transpose(0, 3, 2, 1), mode="r")  # (L, p, T, T)
     C = C[..., None] if C.ndim == 3 else C
+    if C.ndim != 4 or C.shape[2] != T or C.shape[0] not in (1, L) or C.shape[3] not in (1, p):
+        raise ValueError(
+            f"weights must have shape ({L} or 1, S, {T}) or ({L} or 1, S, {T}, {p}), for {L} lam, "
+            f"{T} steps and {p} target(s); got {C.shape}"
+        )
     cells = U @ np.moveaxis(C, (0, 3, 2, 1), (0, 1, 2, 3))  # (L, p, T, S)
     return np.einsum("lpts,lpts->lsp", cells, cells) / m
 

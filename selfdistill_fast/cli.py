@@ -404,8 +404,9 @@ def fit(
         sets = {"train": train, **{name.strip("-"): rows for name, rows in held.items()}}
         scores = _score(fitted, path, sets, scaling)
     used = type(fitted).__name__.removesuffix("Spectrum").lower()
-    spectral = fitted if hasattr(fitted, "d") else None
-    del fitted  # without eigenvalues it serves one λ, and the limit has another
+    # without eigenvalues it serves one λ, and leave-one-out of the limit has another
+    spectral = fitted if hasattr(fitted, "d") or fitted.max_loo_steps == 0 else None
+    del fitted
     scores["limit"] = _score_limit(
         lambda ridge: spectral or factorise(ridge), path, lam, weight, sets, scaling
     )
@@ -970,6 +971,8 @@ def _sweep(
     except KeyboardInterrupt as interrupt:
         _say("; ".join(getattr(interrupt, "__notes__", ["interrupted"])), "yellow")
         raise typer.Exit(130) from None
+    except TypeError as error:  # a value of the wrong kind in the file
+        raise InputError(f"{config}: {error}") from error
     finally:
         if client is not None:
             client.close()

@@ -122,9 +122,10 @@ class SelfDistilledKernelRidge(_Distilled):
         An unpenalised constant.
     clip : bool, default=False
         Restrict chosen α's to [0, 1].
-    solver : {"auto", "eigh", "cholesky", "nystrom"}, default="auto"
-        "auto" is exact: "cholesky" where it can serve leave-one-out (``n_steps`` <= 4 and a
-        positive semi-definite kernel), else "eigh".
+    solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"}, default="auto"
+        As in :func:`~selfdistill_fast.spectrum`. "auto" is exact: "cholesky" where it can serve
+        leave-one-out (``n_steps`` <= 4 and a positive semi-definite kernel), else "eigh".
+        "tridiagonal" and "krylov" have no leave-one-out: α must be given, or ``X_val``.
     solver_options : dict, optional
         Passed to :func:`~selfdistill_fast.spectrum`, such as ``{"max_memory": 2**30}`` or
         ``{"n_landmarks": 500}``.
@@ -147,7 +148,7 @@ class SelfDistilledKernelRidge(_Distilled):
         Exact leave-one-out mean squared error of each step, weighted by ``sample_weight``
         and averaged over targets. NaN where a step does not exist, and where there is no
         leave-one-out: a single row with an intercept; ``solver="cholesky"`` with more than
-        four steps.
+        four steps; "tridiagonal" and "krylov".
     kernel_ : Kernel
         The kernel with its parameters filled in.
     path_ : DistillationPath

@@ -295,12 +295,17 @@ def read_manifest(path: Any) -> tuple[dict[str, Any], list[str]]:
     Raises
     ------
     FileNotFoundError, ValueError
-        There is no store, or it is damaged.
+        There is no store, or it is damaged, or of another format.
     """
     path = Path(path)
     if not _manifest(path).exists():
         raise FileNotFoundError(f"{path} is not a store of a sweep: it has no .sweep/manifest.json")
     manifest = _stored_manifest(path)
+    if manifest["format"] != _FORMAT:
+        raise ValueError(
+            f"the store {path} has the format {manifest['format']!r}, but this version reads "
+            f"{_FORMAT!r}: install the version that wrote it ({manifest.get('version')})"
+        )
     reader = object.__new__(Store)
     reader.path, reader._own = path, path / ".sweep"
     reader._identity = _digest(json.dumps(manifest, sort_keys=True).encode())

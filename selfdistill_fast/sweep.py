@@ -15,7 +15,7 @@ import math
 import numbers
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, fields, replace
@@ -39,6 +39,7 @@ from selfdistill_fast.kernels import Custom, Kernel, Precomputed, as_kernel, ker
 from selfdistill_fast.spectrum import (
     Plan,
     check_lam,
+    check_leave_one_out,
     check_n_steps,
     check_new,
     check_sample_weight,
@@ -338,6 +339,8 @@ def sweep(
     scores = ["validation"] * (X_val is not None) + ["leave-one-out"] * bool(leave_one_out)
     if not scores:
         raise ValueError("nothing to score on: give X_val and y_val, or leave_one_out=True")
+    if leave_one_out:
+        check_leave_one_out(solver, n_steps)
     p = 1 if data["y"].ndim == 1 else data["y"].shape[1]
     entries, labels = _check_entries(alphas, n_steps, p)
     job = _Job(
@@ -763,7 +766,7 @@ def _group_names(count: int) -> list[str]:
 
 def _check_kernels(kernels: Any, store: Any) -> list[Kernel]:
     """A list of different kernels, that a store can describe where there is one."""
-    if isinstance(kernels, (str, Kernel)) or callable(kernels):
+    if not isinstance(kernels, Iterable) or isinstance(kernels, (str, Kernel)):
         kernels = [kernels]
     found = [as_kernel(kernel) for kernel in kernels]
     if not found:
@@ -791,7 +794,7 @@ def _check_lams(lams: Any) -> np.ndarray:
 
 def _check_entries(alphas: Any, n_steps: int, p: int) -> tuple[tuple[Any, ...], list[str]]:
     """The entries of the axis of α's, and their labels."""
-    if isinstance(alphas, (str, numbers.Real)):
+    if isinstance(alphas, str) or not isinstance(alphas, Iterable):
         alphas = [alphas]
     entries: list[Any] = []
     labels: list[str] = []

@@ -41,6 +41,7 @@ A key that is not there above is an error.
 from __future__ import annotations
 
 import itertools
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -206,9 +207,11 @@ class _Tables:
             if set(value) != {"from", "to", "count"}:
                 raise ConfigError(f"{where} must have from, to and count, got {value!r}")
             low, high, count = value["from"], value["to"], value["count"]
-            numbers = all(isinstance(v, (int, float)) for v in (low, high))
-            if not (numbers and low > 0 and high > 0 and isinstance(count, int) and count >= 1):
-                raise ConfigError(f"{where}: from and to must be > 0 and count >= 1, got {value!r}")
+            numbers = all(type(v) in (int, float) and 0 < v < math.inf for v in (low, high))
+            if not (numbers and type(count) is int and count >= 1):
+                raise ConfigError(
+                    f"{where}: from and to must be finite and > 0 and count >= 1, got {value!r}"
+                )
             return [float(f"{number:.12g}") for number in np.geomspace(low, high, count)]
         value = value if isinstance(value, list) else [value]
         for number in value:
@@ -238,11 +241,14 @@ def _data(tables: _Tables) -> tuple[Table, Layout, Rows, Rows | None]:
     if isinstance(held, str):  # a file, with or without a column
         held = str(folder / held)
     spec = None if held is None else str(held)
+    seed = tables.get("data", "seed", int, 0)
+    if seed < 0:
+        raise ConfigError(f"{tables.file}: [data] seed must be >= 0, got {seed}")
     train, parts = split(
         table,
         layout,
         {"validation": spec},
-        seed=tables.get("data", "seed", int, 0),
+        seed=seed,
         header=header,
     )
     if len(train) < 2:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_allclose
 from tolerance import assert_close
 
 from selfdistill_fast import (
@@ -24,7 +25,7 @@ from selfdistill_fast import (
     spectrum,
     weights_to_alphas,
 )
-from selfdistill_fast.alpha import grid_losses, step_weights
+from selfdistill_fast.alpha import cell_losses, grid_losses, step_weights
 
 # the joint optimum says when its last steps gain little; here that is no news
 pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
@@ -532,3 +533,24 @@ def test_grid_losses_refuse_what_does_not_fit(rng):
         grid_losses(y, F[0], np.ones(3) / 3)
     with pytest.raises(ValueError, match="do not match"):
         grid_losses(y[:4], F, np.ones(3) / 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 1, 2), (1, 1, 2, 2), (2,)])
+def test_weights_of_other_shapes_are_refused(shape):
+    C = np.full(shape, 0.5)
+    with pytest.raises(ValueError, match="weights must have shape"):
+        cell_losses(np.ones(3), np.ones((2, 2, 3)), C)
+
+
+@pytest.mark.parametrize(("m", "steps", "p", "lams"), [(1, 4, 1, 2), (3, 6, 2, 1), (50, 3, 4, 3)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_of_cells_are_those_of_their_predictions(rng, m, steps, p, lams, weighted):
+    y, F = rng.normal(size=(m, p)), rng.normal(size=(lams, steps, m, p))
+    w = rng.integers(0, 3, m) + (np.arange(m) == 0) if weighted else None
+    C = rng.normal(size=(lams, 5, steps, p))
+    C[:, :, 0] += 1.0 - C.sum(2)
+    cells = np.einsum("lskp,lkmp->lsmp", C, F)
+    expected = np.average(np.square(y - cells), axis=2, weights=w)
+    assert_allclose(cell_losses(y, F, C, sample_weight=w), expected, rtol=1e-10)
+    shared = np.average(np.square(y - np.einsum("sk,lkmp->lsmp", C[0, ..., 0], F)), 2, w)
+    assert_allclose(cell_losses(y, F, C[:1, ..., 0], sample_weight=w), shared, rtol=1e-10)

@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from sklearn.kernel_ridge import KernelRidge
 from typer.testing import CliRunner
 
+import selfdistill_fast
 from selfdistill_fast import Matern, SelfDistilledKernelRidge, __main__, load
 from selfdistill_fast.cli import app
 from selfdistill_fast.tabular import TableError, read_table, write_table
@@ -492,6 +493,21 @@ def test_fit_with_solvers_for_many_rows(tmp_path, rng, solver):
         ):
             assert a["train_rmse"] == pytest.approx(b["train_rmse"], abs=1e-6)
     assert ("no leave-one-out column" in done.stderr) == (solver != "nystrom")
+
+
+@pytest.mark.parametrize("solver", ["krylov", "tridiagonal"])
+def test_fit_factorises_once_where_there_is_no_leave_one_out(tmp_path, rng, solver, monkeypatch):
+    table = rng.normal(size=(30, 3))
+    np.savetxt(tmp_path / "data.csv", table, delimiter=",", header="a,b,y", comments="")
+    calls, original = [], selfdistill_fast.spectrum
+
+    def counted(*args, **options):
+        calls.append(options["lam"])
+        return original(*args, **options)
+
+    monkeypatch.setattr(selfdistill_fast, "spectrum", counted)
+    run("fit", tmp_path / "data.csv", "--alpha", "0.4", "--solver", solver)
+    assert calls == [1.0]
 
 
 def test_plan():

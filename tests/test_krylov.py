@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import mpmath as mp
 import numpy as np
@@ -21,8 +23,11 @@ from selfdistill_fast import (
     leave_fold_out,
     leave_one_out,
     spectrum,
+    sweep,
 )
 from selfdistill_fast.distill import gcv_alphas, score_grid
+from selfdistill_fast.spectrum.krylov import KrylovSpectrum, krylov_bytes
+from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
 
 LAMS = np.array([10.0, 0.3, 0.01])
 
@@ -379,3 +384,168 @@ def test_agrees_with_eigh_to_its_certificate(uci, name):
     rounding = 1e-15 * exact.largest_eigenvalue() / lams[:, None] * np.abs(y).max()
     assert (np.abs(a - b).max((2, 3)) <= bound[..., 0] + rounding).all()
     assert (bound[..., 0] <= 1e-8 * np.abs(y).max()).all()
+
+
+def test_the_certificate_knows_how_the_matrix_is_kept(backend, rng):
+    X, Y, _ = problem(rng, p=2)
+    K = np.exp(-0.4 * np.square(X[:, None] - X).sum(2))
+    exact = spectrum(X, Y, RBF(0.4))
+    expected = exact.evaluate(X, exact.pure_steps(0.01, 4))
+    for data, kernel in ((X, RBF(0.4)), (K, "precomputed")):
+        with pytest.warns(RuntimeWarning, match="rounding of K to float32"):
+            s = spectrum(
+                data, Y, kernel, solver="krylov", lam=0.01, storage="float32", backend=backend
+            )
+        actual = host(s.evaluate(s.backend.asarray(data), s.pure_steps(0.01, 4)))
+        error = np.abs(actual - expected).max(1)
+        assert (error <= s.certificate_[:4]).all()
+        assert error.max() > 1e-9  # so that float64 storage would not do
+
+
+def test_the_certificate_follows_the_run(rng):
+    X = np.repeat(rng.normal(size=(8, 2)), 5, 0)  # a Krylov space of eight vectors is complete
+    Y = rng.normal(size=40)
+    s = spectrum(X, Y, RBF(0.3), solver="krylov", lam=1.0, n_steps=2)
+    with pytest.warns(RuntimeWarning, match="below rounding"):
+        s.pure_steps(1e-13, 3)
+    with pytest.warns(RuntimeWarning, match="below rounding"):
+        fresh = spectrum(X, Y, RBF(0.3), solver="krylov", lam=1e-13, n_steps=3)
+    assert np.allclose(s.certificate_, fresh.certificate_, rtol=0.5)
+    assert s.certificate_.shape == (3, 1)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e200])
+def test_units_of_y_do_not_matter(backend, rng, scale):
+    X, Y, Xt = problem(rng)
+    one, other = (
+        spectrum(X, Y * c, RBF(0.4), solver="krylov", lam=0.1, backend=backend)
+        for c in (1.0, scale)
+    )
+    assert one.k == other.k
+    expected = distill(one, 0.1, 0.3, 3).predict(Xt, "all")
+    actual = distill(other, 0.1, 0.3, 3).predict(Xt, "all") / scale
+    assert np.allclose(actual, expected, rtol=1e-9, atol=1e-9)
+    assert np.allclose(other.certificate_ / scale, one.certificate_, rtol=0.1)
+
+
+def test_targets_of_different_sizes_are_each_to_tolerance(rng):
+    X, Y, Xt = problem(rng, p=4)
+    Y[:, 1], Y[:, 2], Y[:, 3] = 0.1, 1e-14 * Y[:, 2], 1e12 * Y[:, 3]
+    for options in ({}, {"fit_intercept": True}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            s = spectrum(X, Y, RBF(0.4), solver="krylov", lam=0.1, **options)
+        exact = spectrum(X, Y, RBF(0.4), **options)
+        a, b = (e.evaluate(Xt, e.pure_steps(0.1, 4)) for e in (exact, s))
+        assert (np.abs(a - b).max((0, 1)) <= 1e-8 * np.abs(Y).max(0)).all()
+
+
+@pytest.mark.parametrize("lam", [1e-300, 1e160, 1e300])
+@pytest.mark.filterwarnings("ignore:solver='krylov' stopped:RuntimeWarning")
+def test_ridges_out_of_all_proportion(rng, lam):
+    X, Y, _ = problem(rng, n=40)
+    s = spectrum(X, Y, RBF(0.4), solver="krylov", lam=lam)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bound = s.certificate(lam, 3)
+    assert np.isfinite(bound).all()
+    if lam > 1.0:  # (K + λ)⁻¹ y = y/λ
+        dual = s.dual(s.pure_steps(lam, 1))[0, :, 0]
+        assert np.allclose(dual * lam, Y, rtol=1e-9, atol=1e-9)
+
+
+def test_one_warning_for_a_path_and_its_limit(rng):
+    X, Y, _ = problem(rng)
+    s = spectrum(X, Y, RBF(0.4), solver="krylov", lam=100.0, max_rank=25)
+    for lam, alpha in ((1.0, 0.5), (0.1, 1.5)):
+        with pytest.warns(RuntimeWarning, match="stopped after") as caught:
+            distill(s, lam, alpha, 3)
+        assert len(caught) == 1
+
+
+def test_nothing_but_an_intercept(backend):
+    X, y = np.ones((1, 2)), np.ones(1)
+    s = spectrum(X, y, RBF(1.0), solver="krylov", lam=0.1, fit_intercept=True, backend=backend)
+    assert s.project(X).shape == (1, 0)
+    assert s.V.shape == (1, 0)
+
+
+def test_an_indefinite_matrix_is_named_at_a_small_ridge(rng):
+    A = rng.normal(size=(60, 60))
+    with pytest.raises(np.linalg.LinAlgError, match="smallest eigenvalue is -"):
+        spectrum(A + A.T, rng.normal(size=60), "precomputed", solver="krylov", lam=0.1)
+
+
+def test_more_targets_than_vectors_is_an_error(rng):
+    X, Y, _ = problem(rng, p=5)
+    with pytest.raises(ValueError, match="max_rank=3"):
+        spectrum(X, Y, RBF(0.4), solver="krylov", lam=0.1, max_rank=3)
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_an_interrupted_continuation_is_made_up_for(rng, monkeypatch, after):
+    X, Y, Xt = problem(rng)
+    options = {"solver": "krylov", "lam": 10.0, "storage": "none"}
+    s, other = (spectrum(X, Y, RBF(0.4), **options) for _ in range(2))
+    product, calls = type(s)._product, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(None)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return product(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(s), "_product", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        s.pure_steps(1e-3, 3)
+    monkeypatch.undo()
+    expected = other.evaluate(Xt, other.pure_steps(1e-3, 3))
+    assert (s.evaluate(Xt, s.pure_steps(1e-3, 3)) == expected).all()
+    assert (s.certificate_ == other.certificate_).all()
+
+
+def test_threads_may_continue_a_run_that_others_use(rng):
+    X, Y, Xt = problem(rng, n=100)
+    s = spectrum(X, Y, RBF(0.4), solver="krylov", lam=100.0)
+    lams = np.geomspace(30.0, 1e-3, 24)
+
+    def fit(lam):
+        assert s.V.shape[0] == 100
+        return distill(s, lam, 0.3, 3).predict(Xt)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(fit, lams))
+    exact = spectrum(X, Y, RBF(0.4))
+    for lam, predictions in zip(lams, found, strict=True):
+        assert np.allclose(predictions, distill(exact, lam, 0.3, 3).predict(Xt), atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", ["krylov", "tridiagonal"])
+def test_leave_one_out_is_refused_before_any_work(rng, solver, monkeypatch):
+    X, Y, _ = problem(rng)
+    kind = {"krylov": KrylovSpectrum, "tridiagonal": TridiagonalSpectrum}[solver]
+    monkeypatch.setattr(kind, "__init__", None)  # calling it would be a TypeError
+    calls = [
+        lambda: spectrum(X, Y, RBF(0.4), solver=solver, lam=0.1, leave_one_out=True),
+        lambda: sweep(X, Y, kernels=RBF(0.4), lams=[0.1], n_steps=2, solver=solver, progress=False),
+        lambda: SelfDistilledKernelRidge(solver=solver, lam=0.1).fit(X, Y),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="leave-one-out needs diagonals"):
+            call()
+
+
+@pytest.mark.parametrize(("targets", "n_steps"), [(20, 6), (20, 40), (1, 40)])
+def test_memory_of_many_targets_and_steps_is_counted(rng, targets, n_steps):
+    X, Y, _ = problem(rng, n=400, p=targets)
+    Y += rng.normal(size=Y.shape)
+    options = {"solver": "krylov", "lam": 1.0, "n_steps": n_steps}
+    s = spectrum(X, Y, RBF(0.4), **options)
+    tracemalloc.start()
+    try:
+        spectrum(X, Y, RBF(0.4), **options)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    counted = krylov_bytes(s.backend, 400, 3, targets, s.dtype, s.k, s.storage, n_steps)
+    assert peak <= 1.1 * counted

@@ -14,6 +14,7 @@ import pytest
 from selfdistill_fast import RBF, Polynomial, SelfDistilledKernelRidge, distill, plan, spectrum
 from selfdistill_fast.spectrum import planning
 from selfdistill_fast.spectrum.krylov import KrylovSpectrum
+from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
 
 MEASURE = textwrap.dedent(
     """
@@ -164,8 +165,48 @@ def test_auto_is_exact_where_krylov_is_not(rng, monkeypatch):
     monkeypatch.setattr(sys.modules[KrylovSpectrum.__module__], "MAX_RANK", 20)
     X, y = rng.normal(size=(300, 3)), rng.normal(size=300)
     s = spectrum(X, y, RBF(0.3), lam=[0.01, 1.0], leave_one_out=False)
-    assert s.plan.solver == "krylov"
-    assert not isinstance(s, KrylovSpectrum)
+    assert isinstance(s, TridiagonalSpectrum)  # the next cheapest, and the plan says so
+    assert s.plan.solver == "tridiagonal"
+    assert "krylov" in s.plan.reason
     exact = spectrum(X, y, RBF(0.3), solver="eigh")
     a = distill(exact, 0.01, 0.5, 3).predict(X, "all")
     assert np.allclose(distill(s, 0.01, 0.5, 3).predict(X, "all"), a, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("lam", [1e-20, [1e-20, 1.0]])
+@pytest.mark.parametrize("leave_one_out", [None, True, False])
+def test_auto_serves_a_ridge_below_round_off(rng, lam, leave_one_out):
+    X = np.repeat(rng.normal(size=(20, 2)), 3, 0)  # K is singular
+    y = np.sin(X[:, 0])
+    s = spectrum(X, y, RBF(0.3), lam=lam, leave_one_out=leave_one_out)
+    assert np.allclose(distill(s, 1e-20, 0.5, 3).predict(X), y, rtol=0, atol=1e-6)
+    assert s.plan.solver == "eigh"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"max_memory": np.inf}, ValueError, "max_memory"),
+        ({"kernel": 3}, TypeError, "kernel"),
+        ({"kernel": "rbf"}, TypeError, "kernel"),
+    ],
+)
+def test_plan_refuses_nonsense(options, error, match):
+    with pytest.raises(error, match=match):
+        plan(100, 3, **options)
+
+
+def test_plan_takes_every_kind_of_kernel():
+    assert plan(100, 3, lam=0.1, kernel=lambda A, B: A @ B.T).solver != "cholesky"
+    assert plan(100, 100, lam=0.1, kernel="precomputed").solver != "cholesky"
+
+
+@pytest.mark.parametrize("options", [{"n_steps": 0}, {"tol": 2.0}])
+def test_auto_checks_options_that_its_choice_does_not_need(rng, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        spectrum(rng.normal(size=(9, 2)), rng.normal(size=9), RBF(1.0), **options)
+
+
+def test_the_table_of_a_plan_keeps_its_columns_apart():
+    lines = str(plan(1, 1)).splitlines()
+    assert all("< 1 µs" in line for line in lines[1:4])

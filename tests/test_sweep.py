@@ -926,6 +926,15 @@ def test_the_command_prints_the_best_cells_in_the_units_of_the_data(config, fact
         ('["y", "z"]', '"q"', "no column 'q'"),
         ("validation = 0.25", "validation = 25", "between 0 and 1"),
         ("[grid]", "[grid", "sweep.toml: "),
+        ("count = 3 }", "count = true }", "count >= 1"),
+        ("to = 1,", "to = inf,", "must be finite and > 0"),
+        ("alphas = [0,", "alphas = [true,", "alpha must be a number, got True"),
+        ("validation = 0.25", "validation = 0.25\nseed = -1", "seed must be >= 0, got -1"),
+        (
+            "[grid]",
+            '[solver]\nname = "nystrom"\noptions = { n_landmark = 9 }\n[grid]',
+            "no option n_landmark",
+        ),
         ('"sweep.png"', '"sweep.doc"', "use .png, .svg or .pdf"),
         ('"sweep.zarr"', '"data.csv"', "is a file; a store is a directory"),
     ],
@@ -1122,3 +1131,34 @@ def test_a_worker_uses_its_own_threads_and_no_more(threads, problem, tmp_path):
         client.run(install)
         result = go(problem, lams=1.0, alphas=0, n_steps=1, client=client)
     assert set(result.dataset.solver.values) == {str((threads, threads))}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"solver": "krylov"}, ValueError, "leave-one-out needs diagonals"),
+        ({"solver": "tridiagonal"}, ValueError, "leave-one-out needs diagonals"),
+        ({"solver": "cholesky", "n_steps": 5}, ValueError, "at most 4 steps, asked for 5"),
+        ({"kernels": None}, TypeError, "kernel must be"),
+        ({"alphas": None}, TypeError, "alpha must be"),
+        ({"solver_options": {"tol": 3}}, ValueError, "tol must be"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_a_store_is_made(
+    problem, factorised, tmp_path, options, error, match
+):
+    X, y, _, _ = problem
+    grid = {"kernels": [RBF(0.1)], "lams": [0.1, 1.0], "n_steps": 2, "store": tmp_path / "s.zarr"}
+    with pytest.raises(error, match=match):
+        sweep(X, y, **{**grid, **options}, progress=False)
+    assert not factorised
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_store_of_another_format_is_not_read(problem, tmp_path):
+    store = tmp_path / "s.zarr"
+    go(problem, store)
+    manifest = store / ".sweep" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("store, version 1", "store, version 2"))
+    with pytest.raises(ValueError, match="this version reads"):
+        SweepResult.load(store)

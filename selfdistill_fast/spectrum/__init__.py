@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,8 +38,9 @@ from selfdistill_fast.spectrum.base import (
     check_targets,
     evaluate,
     mix,
+    refuse_leave_one_out,
 )
-from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge
+from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge, check_loo_steps
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.krylov import KrylovSpectrum, ShortOfTolerance
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
@@ -50,6 +53,7 @@ __all__ = [
     "Spectrum",
     "check_lam",
     "check_lam_steps",
+    "check_leave_one_out",
     "check_limit",
     "check_n_steps",
     "check_new",
@@ -141,7 +145,7 @@ def spectrum(
         Bytes that the factorisation may take; default 80 % of what is available.
     leave_one_out : bool, optional
         Whether "auto" must keep to solvers that have leave-one-out. None: it does, unless none
-        of them fits the memory.
+        of them fits the memory. True with a solver that has none is refused before any work.
 
     Returns
     -------
@@ -153,7 +157,8 @@ def spectrum(
     ------
     TypeError, ValueError
         Sparse or non-numeric input, wrong shapes, NaN, infinity, empty arrays, a
-        precomputed K that is not symmetric, an unknown solver.
+        precomputed K that is not symmetric, an unknown solver, a solver without the
+        leave-one-out that is asked for.
     numpy.linalg.LinAlgError
         K is not positive semi-definite; the message names the eigenvalue.
     MemoryError
@@ -173,6 +178,8 @@ def spectrum(
     if isinstance(solver, Plan):
         solver = "auto"
     check_solver(solver, options)
+    if leave_one_out:
+        check_leave_one_out(solver)
     if lam is not None:
         lam = check_lam(lam, batch=True)
     be = get_backend(backend, {"X": X, "Y": Y, "sample_weight": sample_weight})
@@ -273,6 +280,11 @@ def _spectrum(
             raise MemoryError(f"solver='auto': {chosen.reason}")
         solver = chosen.solver
     result = _factorised(solver, training, lam, random_state, options, chosen)
+    used = type(result).__name__.removesuffix("Spectrum").lower()
+    if chosen is not None and used != chosen.solver:
+        chosen = replace(
+            chosen, solver=used, reason=f"{chosen.solver}, chosen first, cannot be exact here"
+        )
     result.plan = chosen
     return result
 
@@ -284,6 +296,14 @@ def check_solver(solver: Any, options: Any) -> None:
     unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
     if unknown:
         raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
+
+
+def check_leave_one_out(solver: str, n_steps: int = 1) -> None:
+    """ValueError where a solver has no leave-one-out of so many steps, before any work."""
+    if solver in ("krylov", "tridiagonal"):
+        refuse_leave_one_out(solver)
+    if solver == "cholesky":
+        check_loo_steps(n_steps)
 
 
 def _factorised(
@@ -301,7 +321,11 @@ def _factorised(
         try:
             return CholeskySpectrum(*training, float(lam), automatic=chosen is not None)
         except StrongRidge:
-            return EighSpectrum(*training)  # keeps all digits
+            pass
+        except training[0].xp.linalg.LinAlgError:
+            if chosen is None:
+                raise
+        return EighSpectrum(*training)  # keeps all digits; and serves λ below round-off
     if solver == "krylov":
         if chosen is None:
             return KrylovSpectrum(*training, lam=lam, **options)
@@ -309,12 +333,18 @@ def _factorised(
             return KrylovSpectrum(*training, lam=lam, automatic=True, **options)
         except ShortOfTolerance:
             direct = [c for c in chosen.costs if c.solver in ("tridiagonal", "eigh")]
-            solver = next((c.solver for c in direct if not c.excluded), "")
+            able = [c for c in direct if not c.excluded]
+            solver = min(able, key=lambda c: c.seconds).solver if able else ""
             _logger.info("solver='krylov' did not reach its tolerance; next: %s", solver or "none")
             if not solver:
                 return KrylovSpectrum(*training, lam=lam, **options)  # and warns
     if solver == "tridiagonal":
-        return TridiagonalSpectrum(*training)
+        result = TridiagonalSpectrum(*training)
+        smallest = math.inf if chosen is None or lam is None else float(lam.min())
+        rounding = result.n * float(np.finfo(result.dtype).eps) * result.largest_eigenvalue()
+        if smallest >= rounding:
+            return result
+        del result  # as for Cholesky
     if solver == "nystrom":
         return NystromSpectrum(*training, random_state=random_state, **options)
     return EighSpectrum(*training)

@@ -43,6 +43,15 @@ class StrongRidge(ValueError):
     """λ is far above the spectrum of K, where A = I − x cancels."""
 
 
+def check_loo_steps(n_steps: int) -> None:
+    """ValueError for more steps than diagonals of powers of M can be had for."""
+    if n_steps > MAX_LOO_STEPS:
+        raise ValueError(
+            f"solver='cholesky' has leave-one-out of at most {MAX_LOO_STEPS} steps, asked for "
+            f"{n_steps}; use solver='eigh', or a validation set X_val"
+        )
+
+
 class CholeskySpectrum(Spectrum):
     """Factorised training set for one ridge; made by :func:`~selfdistill_fast.spectrum`.
 
@@ -246,11 +255,7 @@ class CholeskySpectrum(Spectrum):
     def diagonals(self, filters: Any) -> Any:
         """Diagonals of Σ_j f_j x^j at the kept training rows: filters (…, T + 1) → (…, n)."""
         count = filters.shape[-1] - 1
-        if count > MAX_LOO_STEPS:
-            raise ValueError(
-                f"solver='cholesky' has leave-one-out of at most {MAX_LOO_STEPS} steps, asked for "
-                f"{count}; use solver='eigh', or a validation set X_val"
-            )
+        check_loo_steps(count)
         return filters @ self.backend.xp.stack(self._diagonal_powers(count))
 
     def applied(self, filters: Any) -> Any:

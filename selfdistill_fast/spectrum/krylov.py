@@ -31,6 +31,7 @@ rounding.
 from __future__ import annotations
 
 import math
+import numbers
 import threading
 from typing import Any
 
@@ -56,6 +57,8 @@ MAX_RANK, _CHUNK = 3000, 64
 #: vectors in a block at least: a product with so many takes hardly longer than with one, and
 #: random vectors beside the targets find the large eigenvalues, half as many products are left
 WIDTH = 4
+#: columns of a certificate that are worked on at a time, for each target (of one all steps)
+_CERTIFIED = 3
 #: how K is kept: half of it, or not at all
 STORAGES = ("auto", "float64", "float32", "none")
 #: length that a vector may lose in an orthogonalisation that need not be repeated
@@ -81,7 +84,8 @@ class KrylovSpectrum(EighSpectrum):
     n_steps : int
         The largest number of steps that was asked for so far.
     certificate_ : (T, p) ndarray
-        Bound of the error of each pure step at ``lam_min``; see :meth:`certificate`.
+        Bound of the error of each pure step at ``lam_min``, in units of y; see
+        :meth:`certificate`.
     max_rank : int
         Vectors that the run may have.
     storage : str
@@ -108,7 +112,6 @@ class KrylovSpectrum(EighSpectrum):
         storage: str = "auto",
         automatic: bool = False,
     ) -> None:
-        xp = be.xp
         if lam_min is None and lam is None:
             raise ValueError("solver='krylov' needs lam_min (or lam): its run depends on it")
         smallest = float(np.min(lam if lam_min is None else check_lam(lam_min, batch=False)))
@@ -126,7 +129,7 @@ class KrylovSpectrum(EighSpectrum):
         self.storage = self._choose_storage(be, X, kernel, storage, n, p, smallest, y)
         sizes = (be, n, X.shape[1], p, X.dtype)
         if asked is None:
-            self.max_rank = fitting_rank(self._budget, self.max_rank, *sizes, self.storage)
+            self.max_rank = fitting_rank(self._budget, self.max_rank, *sizes, self.storage, n_steps)
         self._prepare(
             be,
             X,
@@ -134,7 +137,7 @@ class KrylovSpectrum(EighSpectrum):
             kernel,
             w,
             fit_intercept,
-            needed=krylov_bytes(*sizes, self.max_rank, self.storage),
+            needed=krylov_bytes(*sizes, self.max_rank, self.storage, n_steps),
             max_memory=self._budget,
             cure="a smaller max_rank",
         )
@@ -151,9 +154,19 @@ class KrylovSpectrum(EighSpectrum):
                 f"{kernel!r} overflows {X.dtype} on these rows: scale X down"
                 + (" or use float64" if single else "")
             )
-        self._scale = xp.maximum(abs(self.kept(self.Y)).max(0), 0.0).astype("float64")
+        self._measure_targets()
         self._start()
+        if len(self._next) > self.max_rank:
+            if automatic:
+                raise ShortOfTolerance
+            raise ValueError(
+                f"max_rank={self.max_rank} is less than the {len(self._next)} independent targets "
+                "that the run begins with; use a larger max_rank"
+                + (" or max_memory" if asked is None else "")
+                + ", or fewer targets at a time"
+            )
         self.lam_min, self.n_steps = smallest, n_steps
+        self._certified = (smallest, n_steps)
         self._automatic = automatic
         self._continue()
         self._automatic = False
@@ -189,7 +202,8 @@ class KrylovSpectrum(EighSpectrum):
         if widest in fits:
             return widest
         # entries rounded to float32 perturb the residual by at most 2⁻²⁴ ‖K‖ ‖c‖, ‖c‖ <= ‖t‖/λ
-        perturbation = 2.0**-24 * n / lam / (2.0 * lam**0.5) * n**0.5
+        size = float(kernel_diagonal(be, X, kernel).max())
+        perturbation = 2.0**-24 * n * size / lam / (2.0 * lam**0.5) * (n * size) ** 0.5
         return "float32" if fits and perturbation <= 0.5 * self.tol else "none"
 
     def _half_of_matrix(self, X: Any) -> Any:
@@ -205,23 +219,50 @@ class KrylovSpectrum(EighSpectrum):
         weighted = diagonal if self._root64 is None else diagonal * self._root64[:, 0] ** 2
         self._trace, self._scale_of_K = float(weighted.sum()), largest(weighted)
 
-    def _apply(self, V: Any) -> Any:
-        """K_w V on the complement of q, for V (n, b) in float64."""
-        P = self._product(V)
+    def _measure_targets(self) -> None:
+        """Scale of each target, and its unit: a power of two, in which the run is made.
+
+        So targets of very different sizes are alike to it, and no square over- or underflows.
+        A target that is constant but for the rounding of its mean is 0.
+        """
+        be, xp = self.backend, self.backend.xp
+        scale = be.to_numpy(abs(self.kept(self.Y)).max(0)).astype(np.float64)
+        rounding = 8.0 * float(np.finfo(np.float64).eps) * len(self.target) ** 0.5
+        constant = scale <= rounding * abs(be.to_numpy(self.y_mean))
+        scale[constant] = 0.0
+        unit = np.exp2(np.floor(np.log2(np.where(scale > 0.0, scale, 1.0))))
+        self._unit, self._scale = np.maximum(unit, 1e-300), scale / np.maximum(unit, 1e-300)
+        t = self.target.astype("float64") / xp.asarray(self._unit)
+        t[:, xp.asarray(constant)] = 0.0
+        if self.q is not None:
+            t -= self.q[:, None] * (self.q @ t)
+        self._t = t  # what the run is about: centred targets in their units
+
+    def _apply(self, V: Any, *, exactly: bool = False) -> Any:
+        """K_w V on the complement of q, for V (n, b) in float64.
+
+        ``exactly``: with the entries of K computed anew where they are kept in float32.
+        """
+        P = self._product(V, exactly=exactly)
         if self.q is not None:
             P -= self.q[:, None] * (self.q @ P)
         return P
 
-    def _product(self, V: Any) -> Any:
+    def _product(self, V: Any, *, exactly: bool = False) -> Any:
         """K_w V, (n, b)."""
         be, xp = self.backend, self.backend.xp
         U = V if self._root64 is None else V * self._root64
-        if self._half is not None:
+        if self._half is not None and not (exactly and self._rounded and self.X is not None):
             P = be.half_matmul(self._half, U)
         else:
             U = xp.ascontiguousarray(U)
             P = native_matmul(be, self.kept(self.X), None, U, self.kernel)
         return P if self._root64 is None else P * self._root64
+
+    @property
+    def _rounded(self) -> bool:
+        """Whether K is kept with fewer digits than it has."""
+        return bool(self.storage == "float32" and self.dtype == np.float64)
 
     def _keep_matrix(self) -> bool:
         """Compute and keep half of K for many products; whether that was done here."""
@@ -244,15 +285,13 @@ class KrylovSpectrum(EighSpectrum):
         self._done = False  # an invariant subspace: nothing is left to find
         self.k = 0
         self._bases: dict[int, Any] = {0: xp.zeros((0, 0))}
-        t = self.target.astype("float64")
-        if self.q is not None:
-            t = t - self.q[:, None] * (self.q @ t)
-        block, coefficients = self._orthonormal(xp.ascontiguousarray(t.T), 0.0)
+        block, coefficients = self._orthonormal(xp.ascontiguousarray(self._t.T), 0.0)
         block = self._widened(block)
         missing = xp.zeros((len(block) - len(coefficients), coefficients.shape[1]))
         coefficients = xp.concatenate([coefficients, missing])
         self._next = block
         self._first = self.backend.to_numpy(coefficients)
+        self._first[:, self._scale == 0.0] = 0.0  # not the rounding of the others
         self._offset = None
         self._cutoff = 0.0
         if self.fit_intercept:
@@ -266,11 +305,6 @@ class KrylovSpectrum(EighSpectrum):
     def _widened(self, block: Any) -> Any:
         """The block with random vectors up to ``WIDTH`` of them."""
         xp = self.backend.xp
-        if len(block) > self.max_rank:
-            raise ValueError(
-                f"max_rank={self.max_rank} is less than the {len(block)} independent targets that "
-                "the run begins with; use a larger max_rank, or fewer targets at a time"
-            )
         count = min(WIDTH, self.max_rank) - len(block)
         if len(block) == 0 or count <= 0:
             return block
@@ -335,7 +369,17 @@ class KrylovSpectrum(EighSpectrum):
             self.k += take
 
     def _step(self) -> None:
-        """Append the next block and find the one after it."""
+        """Append the next block and find the one after it; all of it, or nothing."""
+        k, blocks = self.k, len(self._A)
+        try:
+            self._extend()
+        except BaseException:
+            self.k = k
+            del self._chunks[-(-k // _CHUNK) :]
+            del self._sizes[blocks:], self._A[blocks:], self._B[blocks:]
+            raise
+
+    def _extend(self) -> None:
         be, xp = self.backend, self.backend.xp
         block = self._next
         W = xp.ascontiguousarray(self._apply(block.T).T)
@@ -364,10 +408,10 @@ class KrylovSpectrum(EighSpectrum):
             following = self._orthogonalise(following)
             following, change = self._orthonormal(following, 0.5)
             B = change @ B
-        self._last, self._next = block, following
-        self._B.append(be.to_numpy(B))
-        self._norm = max(self._norm, float(abs(self._B[-1]).sum(1).max(initial=0.0)))
-        self._done = len(following) == 0
+        B = be.to_numpy(B)
+        self._norm = max(self._norm, float(abs(B).sum(1).max(initial=0.0)))
+        self._B.append(B)
+        self._last, self._next, self._done = block, following, len(following) == 0
 
     def _continue(self) -> None:
         """Go on until the certificate at ``lam_min`` and ``n_steps`` meets ``tol``."""
@@ -375,12 +419,12 @@ class KrylovSpectrum(EighSpectrum):
         try:
             if not self._done and len(self._next):
                 kept = self._keep_matrix()
+            before = set(self._bases)
             self._run()
             self._diagonalise()
-            self._floor = np.zeros(len(self._scale))
-            exact = self._recursion(self.lam_min, self.n_steps)
-            self.certificate_ = self._explicit(self.lam_min, self.n_steps)
-            self._floor = np.maximum(self.certificate_ - exact, 0.0)[-1]
+            for k in set(self._bases) - before - {self.k}:  # nobody has seen these
+                del self._bases[k]
+            self._certify()
         finally:
             if kept:
                 self._half = None
@@ -395,24 +439,23 @@ class KrylovSpectrum(EighSpectrum):
         if len(self._next) == 0:
             self._done = True
         lam, small = self.lam_min, Reference()
-        target = np.asarray(self.tol * self.backend.to_numpy(self._scale))
+        target = self.tol * self._scale
         goal = target * 2.0 * lam**0.5 / max(self._feature_norm, 1e-300)  # of the residual
         residual = self._first
         delta: Any = None
 
         def advance(j: int, residual: np.ndarray, delta: Any) -> tuple[np.ndarray, Any]:
             D = self._A[j] + lam * np.eye(len(self._A[j]))
+            if j and delta is None:  # λ is below the rounding of T: go on to the end
+                return residual, None
             if j:
                 B = self._B[j - 1]
                 D = D - B @ small.cholesky_solve(delta, B.T)
             try:
                 L = small.cholesky(0.5 * (D + D.T))
             except small.LinAlgError:
-                self._diagonalise()  # names the eigenvalue where one is negative
-                raise small.LinAlgError(
-                    f"K + lam I is not positive definite at lam={lam:g}: lam is below the "
-                    "round-off of K; use a larger lam"
-                ) from None
+                self._diagonalise()  # names the eigenvalue, if it is more than round-off
+                return np.full_like(residual, np.inf), None
             return self._B[j] @ small.cholesky_solve(L, residual), L
 
         for j in range(len(self._A)):
@@ -441,7 +484,8 @@ class KrylovSpectrum(EighSpectrum):
         self.d = _clamped(theta, len(self.target), self.kernel, xp, self._scale_of_K)
         S = xp.ascontiguousarray(S)
         self._bases[k] = S
-        self.z = S[: len(self._first)].T @ xp.asarray(self._first)
+        self._z = S[: len(self._first)].T @ xp.asarray(self._first)
+        self.z = self._z * xp.asarray(self._unit)
         last = self._sizes[-1] if self._sizes else 0
         coupling = xp.asarray(self._B[-1]) if self._B else xp.zeros((0, 0))
         self._coupling = coupling @ S[k - last :]  # B Eᵀ S, (b, k)
@@ -480,13 +524,18 @@ class KrylovSpectrum(EighSpectrum):
         """Continue the run where ``lam`` or ``n_steps`` go beyond what it has met."""
         smallest = float(np.min(lam))
         with self._lock:
+            met = self.lam_min, self.n_steps
             if smallest >= self.lam_min and n_steps <= self.n_steps:
                 return
             self.lam_min = min(smallest, self.lam_min)
             self.n_steps = max(n_steps, self.n_steps)
-            bound = self._recursion(self.lam_min, self.n_steps)[-1]
-            if not (bound <= self.tol * self.backend.to_numpy(self._scale)).all():
-                self._continue()
+            try:
+                bound = self._expected(self.lam_min, self.n_steps)
+                if not (bound <= self.tol * self._scale).all():
+                    self._continue()
+            except BaseException:  # interrupted: ask again the next time
+                self.lam_min, self.n_steps = met
+                raise
 
     # ------------------------------------------------------------ certificate
     def certificate(self, lam: Any, n_steps: int) -> np.ndarray:
@@ -510,33 +559,61 @@ class KrylovSpectrum(EighSpectrum):
         self._ensure(lam, n_steps)
         with self._lock:
             bounds = [self._explicit(float(one), n_steps) for one in lam.reshape(-1)]
-        return np.stack(bounds) if lam.ndim else bounds[0]
+        return (np.stack(bounds) if lam.ndim else bounds[0]) * self._unit
+
+    @property
+    def certificate_(self) -> np.ndarray:
+        """Bound of the error of each pure step at ``lam_min``, (T, p); computed when stale."""
+        with self._lock:
+            if self._certified != (self.lam_min, self.n_steps):
+                self._certify()
+            return self._certificate * self._unit
+
+    def _certify(self) -> None:
+        """The certificate at ``lam_min``, and from it the floor of rounding."""
+        exact = self._recursion(self.lam_min, self.n_steps)
+        self._certificate = self._explicit(self.lam_min, self.n_steps)
+        self._floor = np.maximum(self._certificate - exact, 0.0)[-1]
+        self._certified = (self.lam_min, self.n_steps)
 
     def _recursion(self, lam: float, n_steps: int) -> np.ndarray:
-        """The certificate (T, p) from residuals of exact arithmetic, and a floor of rounding."""
+        """The certificate (T, p) from residuals of exact arithmetic, in the targets' units."""
         filters = self.backend.pure_filters(self.d.astype("float64"), np.array([lam]), n_steps)[0]
         bound = _propagated(_gains(lam, n_steps)[:, None, None] * self._exact_sizes(filters))
-        floor = self._floor * (self.lam_min / lam) ** 1.5
-        return bound * self._feature_norm + floor
+        return bound * self._feature_norm
+
+    def _expected(self, lam: float, n_steps: int) -> np.ndarray:
+        """What the certificate of the last step is likely to be, (p,), rounding included."""
+        growth = 1.5 * (math.log(self._certified[0]) - math.log(lam))
+        floor = self._floor * math.exp(min(growth, 600.0))
+        return self._recursion(lam, n_steps)[-1] + floor
 
     def _exact_sizes(self, filters: Any) -> np.ndarray:
         """‖r_s‖ of exact arithmetic, (T, p), for pure filters (T, k)."""
         xp = self.backend.xp
-        R = xp.stack([self._coupling @ (f[:, None] * self.z) for f in filters])
+        R = xp.stack([self._coupling @ (f[:, None] * self._z) for f in filters])
         return _norms(R, self.backend)
 
     def _explicit(self, lam: float, n_steps: int) -> np.ndarray:
-        """The certificate (T, p) from residuals with K itself."""
+        """The certificate (T, p) from residuals with K itself; few targets at a time."""
+        filters = self.backend.pure_filters(self.d.astype("float64"), np.array([lam]), n_steps)[0]
+        exact = self._exact_sizes(filters)
+        count = max(1, _CERTIFIED * self.p // n_steps)
+        parts = [slice(at, at + count) for at in range(0, self.p, count)]
+        bounds = [self._explicit_of(part, lam, filters, exact[:, part]) for part in parts]
+        return np.concatenate(bounds, 1)
+
+    def _explicit_of(
+        self, targets: slice, lam: float, filters: Any, exact: np.ndarray
+    ) -> np.ndarray:
+        """The certificate of some targets; their residuals of exact arithmetic are given."""
         xp, be = self.backend.xp, self.backend
-        filters = be.pure_filters(self.d.astype("float64"), np.array([lam]), n_steps)[0]
-        C = self._rows_of(filters[..., None] * self.z)  # (T, n, p)
+        C = self._rows_of(filters[..., None] * self._z[:, targets])  # (T, n, p)
         T, n, p = C.shape
         dual = xp.ascontiguousarray(xp.moveaxis(C, 1, 0).reshape(n, T * p))
-        KC = xp.moveaxis(self._apply(dual).reshape(n, T, p), 1, 0)
+        KC = xp.moveaxis(self._apply(dual, exactly=True).reshape(n, T, p), 1, 0)
         R = xp.empty_like(C)
-        t = self.target.astype("float64")
-        if self.q is not None:
-            t = t - self.q[:, None] * (self.q @ t)
+        t = self._t[:, targets]
         for s in range(T):
             R[s] = t - KC[s] - lam * C[s]
             t = t - lam * C[s]
@@ -554,16 +631,20 @@ class KrylovSpectrum(EighSpectrum):
         now, later = _gains_of(mean, mean_square, lam)
         contraction = self._trace / (self._trace + lam)
         # for i >= 2 also u² (1 − u)³ u/λ <= (d/λ)² max (1 − u)³ u/λ
-        much_later = np.minimum(
-            later * contraction, (27.0 / 256.0 * mean_square / lam) ** 0.5 / lam
-        )
+        with np.errstate(over="ignore"):  # for the smallest λ the second is no bound
+            much_later = np.minimum(
+                later * contraction, (27.0 / 256.0 * mean_square / lam) ** 0.5 / lam
+            )
         outside = [now, later, *(much_later * contraction ** (i - 2) for i in range(2, T))][:T]
         bounds = np.minimum(held + rest * np.stack(outside), _gains(lam, T)[:, None, None] * sizes)
+        if self._rounded and self.X is None:  # ‖ΔK‖ <= 2⁻²⁴ ‖K‖_F, and there is no other K
+            lost = 2.0**-24 * self._trace * _norms(C, be)
+            bounds = bounds + _gains(lam, T)[:, None, None] * lost
         # rounding may hide as much as it shows; at least that of a product with K, whose
         # entries are off by eps |κ(x_i, X)| |c| with |κ(x, X)|² <= κ ‖K‖, where K is large
         eps, K = float(np.finfo(self.dtype).eps), self._norm
-        hidden = np.maximum(sizes - self._exact_sizes(filters), 0.0) / np.maximum(sizes, 1e-300)
-        noise = [eps * K / (K + lam)] + [eps * K * lam / (K + lam) ** 2] * (T - 1)
+        hidden = np.maximum(sizes - exact, 0.0) / np.maximum(sizes, 1e-300)
+        noise = [eps * K / (K + lam)] + [eps * K / (K + lam) * (lam / (K + lam))] * (T - 1)
         bounds = bounds * (1.0 + hidden) + np.array(noise)[:, None, None] * _norms(C, be) * (
             self._largest_diagonal**0.5
         )
@@ -603,26 +684,27 @@ class KrylovSpectrum(EighSpectrum):
 
     def _warn(self) -> None:
         """RuntimeWarning where the run ended before its tolerance was met."""
-        target = self.tol * self.backend.to_numpy(self._scale)
-        if (self.certificate_[-1] <= target).all():
+        target = self.tol * self._scale
+        bound = self._certificate[-1]
+        if (bound <= target).all():
             return
         if self._automatic and not self._done and self.k + len(self._next) > self.max_rank:
             raise ShortOfTolerance
         low, high = math.log(self.lam_min), math.log(max(self.lam_min, self._norm) * 1e12)
         for _ in range(60):
             middle = 0.5 * (low + high)
-            met = (self._recursion(math.exp(middle), self.n_steps)[-1] <= target).all()
+            met = (self._expected(math.exp(middle), self.n_steps) <= target).all()
             low, high = (low, middle) if met else (middle, high)
         ended = (
-            "the tolerance is below rounding"
+            f"the tolerance is below rounding{' of K to float32' if self._rounded else ''}"
             if self._done or self.k + len(self._next) <= self.max_rank
             else f"max_rank={self.max_rank} was reached"
         )
         warn_caller(
             f"solver='krylov' stopped after {self.k} vectors: {ended}; its answers are to "
             f"tol={self.tol:g} only for lam >= {math.exp(high):.3g}, and at "
-            f"lam={self.lam_min:g} to {float(self.certificate_[-1].max()):.2g}; use a larger "
-            "tol or max_rank, or solver='eigh'",
+            f"lam={self.lam_min:g} to {float((bound * self._unit).max()):.2g}; use a larger "
+            f"tol or max_rank, {'another storage, ' if self._rounded else ''}or solver='eigh'",
             RuntimeWarning,
         )
 
@@ -639,12 +721,14 @@ class KrylovSpectrum(EighSpectrum):
         for Q in self._basis_chunks(k):
             product += Q.T @ flat[at : at + len(Q)]
             at += len(Q)
-        return xp.moveaxis(product.reshape(-1, S, p), 1, 0).reshape(*lead, -1, p)
+        n = len(product)
+        return xp.moveaxis(product.reshape(n, S, p), 1, 0).reshape(*lead, n, p)
 
     @property
     def V(self) -> Any:
         """Ritz vectors, (n, k); formed when it is asked for."""
-        return self._rows_of(self.backend.xp.eye(self.k)).astype(self.dtype)
+        with self._lock:
+            return self._rows_of(self.backend.xp.eye(self.k)).astype(self.dtype)
 
     def in_rows(self, coordinates: Any) -> Any:
         """V @ coordinates for coordinates (..., k, p), one product for all."""
@@ -658,7 +742,8 @@ class KrylovSpectrum(EighSpectrum):
         X_new : array_like of shape (m, d)
             With a precomputed kernel K(X_new, X), (m, n).
         """
-        X_new, V = self.check_new(X_new), self.V
+        X_new = self.check_new(X_new)
+        V = V_kept = self.V
         if self._root is not None:
             V = V * self._root[:, None]
         if self.X is None:
@@ -666,10 +751,7 @@ class KrylovSpectrum(EighSpectrum):
         else:
             V = self.backend.xp.ascontiguousarray(V)
             P = native_matmul(self.backend, X_new, self.kept(self.X), V, self.kernel)
-        return P if self._offset is None else P - self._offset_of_basis()
-
-    def _offset_of_basis(self) -> Any:
-        return self.V.T @ self._offset.astype(self.dtype)
+        return P if self._offset is None else P - V_kept.T @ self._offset.astype(self.dtype)
 
     def constant(self, coordinates: Any) -> Any:
         """What a prediction adds to κ(x, X) @ dual: ȳ − r·c, (…, p)."""
@@ -682,14 +764,27 @@ class KrylovSpectrum(EighSpectrum):
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """As for a full spectrum; a smaller λ, or more steps, continue the run."""
-        self._ensure(lam if lam_steps is None else lam_steps, check_n_steps(n_steps))
-        return super().pure_filters(lam, n_steps, lam_steps)
+        with self._lock:
+            self._ensure(lam if lam_steps is None else lam_steps, check_n_steps(n_steps))
+            return super().pure_filters(lam, n_steps, lam_steps)
+
+    def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+        """As for a full spectrum; a smaller λ, or more steps, continue the run."""
+        with self._lock:  # filters and z of the same run, whoever continues it
+            return super().pure_steps(lam, n_steps, lam_steps)
+
+    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
+        """As for a full spectrum, but on Ritz values."""
+        with self._lock:
+            self._ensure(lam if lam_steps is None else lam_steps, len(C))
+            return super().shrinkage(C, lam, lam_steps)
 
     def limit(self, lam: float, alpha: float) -> Any:
         """As for a full spectrum: one step under the ridge λ/α."""
-        if alpha > 0.0:
-            self._ensure(lam / alpha, 1)
-        return super().limit(lam, alpha)
+        with self._lock:
+            if alpha > 0.0:  # λ is asked for with it: continued, and warned, once
+                self._ensure(min(lam, lam / alpha), self.n_steps)
+            return super().limit(lam, alpha)
 
     def check_leave_one_out(self) -> None:
         """Always a ValueError: this spectrum holds f(K)y, never diag f(K)."""
@@ -728,9 +823,10 @@ def _gains_of(
     below = np.sqrt(a) / (a + lam)
     half = np.maximum(0.5 * mean, lam)
     variance = np.maximum(mean_square - mean**2, 0.0)
-    share = variance / np.maximum(variance + (mean - half) ** 2, 1e-300)
-    now = np.sqrt(0.25 / lam * share + half / (half + lam) ** 2)
-    later = np.sqrt(27.0 / 256.0 / lam * share + half * lam**2 / (half + lam) ** 4)
+    share = variance / np.maximum(variance + np.maximum(mean - half, 0.0) ** 2, 1e-300)
+    at_half = half**0.5 / (half + lam)  # and no square of λ, which may overflow
+    now = np.sqrt(0.25 / lam * share + at_half**2)
+    later = np.sqrt(27.0 / 256.0 / lam * share + (at_half * (lam / (half + lam))) ** 2)
     above = mean > half
     return (
         np.minimum(below, np.where(above, now, np.inf)),
@@ -749,24 +845,35 @@ def _propagated(bounds: np.ndarray) -> np.ndarray:
     return np.stack([sum(bounds[t - s, s] for s in range(t + 1)) for t in steps])
 
 
-def krylov_bytes(be: Any, n: int, d: int, p: int, dtype: Any, rank: int, storage: str) -> int:
+def krylov_bytes(
+    be: Any, n: int, d: int, p: int, dtype: Any, rank: int, storage: str, n_steps: int = 6
+) -> int:
     """Peak bytes of a run of ``rank`` vectors: half of K, the basis, and blocks of work."""
     itemsize = np.dtype(dtype).itemsize
     rank = min(rank, n)
     basis = -(-rank // _CHUNK) * _CHUNK * n * 8
-    blocks = 8 * n * (12 * p + 30 * p + 16)  # of the process; of the certificate of six steps
+    certified = max(_CERTIFIED * p, n_steps)
+    blocks = 8 * n * (12 * p + 10 * certified + 16)  # of the process; of the certificate
     matrix = be.half_bytes(n, storage) if storage != "none" else 0
     return matrix + basis + blocks + 4 * n * d * itemsize + 4 * rank * rank * 8
 
 
 def fitting_rank(
-    budget: int, most: int, be: Any, n: int, d: int, p: int, dtype: Any, storage: str
+    budget: int,
+    most: int,
+    be: Any,
+    n: int,
+    d: int,
+    p: int,
+    dtype: Any,
+    storage: str,
+    n_steps: int,
 ) -> int:
     """The largest rank up to ``most`` whose :func:`krylov_bytes` fit, but at least a chunk."""
     low, high = min(_CHUNK, most), most
     while low < high:
         middle = (low + high + 1) // 2
-        if krylov_bytes(be, n, d, p, dtype, middle, storage) <= budget:
+        if krylov_bytes(be, n, d, p, dtype, middle, storage, n_steps) <= budget:
             low = middle
         else:
             high = middle - 1
@@ -775,6 +882,6 @@ def fitting_rank(
 
 def check_tol(tol: Any) -> float:
     """``tol`` as a float; ValueError unless it is between 0 and 1."""
-    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0.0 < tol < 1.0:
+    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0.0 < float(tol) < 1.0:
         raise ValueError(f"tol must be a number between 0 and 1, got {tol!r}")
     return float(tol)

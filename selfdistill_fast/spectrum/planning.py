@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.backend import get_backend, try_gpu
-from selfdistill_fast.kernels import RBF, Kernel
+from selfdistill_fast.kernels import RBF, Kernel, as_kernel
 from selfdistill_fast.spectrum.base import check_lam, check_n_steps
 from selfdistill_fast.spectrum.cholesky import MAX_LOO_STEPS
 from selfdistill_fast.spectrum.krylov import MAX_RANK, WIDTH, check_tol, krylov_bytes
@@ -151,7 +151,7 @@ def plan(
     leave_one_out: bool = False,
     dtype: Any = "float64",
     backend: Any = None,
-    max_memory: int | None = None,
+    max_memory: float | None = None,
     kernel: Any = RBF(1.0),  # noqa: B008 - kernels are immutable
     n_steps: int = MAX_LOO_STEPS,
     tol: float | None = None,
@@ -200,12 +200,11 @@ def plan(
     be = get_backend(backend)
     where = ""
     n, d, p = (check_n_steps(v, name) for v, name in ((n, "n"), (d, "d"), (p, "p")))
-    n_landmarks, n_steps = check_n_steps(n_landmarks, "n_landmarks"), check_n_steps(n_steps)
+    n_landmarks, kernel = check_n_steps(n_landmarks, "n_landmarks"), as_kernel(kernel)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     lam = None if lam is None else check_lam(lam, batch=True)
-    tol = None if tol is None else check_tol(tol)
     if isinstance(backend, str) and backend == "auto":
         gpu, where = where_it_pays(
             be, n, d, p, dtype, kernel, solver="auto", lam=lam, leave_one_out=bool(leave_one_out),
@@ -299,12 +298,13 @@ def choose(
     n_landmarks: int = 1000,
     rates: Rates | None = None,
 ) -> Plan:
-    """:func:`plan` for checked values.
+    """:func:`plan` for checked sizes, λ and kernel.
 
     ``leave_one_out`` None: not known. Then only solvers that have it are taken, unless none of
     them fits. Below ``SMALL`` rows the choice is made with nominal rates, so that it is always
     the same and costs nothing.
     """
+    n_steps, tol = check_n_steps(n_steps), None if tol is None else check_tol(tol)
     if rates is None:
         rates = NOMINAL if n <= SMALL else _calibrated(be, np.dtype(dtype))
     problem_of = (be, n, d, p, np.dtype(dtype), lam, leave_one_out, n_steps, tol, n_landmarks)
@@ -437,9 +437,11 @@ def _costs(
     # a run may have MAX_RANK vectors where they fit, and needs room for half more than expected
     storage, most = "none", min(n, MAX_RANK)
     for storage in (dtype.name, "none"):
-        needed = krylov_bytes(be, n, d, p, dtype, min(n, 3 * rank // 2 + 1), storage)
+        needed = krylov_bytes(be, n, d, p, dtype, min(n, 3 * rank // 2 + 1), storage, n_steps)
         if needed <= budget:
-            needed = max(needed, min(krylov_bytes(be, n, d, p, dtype, most, storage), budget))
+            needed = max(
+                needed, min(krylov_bytes(be, n, d, p, dtype, most, storage, n_steps), budget)
+            )
             break
     kept = storage != "none"
     passes = rank / width + 2.0 * n_steps * p / width
@@ -489,7 +491,7 @@ def memory_budget(be: Any, max_memory: Any) -> int:
     if (
         isinstance(max_memory, bool)
         or not isinstance(max_memory, numbers.Real)
-        or not float(max_memory) > 0
+        or not 0 < float(max_memory) < math.inf
     ):
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
     return int(float(max_memory))
@@ -553,6 +555,8 @@ def _size(number: float) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 1e-6:
+        return "< 1 µs"
     for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
         if seconds >= length:
             return f"{seconds / length:.3g} {unit}"
