@@ -20,6 +20,7 @@ MEASURE = textwrap.dedent(
     """
     import re, sys
     import numpy as np
+    import scipy.linalg
     from selfdistill_fast import RBF, distill, plan, spectrum
 
     solver, n, d, p, dtype = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
@@ -32,15 +33,20 @@ MEASURE = textwrap.dedent(
         X, Y = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(n, p))
         return distill(spectrum(X, Y, RBF(0.1), solver=solver, lam=lam, **kinds), 0.5, 0.3, 2)
 
-    def peak():
+    def memory(which):
         # not getrusage: its maximum begins with that of the parent
         status = open("/proc/self/status").read()
-        return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1])
+        return 1024 * int(re.search(which + r":\\s*(\\d+) kB", status)[1])
 
-    job(500)  # modules, threads and their buffers
-    before = peak()
+    # modules, threads and the buffers of both BLAS, which large products fill
+    job(500)
+    A, B = np.eye(300), np.ones((300, 8000))
+    A @ B, B @ B.T, B.T[:300] @ B, scipy.linalg.cholesky(A)
+    scipy.linalg.blas.dgemm(1.0, A, B), scipy.linalg.blas.dsyrk(1.0, B)
+    del A, B
+    before = memory("VmRSS")
     job(n)
-    used = peak() - before
+    used = memory("VmHWM") - before
     if "storage" in options:
         from selfdistill_fast.backend import get_backend
         from selfdistill_fast.spectrum.krylov import MAX_RANK, krylov_bytes

@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast.backend.threads import n_threads_now
 from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps
@@ -52,8 +53,9 @@ _BATCH = 128
 _POOL, _POOL_ROWS = 10, 32_768
 #: rows of a block: as many as make a block of features this large, within the limits
 _BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
-#: bytes that the C library keeps of blocks that were freed
-_RESERVE = 16 << 20
+#: bytes that the C library keeps of blocks that were freed, and that BLAS packs blocks into on
+#: each of its threads
+_RESERVE, _PACKED = 16 << 20, 16 << 20
 #: eigenvalues below this many roundings of the largest are noise
 _NOISE = 10.0
 
@@ -109,7 +111,8 @@ def nystrom_bytes(
     copy = d * size if streaming else 0  # a block that is joined from chunks
     one_pass = 24 * m * m + rows * (m * (size + 8 + cast) + 2 * copy + 8 * (2 * d + p)) + 8 * m * d
     solve = 8 * m * m + be.eigh_bytes(m, np.float64)
-    return int(_RESERVE + held + max(landmarks, triangle, one_pass, solve))
+    reserve = _RESERVE + _PACKED * n_threads_now()
+    return int(reserve + held + max(landmarks, triangle, one_pass, solve))
 
 
 class NystromSpectrum(EighSpectrum):
