@@ -34,6 +34,7 @@ from selfdistill_fast.alpha import (
     weights_to_alphas,
 )
 from selfdistill_fast.backend import Gpu, device_of, devices, get_backend
+from selfdistill_fast.backend.threads import limits_by_any_thread
 from selfdistill_fast.distill import held_out_columns
 from selfdistill_fast.kernels import Custom, Kernel, Precomputed, as_kernel, kernel_from_dict
 from selfdistill_fast.spectrum import (
@@ -660,7 +661,9 @@ def _on_worker(job: _Job, data: dict[str, Any], kernel: Kernel) -> dict[str, Any
     memory = worker.memory_manager.memory_limit
     if job.max_memory is None and memory:
         job = replace(job, max_memory=int(0.8 * memory))
-    with _alone, threadpool_limits(limits=n_threads, user_api="blas"):
+    with _alone, ExitStack() as limits:
+        limits_by_any_thread()
+        limits.enter_context(threadpool_limits(limits=n_threads, user_api="blas"))
         backend = get_backend(job.backend, n_threads=n_threads)
         return _score(replace(job, backend=backend), data, kernel)
 

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import oracle
@@ -302,6 +303,37 @@ def test_one_blas_thread_while_any_task_runs():
         assert most() == 1
         second.__exit__(None, None, None)
         assert most() == before
+
+
+def test_the_limit_is_lifted_by_whichever_thread_comes_last():
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from selfdistill_fast.backend.threads import one_blas_thread
+
+    def most():
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        return max(pool["num_threads"] for pool in pools)
+
+    inside, done = threading.Event(), threading.Event()
+
+    def first_in():
+        with one_blas_thread():
+            inside.set()
+            done.wait(10)
+
+    with threadpool_limits(2):
+        before = most()
+        for _ in range(2):  # the second time another thread has been in control
+            inside.clear()
+            done.clear()
+            thread = threading.Thread(target=first_in)
+            thread.start()
+            inside.wait(10)
+            with one_blas_thread():
+                done.set()
+                thread.join()
+                assert most() == 1
+            assert most() == before
 
 
 CLUSTER = """

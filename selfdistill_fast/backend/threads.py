@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from selfdistill_fast.backend import host
 
-__all__ = ["check_n_threads", "n_threads_now", "one_blas_thread", "run"]
+__all__ = ["check_n_threads", "limits_by_any_thread", "n_threads_now", "one_blas_thread", "run"]
 
 #: nanoseconds of work in a block, at least and at most: long against the cost of handing it
 #: out (some microseconds), short against Ctrl-C and against waiting for the last one
@@ -163,18 +163,31 @@ _limit_users = 0
 _limits: object = None
 
 
+def limits_by_any_thread() -> None:
+    """Let this thread set or lift a limit of OpenBLAS that another thread has set.
+
+    From 3.8 on threadpoolctl ignores, without a word, all threads but the first that set one.
+    """
+    import threadpoolctl
+
+    controller = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(controller, "clear_controlling_thread"):
+        controller.clear_controlling_thread(force=True)
+
+
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
     """BLAS with one thread while any caller is inside: a Dask task is one thread's work.
 
     The limit is the process's: the first task in sets it, the last one out lifts it.
     """
-    from threadpoolctl import threadpool_limits  # scikit-learn needs it, too
+    import threadpoolctl  # scikit-learn needs it, too
 
     global _limit_users, _limits
     with _limit_lock:
         if _limit_users == 0:
-            _limits = threadpool_limits(1)
+            limits_by_any_thread()
+            _limits = threadpoolctl.threadpool_limits(1)
         _limit_users += 1
     try:
         yield
@@ -182,5 +195,7 @@ def one_blas_thread() -> Iterator[None]:
         with _limit_lock:
             _limit_users -= 1
             if _limit_users == 0:
+                limits_by_any_thread()
                 _limits.restore_original_limits()  # type: ignore[attr-defined]
+                limits_by_any_thread()  # and whoever comes next may set one
                 _limits = None
