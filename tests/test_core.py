@@ -596,6 +596,7 @@ def test_no_block_runs_after_an_error():
 
 
 def test_n_threads_honours_the_environment(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     available = threads.n_threads_now()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert threads.n_threads_now() == 1
