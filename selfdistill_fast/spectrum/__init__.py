@@ -322,7 +322,7 @@ def _factorised(
             return CholeskySpectrum(*training, float(lam), automatic=chosen is not None)
         except StrongRidge:
             pass
-        except training[0].xp.linalg.LinAlgError:
+        except training[0].LinAlgError:
             if chosen is None:
                 raise
         return EighSpectrum(*training)  # keeps all digits; and serves λ below round-off

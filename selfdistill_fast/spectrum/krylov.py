@@ -126,7 +126,7 @@ class KrylovSpectrum(EighSpectrum):
         asked = None if max_rank is None else check_n_steps(max_rank, "max_rank")
         self.max_rank = max(0, min(most, max(MAX_RANK, 4 * p) if asked is None else asked))
         self._budget = int(0.8 * be.available_memory()) if max_memory is None else max_memory
-        self.storage = self._choose_storage(be, X, kernel, storage, n, p, smallest, y)
+        self.storage = self._choose_storage(be, X, kernel, storage, n, p, smallest)
         sizes = (be, n, X.shape[1], p, X.dtype)
         if asked is None:
             self.max_rank = fitting_rank(self._budget, self.max_rank, *sizes, self.storage, n_steps)
@@ -179,7 +179,7 @@ class KrylovSpectrum(EighSpectrum):
 
     # ------------------------------------------------------------ products with K
     def _choose_storage(
-        self, be: Any, X: Any, kernel: Kernel, storage: str, n: int, p: int, lam: float, y: Any
+        self, be: Any, X: Any, kernel: Kernel, storage: str, n: int, p: int, lam: float
     ) -> str:
         """How to keep K: what fits the budget, and what its precision allows."""
         widest = str(X.dtype)
@@ -293,7 +293,6 @@ class KrylovSpectrum(EighSpectrum):
         self._first = self.backend.to_numpy(coefficients)
         self._first[:, self._scale == 0.0] = 0.0  # not the rounding of the others
         self._offset = None
-        self._cutoff = 0.0
         if self.fit_intercept:
             m = self._product(self.q.astype("float64")[:, None])[:, 0]
             self._offset = m / self.total_weight**0.5

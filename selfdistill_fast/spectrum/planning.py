@@ -5,7 +5,7 @@ The counts are leading terms in the number of rows n, for K of order n:
     eigh         9 n³ flops, K and V in full                    every λ, leave-one-out
     cholesky     n³/3 flops (4 n³ with leave-one-out), one n²    one λ, leave-one-out
     tridiagonal  4/3 n³ flops, K and its reflectors              every λ
-    krylov       2 n² r flops in r passes over (half of) K       every λ >= λ_min
+    krylov       2 n² r flops in r/4 passes over half of K       every λ >= λ_min
     nystrom      n m² flops in one pass over rows                an approximation
 
 Seconds follow from rates of this machine: of a matrix product, a Cholesky factor, an
