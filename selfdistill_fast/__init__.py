@@ -3,7 +3,7 @@
 Data flows one way; each name below is the public end of one module::
 
     kernels → gram → spectrum → filters → loo → distill → estimator · sweep → cli
-       └───── backend: reference | cpu ─────┘      alpha ← distill
+       └───── backend: reference | cpu | gpu ┘      alpha ← distill, trainer
 
 Every self-distilled kernel ridge regression is a filter on one eigendecomposition (Borup &
 Andersen 2021): factorise once with :func:`spectrum`, then every ridge λ, every

@@ -55,8 +55,6 @@ class Reference:
 
     name = "reference"
     xp: Any = np
-    #: what a matrix that is not positive (semi-)definite raises, on every backend
-    LinAlgError = np.linalg.LinAlgError
     #: kind of the arrays that the caller has and gets: "numpy", "cupy", "torch", …
     caller = "numpy"
 

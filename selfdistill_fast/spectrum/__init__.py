@@ -24,6 +24,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.linalg import LinAlgError
 
 from selfdistill_fast.backend import get_backend, with_fallback
 from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
@@ -322,7 +323,7 @@ def _factorised(
             return CholeskySpectrum(*training, float(lam), automatic=chosen is not None)
         except StrongRidge:
             pass
-        except training[0].LinAlgError:
+        except LinAlgError:
             if chosen is None:
                 raise
         return EighSpectrum(*training)  # keeps all digits; and serves λ below round-off

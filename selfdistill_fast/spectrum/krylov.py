@@ -36,6 +36,7 @@ import threading
 from typing import Any
 
 import numpy as np
+from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.backend import Reference, get_backend
@@ -452,7 +453,7 @@ class KrylovSpectrum(EighSpectrum):
                 D = D - B @ small.cholesky_solve(delta, B.T)
             try:
                 L = small.cholesky(0.5 * (D + D.T))
-            except small.LinAlgError:
+            except LinAlgError:
                 self._diagonalise()  # names the eigenvalue, if it is more than round-off
                 return np.full_like(residual, np.inf), None
             return self._B[j] @ small.cholesky_solve(L, residual), L

@@ -34,6 +34,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.linalg import LinAlgError
 
 from selfdistill_fast.backend.threads import n_threads_now
 from selfdistill_fast.gram import check_memory, native_gram
@@ -191,7 +192,7 @@ class NystromSpectrum(EighSpectrum):
             raise _overflow(kernel, X.dtype)
         total, noise = float(traces[0]), 1e3 * m * float(xp.finfo(X.dtype).eps)
         if not kernel.definite and float(traces[2]) < -noise * abs(total):
-            raise _indefinite(xp, f"{float(traces[2]):g} in sum on the diagonal of the other rows")
+            raise _indefinite(f"{float(traces[2]):g} in sum on the diagonal of the other rows")
         self.approximation_error = max(total - float(traces[1]), 0.0) / total if total > 0 else 0.0
         if fit_intercept:
             mean /= self.total_weight
@@ -658,13 +659,13 @@ def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
         for first in range(0, m, 1024):
             A[first : first + 1024] -= panel[:, first : first + 1024].T @ panel
     if m and not kernel.definite and float(left.min()) < -floor:
-        raise _indefinite(xp, f"{float(left.min()):g} on their own diagonal")
+        raise _indefinite(f"{float(left.min()):g} on their own diagonal")
     chosen = xp.asarray(order, dtype="int64")
     return chosen, xp.triu(R[: len(order)][:, chosen])
 
 
-def _indefinite(xp: Any, what: str) -> Exception:
-    return xp.linalg.LinAlgError(
+def _indefinite(what: str) -> Exception:
+    return LinAlgError(
         f"K is not positive semi-definite: the landmarks leave {what}, far below round-off; "
         "use a positive semi-definite kernel"
     )

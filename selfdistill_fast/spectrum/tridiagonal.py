@@ -17,6 +17,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from numpy.linalg import LinAlgError
+
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
@@ -139,7 +141,7 @@ class TridiagonalSpectrum(Spectrum):
         xp = self.backend.xp
         steps, last = self.backend.tridiagonal_steps(self._diagonal, self._off, lam, t, n_steps)
         if not bool(xp.isfinite(steps).all()):
-            raise self.backend.LinAlgError(
+            raise LinAlgError(
                 f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
                 "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "
                 "which names the eigenvalue"
