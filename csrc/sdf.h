@@ -31,7 +31,7 @@
 extern "C" {
 #endif
 
-#define SDF_ABI 3 /* changes whenever a struct below does */
+#define SDF_ABI 4 /* changes whenever a struct below does */
 
 /* X(identifier, message) */
 #define SDF_STATUSES(X)                                                                 \
@@ -150,6 +150,18 @@ typedef struct {
                               ptrdiff_t p, ptrdiff_t parts, ptrdiff_t lo, ptrdiff_t hi,
                               double *sums, ptrdiff_t lds);
 
+  /* A pass of Gram-Schmidt: rows of w, real (p, ldw), lose what they have in common with the
+   * rows of basis, real (k, ldb); n columns, in units of SDF_COLUMN_BLOCK, of which [lo, hi)
+   * are done. With h[i][q] the sum over the units u of sums[u][i][q], u lds apart,
+   *   inner_products: sums[u][i][q] = <basis_i, w_q> over the columns of unit u
+   *   project_out:    w_q -= sum_i h[i][q] basis_i */
+  sdf_status (*inner_products)(const void *basis, ptrdiff_t k, ptrdiff_t ldb, const void *w,
+                               ptrdiff_t p, ptrdiff_t ldw, ptrdiff_t n, double *sums,
+                               ptrdiff_t lds, ptrdiff_t lo, ptrdiff_t hi);
+  sdf_status (*project_out)(const void *basis, ptrdiff_t k, ptrdiff_t ldb, const double *h,
+                            void *w, ptrdiff_t p, ptrdiff_t ldw, ptrdiff_t n, ptrdiff_t lo,
+                            ptrdiff_t hi);
+
   /* Spectral filters, d real (k), lam (n_lam), results real (n_lam, n_steps, k), with
    * A = d / (d + lam), everything in double. Units [lo, hi) of
    * n_lam * ceil(k / SDF_FILTER_BLOCK).
@@ -162,7 +174,7 @@ typedef struct {
                              ptrdiff_t n_steps, void *out, ptrdiff_t lo, ptrdiff_t hi);
 } sdf_loops;
 
-enum { SDF_FILTER_BLOCK = 512 };
+enum { SDF_FILTER_BLOCK = 512, SDF_COLUMN_BLOCK = 512 };
 
 /* What other extension modules get through the capsule selfdistill_fast._core._C_API. */
 typedef struct {

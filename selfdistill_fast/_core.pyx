@@ -377,6 +377,49 @@ def half_multiply(tiles, Py_ssize_t n, Vt, sums, Py_ssize_t lo, Py_ssize_t hi):
     _raise_from(status)
 
 
+def column_units(Py_ssize_t n):
+    """Number of units of columns that :func:`inner_products`, :func:`project_out` range over."""
+    return (n + sdf.SDF_COLUMN_BLOCK - 1) // sdf.SDF_COLUMN_BLOCK
+
+
+def inner_products(basis, W, sums, Py_ssize_t at, Py_ssize_t lo, Py_ssize_t hi):
+    """Units [lo, hi) of basis @ W.T: basis (k, n), W (p, n) -> sums[:, at : at + k].
+
+    ``sums`` is float64 of shape (units, at least at + k, p); the product is its sum over the
+    units.
+    """
+    cdef const sdf_loops* loops = _loops_for(basis.dtype)
+    cdef _Array q = _Array(basis, "basis", 2, loops.real_size)
+    cdef _Array w = _Array(W, "W", 2, loops.real_size)
+    cdef _Array s = _Array(sums, "sums", 3, 8, True)
+    cdef ptrdiff_t k = q.view.shape[0], n = q.view.shape[1], p = w.view.shape[0]
+    cdef ptrdiff_t lds = s.view.shape[1] * p
+    if (w.view.shape[1] != n or s.view.shape[0] != column_units(n) or s.view.shape[2] != p
+            or at < 0 or at + k > s.view.shape[1]):
+        raise ValueError("inner_products: sums must have shape (units, >= at + k, p)")
+    cdef sdf_status status
+    with nogil:
+        status = loops.inner_products(
+            q.view.buf, k, n, w.view.buf, p, n, n, <double*>s.view.buf + at * p, lds, lo, hi)
+    _raise_from(status)
+
+
+def project_out(basis, h, Py_ssize_t at, W, Py_ssize_t lo, Py_ssize_t hi):
+    """Units [lo, hi) of W -= h[at : at + k].T @ basis: basis (k, n), h float64, W (p, n)."""
+    cdef const sdf_loops* loops = _loops_for(basis.dtype)
+    cdef _Array q = _Array(basis, "basis", 2, loops.real_size)
+    cdef _Array c = _Array(h, "h", 2, 8)
+    cdef _Array w = _Array(W, "W", 2, loops.real_size, True)
+    cdef ptrdiff_t k = q.view.shape[0], n = q.view.shape[1], p = w.view.shape[0]
+    if w.view.shape[1] != n or c.view.shape[1] != p or at < 0 or at + k > c.view.shape[0]:
+        raise ValueError("project_out: h must have shape (>= at + k, p)")
+    cdef sdf_status status
+    with nogil:
+        status = loops.project_out(
+            q.view.buf, k, n, <const double*>c.view.buf + at * p, w.view.buf, p, n, n, lo, hi)
+    _raise_from(status)
+
+
 def filter_units(Py_ssize_t k, Py_ssize_t n_lam):
     """Number of units that :func:`shrinkage_path` and :func:`pure_filters` range over."""
     return n_lam * ((k + sdf.SDF_FILTER_BLOCK - 1) // sdf.SDF_FILTER_BLOCK)

@@ -17,6 +17,7 @@ cdef extern from "sdf.h" nogil:
         SDF_N_KERNELS
         SDF_N_ISAS
         SDF_FILTER_BLOCK
+        SDF_COLUMN_BLOCK
 
     ctypedef enum sdf_status:
         SDF_OK
@@ -75,6 +76,14 @@ cdef extern from "sdf.h" nogil:
             const void* half, ptrdiff_t n, const double* wt, ptrdiff_t ldw, ptrdiff_t p,
             ptrdiff_t parts, ptrdiff_t lo, ptrdiff_t hi,
             double* sums, ptrdiff_t lds) noexcept nogil
+        sdf_status (*inner_products)(
+            const void* basis, ptrdiff_t k, ptrdiff_t ldb,
+            const void* w, ptrdiff_t p, ptrdiff_t ldw, ptrdiff_t n,
+            double* sums, ptrdiff_t lds, ptrdiff_t lo, ptrdiff_t hi) noexcept nogil
+        sdf_status (*project_out)(
+            const void* basis, ptrdiff_t k, ptrdiff_t ldb, const double* h,
+            void* w, ptrdiff_t p, ptrdiff_t ldw, ptrdiff_t n,
+            ptrdiff_t lo, ptrdiff_t hi) noexcept nogil
         sdf_status (*shrinkage_path)(
             const void* d, ptrdiff_t k, const double* lam, ptrdiff_t n_lam,
             const double* alpha, ptrdiff_t n_steps, void* out,

@@ -339,6 +339,31 @@ def test_filters_agree_with_the_reference(isa, dtype, rng):
     assert Cpu().pure_filters(d, lam[:0], 5).shape == (0, 5, 3001)
 
 
+@pytest.mark.parametrize("p", [0, 1, 2, 3, 4, 5, 9])
+def test_project_out(isa, p, rng):
+    for n in (*SIZES, 511, 512, 513, 1100):
+        parts = [rng.normal(size=(k, n)) for k in (1, 3, 64, 0, 7)]
+        Q, W = np.concatenate(parts), rng.normal(size=(p, n))
+        near = {"rtol": 0, "atol": 1e-14 * (n + 1) * len(Q)}
+        for be, basis in ((Cpu(), parts), (REFERENCE, [Q])):
+            left = W.copy()
+            h = be.project_out(iter(basis), left)
+            np.testing.assert_allclose(h, Q @ W.T, **near)
+            np.testing.assert_allclose(left, W - (W @ Q.T) @ Q, **near)
+            assert be.project_out([], left).shape == (0, p)
+
+
+def test_project_out_makes_rows_orthogonal_in_groups(isa, rng, monkeypatch):
+    monkeypatch.setattr("selfdistill_fast.backend.cpu.PROJECTED_BYTES", 300_000)
+    Q = np.ascontiguousarray(np.linalg.qr(rng.normal(size=(1500, 200)))[0].T)
+    for be in (Cpu(), REFERENCE):
+        W = rng.normal(size=(6, 1500))
+        expected = Q @ W.T
+        h = be.project_out([Q[at : at + 64] for at in range(0, 200, 64)], W)
+        np.testing.assert_allclose(h, expected, rtol=0, atol=1e-12)
+        assert np.abs(Q @ W.T).max() <= 1e-13
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("n", [0, 1, 2, 50])
 def test_eigh(dtype, n, rng):
@@ -479,6 +504,15 @@ def test_the_border_refuses():
         job.pairs(0, 1)
     with pytest.raises(ValueError, match="pair quantity"):
         job.set_kernel(Laplacian(1.0).c_spec)
+    sums = np.empty((1, 4, 2))
+    with pytest.raises(ValueError, match="sums must have shape"):
+        _core.inner_products(X, X[:2], sums, 1, 0, 1)
+    with pytest.raises(ValueError, match="range"):
+        _core.inner_products(X, X[:2], sums, 0, 0, 2)
+    with pytest.raises(ValueError, match="h must have shape"):
+        _core.project_out(X, sums[0], -1, X[:2], 0, 1)
+    with pytest.raises(ValueError, match="read-only"):
+        _core.project_out(np.ones((4, 4)), sums[0], 0, frozen[:2], 0, 1)
 
 
 def test_kernel_table_is_that_of_the_python_kernels():
@@ -528,6 +562,8 @@ def test_same_bits_for_any_number_of_threads(kernel, d, rng, monkeypatch):
                 cpu.gram_matmul(X, None, W, kernel),
                 cpu.gram_matmul(X, Z, W[:500], kernel),
                 cpu.shrinkage_path(X[:, 0] ** 2, np.geomspace(1e-3, 1, 7), np.full(9, 0.3)),
+                cpu.project_out([X.T.copy()], left := W.T.copy()),
+                left,
             )
         )
     for other in results[1:]:

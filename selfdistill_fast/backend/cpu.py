@@ -6,8 +6,9 @@ NumPy arrays. Results of our own loops have the same bits for any number of thre
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ EVD_ROWS = 32_000
 #: row and column blocks of ``gram_matmul``: bounds its memory to this many times that of
 #: the result, in double
 MATMUL_BLOCKS = 12
+#: bytes of a basis that a pass of Gram-Schmidt takes at a time
+PROJECTED_BYTES = 16 << 20
 #: targets up to which the symmetry of K(X, X) is used in a product
 MATMUL_MIRRORED = 32
 
@@ -218,6 +221,39 @@ class Cpu(Reference):
         )
         out[...] = sums.sum(axis=0)[:, :n].T
         return out
+
+    def project_out(self, basis: Iterable[Any], W: Any) -> Any:
+        """W −= W Qᵀ Q and Q Wᵀ; see :meth:`Reference.project_out`.
+
+        Some rows of the basis at a time, which bounds the memory of their sums. BLAS is not
+        asked: its threads would still spin when those of the next product with K begin.
+        """
+        groups: list[list[Any]] = [[]]
+        for Q in basis:
+            if sum(P.nbytes for P in (*groups[-1], Q)) > PROJECTED_BYTES:
+                groups.append([])
+            groups[-1].append(Q)
+        return np.concatenate([self._project_out(group, W) for group in groups])
+
+    def _project_out(self, group: list[Any], W: Any) -> Any:
+        starts = [0, *itertools.accumulate(map(len, group))]
+        units = _core.column_units(W.shape[1])
+        sums = np.empty((units, starts[-1], len(W)))
+        cost = 0.05 * starts[-1] * (8.0 + len(W)) * W.shape[1] / max(units, 1)
+
+        def add(lo: int, hi: int) -> None:
+            for Q, at in zip(group, starts, strict=False):
+                _core.inner_products(Q, W, sums, at, lo, hi)
+
+        self._run(add, units, cost)
+        h = sums.sum(0)
+
+        def subtract(lo: int, hi: int) -> None:
+            for Q, at in zip(group, starts, strict=False):
+                _core.project_out(Q, h, at, W, lo, hi)
+
+        self._run(subtract, units, cost)
+        return h
 
     def gram_sweep(
         self, X: Any, Z: Any, kernels: Sequence[Kernel], out: Any = None

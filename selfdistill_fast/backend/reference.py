@@ -311,6 +311,26 @@ class Reference:
             out[rows] = half.entries[rows].astype(np.float64) @ V
         return out
 
+    def project_out(self, basis: Iterable[Any], W: Any) -> Any:
+        """A pass of Gram-Schmidt: W −= W Qᵀ Q in place, Q the rows of ``basis`` together.
+
+        Parameters
+        ----------
+        basis : iterable of (c, n) float64, C-contiguous
+            Rows that are nearly orthonormal: later ones may see what earlier ones have left.
+        W : (p, n) float64, C-contiguous
+
+        Returns
+        -------
+        (k, p) float64
+            Q Wᵀ, one row for each row of the basis.
+        """
+        parts = [self.xp.zeros((0, len(W)))]
+        for Q in basis:
+            parts.append(Q @ W.T)
+            W -= parts[-1].T @ Q
+        return self.xp.concatenate(parts)
+
     @staticmethod
     def _half_dtype(a: Any, dtype: Any) -> np.dtype:
         kept = np.dtype(a.dtype if dtype is None else dtype)

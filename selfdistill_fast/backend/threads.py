@@ -171,7 +171,7 @@ def limits_by_any_thread() -> None:
     import threadpoolctl
 
     controller = getattr(threadpoolctl, "OpenBLASController", None)
-    if hasattr(controller, "clear_controlling_thread"):
+    if controller is not None and hasattr(controller, "clear_controlling_thread"):
         controller.clear_controlling_thread(force=True)
 
 

@@ -333,20 +333,18 @@ class KrylovSpectrum(EighSpectrum):
         return xp.ascontiguousarray(V[:, real].T), s[real][:, None] * G[real]
 
     def _orthogonalise(self, W: Any) -> Any:
-        """W (b, n) made orthogonal to all vectors so far and to q, twice where it matters."""
-        xp = self.backend.xp
-        X = xp.ascontiguousarray(W.T)  # a product of tall factors is the faster one
-        before = float(xp.square(X).sum(0).min()) if X.size else 0.0
+        """W (b, n) made orthogonal to all vectors so far and to q, in place, twice if need be."""
+        be, xp = self.backend, self.backend.xp
+        before = float(xp.square(W).sum(1).min()) if W.size else 0.0
         for _ in range(3):
-            for Q in self._basis_chunks(self.k):
-                X -= Q.T @ (Q @ X)
+            be.project_out(self._basis_chunks(self.k), W)
             if self.q is not None:
-                X -= self.q[:, None] * (self.q @ X)
-            after = float(xp.square(X).sum(0).min()) if X.size else 0.0
+                W -= (W @ self.q)[:, None] * self.q
+            after = float(xp.square(W).sum(1).min()) if W.size else 0.0
             if after >= _ENOUGH**2 * before:
                 break
             before = after
-        return xp.ascontiguousarray(X.T)
+        return W
 
     def _basis_chunks(self, k: int) -> Any:
         """Views of the first k basis vectors, (c, n) each."""
@@ -383,17 +381,15 @@ class KrylovSpectrum(EighSpectrum):
         be, xp = self.backend, self.backend.xp
         block = self._next
         W = xp.ascontiguousarray(self._apply(block.T).T)
-        A = W @ block.T
+        # K couples a block to itself, by A, and to the last, by B, which is known
+        earlier = [] if self._last is None else [self._last]
+        A = be.to_numpy(be.project_out([*earlier, block], W))[-len(block) :]
         A = 0.5 * (A + A.T)
-        W -= A @ block
-        A = be.to_numpy(A)
         if not np.isfinite(A).all():
             raise ValueError(
                 f"{self.kernel!r} overflows {self.dtype} on these rows: scale X down"
                 + (" or use float64" if self.dtype == np.float32 else "")
             )
-        if self._A:
-            W -= xp.asarray(self._B[-1]) @ self._last
         self._append(block)
         self._sizes.append(len(block))
         self._A.append(A)

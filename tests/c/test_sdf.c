@@ -8,6 +8,7 @@
  *   pairs      gives the bits of gram
  *   multiply   K W and, from half the tiles, K(X, X) W
  *   half       of K(X, X) in tiles: the bits of gram, zero beyond n; its products
+ *   projection inner products with a basis, and what is left without it
  *   filters    shrinkage path and pure filters
  *   statuses   bad kernels, sizes, ranges and buffers are refused
  */
@@ -405,6 +406,57 @@ static void test_half(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
   }
 }
 
+/* --------------------------------------------------------------- projection */
+
+static void test_projection(const sdf_loops *loops, ptrdiff_t n, ptrdiff_t k, ptrdiff_t p) {
+  const int size = loops->real_size;
+  const ptrdiff_t ldb = n + 3, ldw = n + 1, lds = k * p + 5;
+  const ptrdiff_t units = (n + SDF_COLUMN_BLOCK - 1) / SDF_COLUMN_BLOCK;
+  void *basis = buffer(k * ldb, size), *w = buffer(p * ldw, size);
+  double *sums = buffer(units * lds, 8), *h = buffer(k * p, 8);
+  for (ptrdiff_t i = 0; i < k * ldb; i++) set(basis, i, i % ldb < n ? noise() : NAN, size);
+  for (ptrdiff_t i = 0; i < p * ldw; i++) set(w, i, i % ldw < n ? noise() : NAN, size);
+  for (ptrdiff_t i = 0; i < k * p; i++) h[i] = noise();
+  for (ptrdiff_t u = units; u > 0; u--) {
+    CHECK(loops->inner_products(basis, k, ldb, w, p, ldw, n, sums, lds, u - 1, u) == SDF_OK,
+          "inner_products");
+  }
+  const double eps = size == 8 ? 0x1p-52 : 0x1p-23;
+  for (ptrdiff_t i = 0; i < k; i++) {
+    for (ptrdiff_t q = 0; q < p; q++) {
+      long double want = 0;
+      double got = 0;
+      for (ptrdiff_t c = 0; c < n; c++) {
+        want += (long double)get(basis, i * ldb + c, size) * get(w, q * ldw + c, size);
+      }
+      for (ptrdiff_t u = 0; u < units; u++) got += sums[u * lds + i * p + q];
+      CHECK(fabsl(got - want) <= 4 * eps * sqrt((double)n), "f%d n %td: <%td, %td> %g for %Lg",
+            8 * size, n, i, q, got, want);
+    }
+  }
+  void *before = buffer(p * ldw, size);
+  if (p > 0) memcpy(before, w, (size_t)(p * ldw * size));
+  for (ptrdiff_t u = units; u > 0; u--) {
+    CHECK(loops->project_out(basis, k, ldb, h, w, p, ldw, n, u - 1, u) == SDF_OK,
+          "project_out");
+  }
+  for (ptrdiff_t q = 0; q < p; q++) {
+    for (ptrdiff_t c = 0; c < n; c++) {
+      long double want = get(before, q * ldw + c, size);
+      for (ptrdiff_t i = 0; i < k; i++) want -= h[i * p + q] * get(basis, i * ldb + c, size);
+      const double got = get(w, q * ldw + c, size);
+      CHECK(fabsl(got - want) <= eps * (double)(k + 1), "f%d: %g for %Lg at %td, %td", 8 * size,
+            got, want, q, c);
+    }
+    CHECK(isnan(get(w, q * ldw + n, size)), "written beyond n");
+  }
+  free(basis);
+  free(w);
+  free(sums);
+  free(h);
+  free(before);
+}
+
 /* ------------------------------------------------------------------ filters */
 
 static void test_filters(const sdf_loops *loops, ptrdiff_t k) {
@@ -482,6 +534,12 @@ static void test_statuses(const sdf_loops *loops) {
   CHECK(MULTIPLY(loops->tile, 1, 0, 0, 0, sums, loops->tile) == SDF_BAD_SIZE, "parts");
   CHECK(MULTIPLY(loops->tile, 1, 1, 0, 1, NULL, loops->tile) == SDF_NO_MEMORY_GIVEN, "sums");
   free(half);
+  CHECK(loops->inner_products(x, 1, 1, x, 1, 2, 2, x, 1, 0, 1) == SDF_BAD_SIZE, "ldb");
+  CHECK(loops->inner_products(x, 2, 2, x, 2, 2, 2, x, 3, 0, 1) == SDF_BAD_SIZE, "lds");
+  CHECK(loops->inner_products(x, 1, 2, x, 1, 2, 2, x, 1, 0, 2) == SDF_BAD_RANGE, "range");
+  CHECK(loops->inner_products(x, 1, 2, x, 1, 2, 2, NULL, 1, 0, 1) == SDF_NO_MEMORY_GIVEN, "h");
+  CHECK(loops->project_out(x, 1, 2, x, x, 1, 1, 2, 0, 1) == SDF_BAD_SIZE, "ldw");
+  CHECK(loops->project_out(x, 1, 2, x, NULL, 1, 2, 2, 0, 1) == SDF_NO_MEMORY_GIVEN, "w");
   free_job(&job);
   for (int s = 0; s < SDF_N_STATUSES; s++)
     CHECK(strlen(sdf_message((sdf_status)s)) > 5, "message");
@@ -502,6 +560,10 @@ int main(void) {
       test_exp(loops);
       test_statuses(loops);
       for (int i = 0; i < N_SIZES; i++) test_filters(loops, 17 * SIZES[i]);
+      for (int i = 0; i < N_SIZES; i++) {
+        test_projection(loops, SIZES[i], i % 7, SIZES[i] % 9);
+        test_projection(loops, 512 * (i % 3) + SIZES[i], SIZES[i] % 11, i);
+      }
       for (int kernel = 0; kernel < SDF_N_KERNELS; kernel++) {
         for (int i = 0; i < N_SIZES; i++) {
           const ptrdiff_t n = SIZES[i], m = SIZES[(5 * i + 3) % N_SIZES];
