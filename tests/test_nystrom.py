@@ -123,7 +123,68 @@ def test_pivoted_landmarks_approximate_better_than_uniform_ones(rng):
     assert pivoted < 0.1 * uniform
 
 
-@pytest.mark.parametrize("sampling", ["rpcholesky", "uniform", "kmeans"])
+def lone_rows(n, share):
+    """Most rows in a disc where y is wavy, the others strewn over a box where it is noise."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, 2))
+    y = np.sin(4 * X).sum(1)
+    lone = rng.permutation(n)[: int(share * n)]
+    X[lone] = rng.uniform(-60, 60, (len(lone), 2))
+    y[lone] = rng.standard_normal(len(lone))
+    return X, y
+
+
+def small_clusters(n):
+    """Most rows in a disc, the others in hundreds of tiny clusters, which y tells apart."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((n, 2)), np.zeros(n)
+    centres, levels = rng.uniform(-60, 60, (150, 2)), rng.standard_normal(150)
+    of = rng.integers(0, 150, n // 8)
+    X[: len(of)] = centres[of] + 0.05 * rng.standard_normal((len(of), 2))
+    y[: len(of)] = levels[of]
+    return X, y
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("targets", [1, 3])
+def test_auto_takes_the_landmarks_that_predict_better(backend, weighted, targets):
+    w = np.linspace(0.5, 1.5, 6000) if weighted else None
+    if weighted:
+        w[::100] = 0.0
+    for (X, y), expected in (
+        (lone_rows(6000, 0.2), "kmeans"),
+        (small_clusters(6000), "rpcholesky"),
+    ):
+        Y = np.stack([y] * targets, 1) * np.geomspace(1, 1e3, targets) + 5.0
+        options = {"n_landmarks": 400, "sample_weight": w, "fit_intercept": True}
+        options |= {"solver": "nystrom", "random_state": 0, "backend": backend}
+        s = spectrum(X, Y, RBF(0.5), **options)
+        assert s.sampling == expected
+        same = spectrum(X, Y, RBF(0.5), sampling=expected, **options)
+        assert same.sampling == expected
+        np.testing.assert_array_equal(host(s.basis), host(same.basis))
+
+
+def test_auto_is_randomly_pivoted_cholesky_where_no_pilot_can_tell():
+    def sampling(n, y=None, kernel=KERNEL, m=200, **options):
+        X, wavy = lone_rows(n, 0.2)
+        y = wavy if y is None else np.full(n, y)
+        options |= {"solver": "nystrom", "n_landmarks": m, "random_state": 0}
+        return spectrum(X, y, kernel, **options).sampling
+
+    assert sampling(4000) == "rpcholesky"  # few rows
+    assert sampling(6000, m=63) == "rpcholesky"  # few landmarks
+    for y in (0.0, 3.0):  # nothing to tell
+        assert sampling(6000, y=y, fit_intercept=True) == "rpcholesky"
+    assert sampling(6000, kernel=RBF(0.5), m=400) == "kmeans"
+
+    def own(X, Z):  # perhaps defined for rows of the data only
+        return oracle.kernel_matrix(RBF(0.5), X, Z)
+
+    assert sampling(6000, kernel=own, m=400) == "rpcholesky"
+
+
+@pytest.mark.parametrize("sampling", ["auto", "rpcholesky", "uniform", "kmeans"])
 @pytest.mark.parametrize("intercept", [False, True])
 def test_a_kernel_matrix_of_zeros(backend, sampling, intercept):
     X, y = np.zeros((8, 2)), np.arange(8.0)

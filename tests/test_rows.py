@@ -410,8 +410,8 @@ MEMORY = """
 
     kind, sampling, dtype, n, m, path = sys.argv[1:]
     n, m, d, p = int(n), int(m), 8, 3
-    if sampling == "kmeans":
-        import sklearn.cluster
+    if sampling in ("kmeans", "auto"):
+        import sklearn.cluster  # its bytes are said, and taken before the measurement
     X = np.load(path, mmap_mode="r" if kind == "memmap" else None)
     y = np.random.default_rng(1).standard_normal((n, p))
     spectrum(np.array(X[:300]), y[:300], RBF(0.1), solver="nystrom", n_landmarks=200,
@@ -430,6 +430,9 @@ MEMORY = """
     said = nystrom_bytes(be, n, d, p, m, X.dtype, streaming=kind != "array", sampling=sampling)
     if kind == "memmap":
         said += X.nbytes  # pages of the file that the system keeps
+    if sampling in ("kmeans", "auto"):
+        from selfdistill_fast.spectrum.nystrom import _CLUSTERING
+        said -= _CLUSTERING
     print(peak, said)
 """
 
@@ -441,6 +444,8 @@ MEMORY = """
         ("array", "rpcholesky", "float64", 6000, 1200),
         ("array", "uniform", "float64", 6000, 1500),
         ("array", "rpcholesky", "float32", 6000, 1200),
+        ("array", "auto", "float64", 20000, 1200),
+        ("chunks", "auto", "float64", 20000, 800),
         ("array", "kmeans", "float64", 4000, 600),
         ("chunks", "rpcholesky", "float64", 20000, 500),
         ("memmap", "uniform", "float32", 20000, 1200),

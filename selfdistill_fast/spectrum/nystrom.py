@@ -39,24 +39,31 @@ from numpy.linalg import LinAlgError
 from selfdistill_fast.backend.threads import n_threads_now
 from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps
+from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps, largest
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.rows import Rows, is_dask, map_dask
 
 __all__ = ["NystromSpectrum", "nystrom_bytes"]
 
-SAMPLINGS = ("rpcholesky", "uniform", "kmeans")
+SAMPLINGS = ("auto", "rpcholesky", "uniform", "kmeans")
+
+#: what "auto" chooses from: the first, unless the second is clearly better
+_WAYS = ("rpcholesky", "kmeans")
 
 #: landmarks that are drawn at a time, and columns of R that are computed at a time
 _BATCH = 128
 #: randomly pivoted Cholesky and k-means see a uniform sample of at most this many rows for
 #: each landmark; of rows in memory at least so many
 _POOL, _POOL_ROWS = 10, 32_768
+#: "auto" decides by models of a quarter of the landmarks (at least so many) on so many rows at
+#: least and at most, of which a quarter is held out. The second way must be better by so many
+#: standard errors
+_PILOT_LANDMARKS, _PILOT_ROWS, _PILOT_ERRORS = 16, (4096, 32_768), 2.0
 #: rows of a block: as many as make a block of features this large, within the limits
 _BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
 #: bytes that the C library keeps of blocks that were freed, and that BLAS packs blocks into on
-#: each of its threads
-_RESERVE, _PACKED = 16 << 20, 16 << 20
+#: each of its threads; and what scikit-learn's clustering takes when it is imported
+_RESERVE, _PACKED, _CLUSTERING = 16 << 20, 16 << 20, 144 << 20
 #: eigenvalues below this many roundings of the largest are noise
 _NOISE = 10.0
 
@@ -73,6 +80,12 @@ def _pool(n: int, m: int, streaming: bool) -> int:
     return min(n, _POOL * m if streaming else max(_POOL * m, _POOL_ROWS))
 
 
+def _pilot_rows(pool: int, m: int) -> int:
+    """Rows of the pilot of "auto"; 0 where there is none."""
+    rows = min(pool, _PILOT_ROWS[1])
+    return rows if rows >= _PILOT_ROWS[0] and m // 4 >= _PILOT_LANDMARKS else 0
+
+
 def nystrom_bytes(
     be: Any,
     n: int,
@@ -82,7 +95,7 @@ def nystrom_bytes(
     dtype: Any,
     *,
     streaming: bool = False,
-    sampling: str = "rpcholesky",
+    sampling: str = "auto",
     block: int | None = None,
 ) -> int:
     """Peak bytes of a landmark model's factorisation, beside the caller's X and Y.
@@ -102,17 +115,24 @@ def nystrom_bytes(
     pool = _pool(n, m, streaming)
     rows = min(n, _block_rows(block, m))
     held = (0 if streaming else n * d * size) + n * (p * (24 + 2 * size) + 8) + m * d * size
-    landmarks = 0
-    if sampling == "rpcholesky":  # rows, factor, a batch of columns and its copies
-        landmarks = pool * (d * (size + 8) + m * size + 2 * _BATCH * size + 48)
-    elif sampling == "kmeans":
-        landmarks = pool * (d * (2 * size + 8) + 32) + 3 * m * d * size
+    stages = [0]
+    if sampling in ("rpcholesky", "auto"):  # rows, factor, a batch of columns and its copies
+        stages.append(pool * (d * (size + 8) + m * size + 2 * _BATCH * size + 48))
+    if sampling in ("kmeans", "auto"):
+        stages.append(pool * (d * (2 * size + 8) + 32) + 3 * m * d * size)
+    if sampling == "auto" and _pilot_rows(pool, m):
+        pilot = be, _pilot_rows(pool, m), d, p, m // 4, dtype
+        smaller = nystrom_bytes(*pilot, sampling="rpcholesky", block=block)
+        stages.append(2 * pool * d * size + smaller)
+    landmarks = max(stages)
     triangle = m * m * (size + 32)
     cast = 8 if size < 8 else 0
     copy = d * size if streaming else 0  # a block that is joined from chunks
     one_pass = 24 * m * m + rows * (m * (size + 8 + cast) + 2 * copy + 8 * (2 * d + p)) + 8 * m * d
     solve = 8 * m * m + be.eigh_bytes(m, np.float64)
     reserve = _RESERVE + _PACKED * n_threads_now()
+    if sampling == "kmeans" or (sampling == "auto" and _pilot_rows(pool, m)):
+        reserve += _CLUSTERING
     return int(reserve + held + max(landmarks, triangle, one_pass, solve))
 
 
@@ -122,6 +142,7 @@ class NystromSpectrum(EighSpectrum):
     Attributes
     ----------
     X : the training rows, see :class:`~selfdistill_fast.spectrum.rows.Rows`
+    sampling : "rpcholesky", "uniform" or "kmeans", as asked for, or as "auto" has chosen
     landmarks : (r,) indices of the landmark rows; None for k-means, whose landmarks are no rows
     basis : (r, d) the landmarks, r <= n_landmarks
     approximation_error : float
@@ -145,7 +166,7 @@ class NystromSpectrum(EighSpectrum):
         max_memory: int | None,
         *,
         n_landmarks: Any = None,
-        sampling: str = "rpcholesky",
+        sampling: str = "auto",
         block: Any = None,
         random_state: Any = None,
     ) -> None:
@@ -171,7 +192,15 @@ class NystromSpectrum(EighSpectrum):
         )
         X = self.X
         random = np.random.default_rng(random_state)
-        chosen, basis = _landmarks(be, X, w, kernel, m, sampling, random)
+        sample = _sample(be, X, w, m, sampling, random)
+        rows = X[be.xp.asarray(sample)]
+        if sampling == "auto":
+            at = xp.asarray(sample)
+            pilot = rows, y[at], kernel, None if w is None else w[at], fit_intercept
+            sampling = _better_sampling(be, *pilot, m, block)
+        self.sampling = sampling
+        chosen, basis = _landmarks(be, rows, sample, w, kernel, m, sampling, random)
+        del rows
         K = native_gram(be, basis, None, kernel)
         if not bool(xp.isfinite(xp.diagonal(K)).all()):
             raise _overflow(kernel, X.dtype)
@@ -200,8 +229,7 @@ class NystromSpectrum(EighSpectrum):
             middle = middle + mean
         d, G = be.eigh(S)
         del S
-        largest = float(d[-1]) if len(d) else 0.0
-        lost = int((d <= _NOISE * float(xp.finfo(d.dtype).eps) * largest).sum())
+        lost = int((d <= _NOISE * float(xp.finfo(d.dtype).eps) * largest(d)).sum())
         d, G = d[lost:], G[:, lost:]
         self.d = d.astype(X.dtype)
         self.k = int(d.shape[0])
@@ -526,25 +554,85 @@ class _OnRows:
 
 
 # ---------------------------------------------------------------------------- landmarks
-def _landmarks(
-    be: Any, X: Rows, w: Any, kernel: Kernel, m: int, sampling: str, random: np.random.Generator
-) -> tuple[Any, Any]:
-    """Indices of at most m landmarks (None for k-means) and the landmarks themselves.
+def _sample(
+    be: Any, X: Rows, w: Any, m: int, sampling: str, random: np.random.Generator
+) -> np.ndarray:
+    """Indices of the rows that landmarks are chosen from, in ascending order.
 
     Every row draws a key, and a uniform sample are the rows of the smallest keys: the same one
     for a seed, however the rows arrive.
     """
-    xp, n = be.xp, X.shape[0]
-    keys = random.random(n)
+    keys = random.random(X.shape[0])
     if w is not None:
         keys[be.to_numpy(w) == 0] = np.inf
     kept = int(np.isfinite(keys).sum())
     size = m if sampling == "uniform" else _pool(kept, m, X.streaming)
-    sample = np.sort(np.argpartition(keys, size - 1)[:size])
-    rows = X[xp.asarray(sample)]
+    return np.sort(np.argpartition(keys, size - 1)[:size])
+
+
+def _better_sampling(
+    be: Any, X: Any, y: Any, kernel: Kernel, w: Any, fit_intercept: bool, m: int, block: Any
+) -> str:
+    """Which way of choosing landmarks predicts the held-out rows of a pilot better.
+
+    Randomly pivoted Cholesky approximates K best, and spends landmarks on lone rows; where the
+    data have many of these, which nothing else resembles, centres of clusters predict better.
+    Neither K nor its approximation shows that: the targets do. Every way is judged by its best
+    λ, and the second must be better than the first by more than chance.
+    """
+    xp, n = be.xp, _pilot_rows(X.shape[0], m)
+    if n == 0 or not kernel.pair:  # the caller's function may not be defined between rows
+        return _WAYS[0]
+    order = xp.asarray(np.random.default_rng(0).permutation(X.shape[0])[:n])
+    test, train = order[: n // 4], order[n // 4 :]
+    Y = y.reshape(len(y), -1).astype("float64")
+    held = Y[test]
+    variance = xp.maximum(xp.square(held - held.mean(0)).mean(0), 1e-300)
+    errors = []
+    for way in _WAYS:
+        model = NystromSpectrum(
+            be,
+            Rows(be, X[train]),
+            y[train],
+            kernel,
+            None if w is None else w[train],
+            fit_intercept,
+            None,
+            n_landmarks=m // 4,
+            sampling=way,
+            block=block,
+            random_state=0,
+        )
+        P, d = model.project(X[test]).astype("float64"), model.d.astype("float64")[:, None]
+        best: Any = None
+        for lam in largest(d) * np.geomspace(1e-9, 1.0, 19):
+            F = P @ (model.z / (d + lam)) + model.y_mean
+            squares = (xp.square(F - held) / variance).mean(1)
+            squares = squares if w is None else squares * w[test]
+            if best is None or float(squares.mean()) < float(best.mean()):
+                best = squares
+        errors.append(best)
+    gain = be.to_numpy(errors[0] - errors[1])
+    chance = float(gain.std()) / len(gain) ** 0.5
+    return _WAYS[int(float(gain.mean()) > _PILOT_ERRORS * chance)]
+
+
+def _landmarks(
+    be: Any,
+    rows: Any,
+    sample: np.ndarray,
+    w: Any,
+    kernel: Kernel,
+    m: int,
+    sampling: str,
+    random: np.random.Generator,
+) -> tuple[Any, Any]:
+    """Indices of at most m landmarks (None for k-means) and the landmarks, from a sample."""
+    xp = be.xp
     if sampling == "kmeans":
         weights = None if w is None else be.to_numpy(w)[sample]
-        return None, be.asarray(_centres(be.to_numpy(rows), weights, m, random), "X", dtype=X.dtype)
+        centres = _centres(be.to_numpy(rows), weights, m, random)
+        return None, be.asarray(centres, "X", dtype=rows.dtype)
     chosen = xp.asarray(sample)
     if sampling == "rpcholesky":
         order = _rpcholesky(be, rows, kernel, m, random)
