@@ -174,11 +174,11 @@ def test_auto_is_randomly_pivoted_cholesky_where_no_pilot_can_tell():
 
     assert sampling(4000) == "rpcholesky"  # few rows
     assert sampling(6000, m=63) == "rpcholesky"  # few landmarks
-    for y in (0.0, 3.0):  # nothing to tell
+    for y in (0.0, 3.0):  # without anything to tell
         assert sampling(6000, y=y, fit_intercept=True) == "rpcholesky"
     assert sampling(6000, kernel=RBF(0.5), m=400) == "kmeans"
 
-    def own(X, Z):  # perhaps defined for rows of the data only
+    def own(X, Z):  # to which distances of rows may mean nothing
         return oracle.kernel_matrix(RBF(0.5), X, Z)
 
     assert sampling(6000, kernel=own, m=400) == "rpcholesky"
@@ -207,12 +207,15 @@ def test_a_kernel_matrix_of_zeros(backend, sampling, intercept):
     assert s.project(X).shape == (8, 0)
 
 
-def test_kmeans_landmarks_are_centres(rng):
-    """Of clusters; they are no training rows, and weigh nothing more than the basis."""
+def test_kmeans_landmarks_are_in_the_middle_of_clusters(rng):
     X, Y = draw(rng)
     s = spectrum(X, Y, KERNEL, solver="nystrom", n_landmarks=12, sampling="kmeans", random_state=0)
-    assert s.landmarks is None
     assert s.basis.shape == (12, 2)
+    np.testing.assert_array_equal(s.basis, X[s.landmarks])
+    options = {"solver": "nystrom", "n_landmarks": 12, "sampling": "uniform"}
+    uniform = [spectrum(X, Y, KERNEL, random_state=i, **options).basis for i in range(5)]
+    far = [np.square(X[:, None] - basis).sum(-1).min(1).sum() for basis in (s.basis, *uniform)]
+    assert far[0] < 0.8 * min(far[1:])
     models = oracle.chain(landmark_kernel(s, X), Y, 0.1, ALPHAS)
     Z = rng.standard_normal((5, 2))
     expected = oracle.predict(models, landmark_kernel(s, X, Z))

@@ -177,7 +177,7 @@ def limits_by_any_thread() -> None:
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS with one thread while any caller is inside: a Dask task is one thread's work.
+    """BLAS and OpenMP with one thread while any caller is inside, such as a Dask task.
 
     The limit is the process's: the first task in sets it, the last one out lifts it.
     """

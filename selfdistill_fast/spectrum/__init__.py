@@ -121,10 +121,10 @@ def spectrum(
         ``storage`` of K ("auto", "float64", "float32", "none").
         "nystrom": the model of m landmark rows, an approximation in O(m²) memory (beside X) and
         O(nm²) time, one pass over the rows; options ``n_landmarks`` (default 1000),
-        ``sampling`` ("rpcholesky", randomly pivoted Cholesky; "uniform"; "kmeans", centres of
-        clusters; default "auto": the first, or the third where that predicts held-out rows of a
-        small pilot model clearly better; with few rows always the first) and ``block``, the rows
-        of a pass that are worked on at a time; its ``approximation_error`` says how far the
+        ``sampling`` ("rpcholesky", randomly pivoted Cholesky; "uniform"; "kmeans", rows nearest
+        to the centres of clusters; default "auto": the first or the third, whichever predicts
+        held-out rows of a small pilot model better, with few rows the first) and ``block``, the
+        rows of a pass that are worked on at a time; its ``approximation_error`` says how far the
         model's kernel is from the given one.
         "auto": what :func:`plan` finds cheapest of all that is exact (to ``tol``), fits the
         memory and has leave-one-out where that is needed; the result's ``plan`` says why.

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast.backend.threads import n_threads_now
+from selfdistill_fast.backend.threads import n_threads_now, one_blas_thread
 from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps, largest
@@ -47,7 +47,7 @@ __all__ = ["NystromSpectrum", "nystrom_bytes"]
 
 SAMPLINGS = ("auto", "rpcholesky", "uniform", "kmeans")
 
-#: what "auto" chooses from: the first, unless the second is clearly better
+#: what "auto" chooses from; the first where it cannot tell
 _WAYS = ("rpcholesky", "kmeans")
 
 #: landmarks that are drawn at a time, and columns of R that are computed at a time
@@ -56,9 +56,10 @@ _BATCH = 128
 #: each landmark; of rows in memory at least so many
 _POOL, _POOL_ROWS = 10, 32_768
 #: "auto" decides by models of a quarter of the landmarks (at least so many) on so many rows at
-#: least and at most, of which a quarter is held out. The second way must be better by so many
-#: standard errors
-_PILOT_LANDMARKS, _PILOT_ROWS, _PILOT_ERRORS = 16, (4096, 32_768), 2.0
+#: least and at most, of which a quarter is held out
+_PILOT_LANDMARKS, _PILOT_ROWS = 16, (4096, 32_768)
+#: iterations of k-means: more do not predict better
+_LLOYD = 10
 #: rows of a block: as many as make a block of features this large, within the limits
 _BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
 #: bytes that the C library keeps of blocks that were freed, and that BLAS packs blocks into on
@@ -143,7 +144,7 @@ class NystromSpectrum(EighSpectrum):
     ----------
     X : the training rows, see :class:`~selfdistill_fast.spectrum.rows.Rows`
     sampling : "rpcholesky", "uniform" or "kmeans", as asked for, or as "auto" has chosen
-    landmarks : (r,) indices of the landmark rows; None for k-means, whose landmarks are no rows
+    landmarks : (r,) indices of the landmark rows
     basis : (r, d) the landmarks, r <= n_landmarks
     approximation_error : float
         ε = tr(K − K̂) / tr(K), K̂ the model's kernel matrix; of W^½KW^½ with weights, uncentred
@@ -192,14 +193,14 @@ class NystromSpectrum(EighSpectrum):
         )
         X = self.X
         random = np.random.default_rng(random_state)
-        sample = _sample(be, X, w, m, sampling, random)
-        rows = X[be.xp.asarray(sample)]
+        sample = xp.asarray(_sample(be, X, w, m, sampling, random))
+        rows, weights = X[sample], None if w is None else w[sample]
         if sampling == "auto":
-            at = xp.asarray(sample)
-            pilot = rows, y[at], kernel, None if w is None else w[at], fit_intercept
+            pilot = rows, y[sample], kernel, weights, fit_intercept
             sampling = _better_sampling(be, *pilot, m, block)
         self.sampling = sampling
-        chosen, basis = _landmarks(be, rows, sample, w, kernel, m, sampling, random)
+        chosen = _landmarks(be, rows, weights, kernel, m, sampling, random)
+        basis, chosen = rows[chosen], sample[chosen]
         del rows
         K = native_gram(be, basis, None, kernel)
         if not bool(xp.isfinite(xp.diagonal(K)).all()):
@@ -209,7 +210,7 @@ class NystromSpectrum(EighSpectrum):
         order, R = _pivoted_cholesky(K, kernel, xp)
         del K
         self.basis = basis[order]
-        self.landmarks = None if chosen is None else chosen[order]
+        self.landmarks = chosen[order]
         features = _Features(be, kernel, self.basis, R)
         # sums are about a point near the mean: that of the landmarks, whose features are Rᵀ
         middle = R.mean(1) if fit_intercept and len(R) else xp.zeros(len(R))
@@ -576,12 +577,12 @@ def _better_sampling(
     """Which way of choosing landmarks predicts the held-out rows of a pilot better.
 
     Randomly pivoted Cholesky approximates K best, and spends landmarks on lone rows; where the
-    data have many of these, which nothing else resembles, centres of clusters predict better.
-    Neither K nor its approximation shows that: the targets do. Every way is judged by its best
-    λ, and the second must be better than the first by more than chance.
+    data have many of these, which nothing else resembles, rows in the middle of clusters predict
+    better. Neither K nor its approximation shows that: the targets do. Each is judged by its
+    best λ.
     """
     xp, n = be.xp, _pilot_rows(X.shape[0], m)
-    if n == 0 or not kernel.pair:  # the caller's function may not be defined between rows
+    if n == 0 or not kernel.pair:  # distances may mean nothing to the caller's function
         return _WAYS[0]
     order = xp.asarray(np.random.default_rng(0).permutation(X.shape[0])[:n])
     test, train = order[: n // 4], order[n // 4 :]
@@ -604,53 +605,50 @@ def _better_sampling(
             random_state=0,
         )
         P, d = model.project(X[test]).astype("float64"), model.d.astype("float64")[:, None]
-        best: Any = None
+        best = math.inf
         for lam in largest(d) * np.geomspace(1e-9, 1.0, 19):
             F = P @ (model.z / (d + lam)) + model.y_mean
             squares = (xp.square(F - held) / variance).mean(1)
-            squares = squares if w is None else squares * w[test]
-            if best is None or float(squares.mean()) < float(best.mean()):
-                best = squares
+            best = min(best, float((squares if w is None else squares * w[test]).mean()))
         errors.append(best)
-    gain = be.to_numpy(errors[0] - errors[1])
-    chance = float(gain.std()) / len(gain) ** 0.5
-    return _WAYS[int(float(gain.mean()) > _PILOT_ERRORS * chance)]
+    return _WAYS[int(errors[1] < errors[0])]
 
 
 def _landmarks(
     be: Any,
     rows: Any,
-    sample: np.ndarray,
     w: Any,
     kernel: Kernel,
     m: int,
     sampling: str,
     random: np.random.Generator,
-) -> tuple[Any, Any]:
-    """Indices of at most m landmarks (None for k-means) and the landmarks, from a sample."""
-    xp = be.xp
-    if sampling == "kmeans":
-        weights = None if w is None else be.to_numpy(w)[sample]
-        centres = _centres(be.to_numpy(rows), weights, m, random)
-        return None, be.asarray(centres, "X", dtype=rows.dtype)
-    chosen = xp.asarray(sample)
+) -> Any:
+    """Indices of at most m landmarks among some rows."""
     if sampling == "rpcholesky":
-        order = _rpcholesky(be, rows, kernel, m, random)
-        chosen, rows = chosen[order], rows[order]
-    return chosen, rows
+        return _rpcholesky(be, rows, kernel, m, random)
+    if sampling == "kmeans":
+        weights = None if w is None else be.to_numpy(w)
+        return be.xp.asarray(_kmeans(be.to_numpy(rows), weights, m, random))
+    return be.xp.arange(len(rows))
 
 
-def _centres(rows: np.ndarray, weights: Any, m: int, random: np.random.Generator) -> np.ndarray:
-    """Centres of m clusters, by scikit-learn."""
-    from sklearn.cluster import MiniBatchKMeans
+def _kmeans(rows: np.ndarray, weights: Any, m: int, random: np.random.Generator) -> np.ndarray:
+    """Indices of the rows nearest to the centres of m clusters.
+
+    By scikit-learn, whose Lloyd iterations move empty clusters to where rows are far from all
+    others; on one thread, so always the same for a seed.
+    """
+    from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import pairwise_distances_argmin
 
-    means = MiniBatchKMeans(
-        m, n_init=1, batch_size=1024, random_state=int(random.integers(2**31 - 1))
-    )
-    with warnings.catch_warnings():  # fewer distinct rows than clusters: then fewer landmarks
+    seed = int(random.integers(2**31 - 1))
+    means = KMeans(m, init="random", n_init=1, max_iter=_LLOYD, random_state=seed)
+    with one_blas_thread(), warnings.catch_warnings():
+        # fewer distinct rows than clusters: then fewer landmarks
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return means.fit(rows, sample_weight=weights).cluster_centers_
+        centres = means.fit(rows, sample_weight=weights).cluster_centers_
+        return np.unique(pairwise_distances_argmin(centres, rows))
 
 
 def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Generator) -> Any:
