@@ -445,6 +445,7 @@ MEMORY = """
         ("array", "uniform", "float64", 6000, 1500),
         ("array", "rpcholesky", "float32", 6000, 1200),
         ("array", "auto", "float64", 20000, 1200),
+        ("array", "rpcholesky", "float64", 20000, 1200),
         ("chunks", "auto", "float64", 20000, 800),
         ("array", "kmeans", "float64", 4000, 600),
         ("chunks", "rpcholesky", "float64", 20000, 500),
