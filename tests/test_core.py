@@ -672,10 +672,11 @@ def test_a_forked_child_computes():
 def test_ctrl_c_stops_our_loops():
     """A product that would take minutes is interrupted, and the next call works."""
     code = """
-        import sys
+        import signal, sys
         import numpy as np
         from selfdistill_fast.backend import get_backend
         from selfdistill_fast.kernels import RBF
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
         rng = np.random.default_rng(0)
         X, W = rng.normal(size=(400_000, 90)), np.ones((400_000, 1))
         cpu = get_backend(n_threads=2)

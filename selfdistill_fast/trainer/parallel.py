@@ -7,7 +7,10 @@ gradients. Files are the business of process 0.
 from __future__ import annotations
 
 import atexit
+import contextlib
+import gc
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -83,5 +86,14 @@ def join() -> World:
 
 
 def _leave() -> None:
+    """Leave the group together, and with nothing that still holds it.
+
+    Otherwise a thread of torch's aborts the exit of a process that has done its work, now and
+    then.
+    """
     if dist.is_initialized():
+        if not hasattr(sys, "last_value"):  # no exception has ended this process
+            with contextlib.suppress(RuntimeError):  # one has ended another
+                dist.barrier()
         dist.destroy_process_group()
+        gc.collect()
