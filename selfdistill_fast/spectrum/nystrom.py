@@ -118,7 +118,7 @@ def nystrom_bytes(
     held = (0 if streaming else n * d * size) + n * (p * (24 + 2 * size) + 8) + m * d * size
     stages = [0]
     if sampling in ("rpcholesky", "auto"):  # rows, factor, a batch of columns and its copies
-        stages.append(pool * (d * (size + 8) + m * size + 4 * _BATCH * size + 48))
+        stages.append(pool * (d * (size + 8) + m * size + 6 * _BATCH * size + 48))
     if sampling in ("kmeans", "auto"):
         stages.append(pool * (d * (2 * size + 8) + 32) + 3 * m * d * size)
     if sampling == "auto" and _pilot_rows(pool, m):
