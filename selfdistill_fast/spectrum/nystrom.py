@@ -586,9 +586,9 @@ def _better_sampling(
         return _WAYS[0]
     order = xp.asarray(np.random.default_rng(0).permutation(X.shape[0])[:n])
     test, train = order[: n // 4], order[n // 4 :]
-    Y = y.reshape(len(y), -1).astype("float64")
-    held = Y[test]
-    variance = xp.maximum(xp.square(held - held.mean(0)).mean(0), 1e-300)
+    held = y[test].reshape(len(test), -1).astype("float64")
+    variance = xp.square(held - held.mean(0)).mean(0)
+    variance = xp.where(variance > 0.0, variance, 1.0)
     errors = []
     for way in _WAYS:
         model = NystromSpectrum(
