@@ -1,4 +1,4 @@
-# cython: language_level=3, embedsignature=True
+# cython: language_level=3, embedsignature=True, freethreading_compatible=True
 """The border between Python and the C loops of csrc/: check, release the GIL, call, raise.
 
 A :class:`Gram` is one K(X, Z) to be computed. Its methods work on ranges of panels and
