@@ -1,6 +1,9 @@
 # Everything from a clean clone; `make help` lists the targets.
 # Needed beforehand: Python >= 3.11 with its headers, a C compiler, make.
 #
+# The versions of all dependencies are those of requirements/constraints.txt, which `make lock`
+# renews; `make test-newest` and `make test-oldest` run the tests with others.
+#
 # .venv holds the working environment. It has the package in one of two ways: a normal
 # install (`make demo`: what a user gets) or an editable one (`make test`, `make lint`:
 # the working tree, rebuilt on import). The stamps .installed and .editable say which;
@@ -12,21 +15,28 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
   done; echo python3)
 VENV ?= .venv
 VENV_BENCH ?= .venv-bench
+VENV_TOOLS := .venv-tools
+CONSTRAINTS ?= requirements/constraints.txt
 ARGS ?=
 
 BIN := $(VENV)/bin
 # as in an activated environment: without build isolation, meson and ninja are found on PATH
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 PIP := $(IN_VENV) $(BIN)/python -m pip --disable-pip-version-check
-BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options)
+# $(call pip_install,ENVIRONMENT) with the build tools in it, none of which drifts either
+pip_install = PATH="$(abspath $(1)/bin):$$PATH" $(1)/bin/python -m pip --disable-pip-version-check \
+  install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+BUILD_REQUIRES = $$($(PYTHON) -c 'import tomllib; \
+  print(*(r.replace(" ", "") for r in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))')
+BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options $(CONSTRAINTS))
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
 DEMO := demo
 
-.PHONY: help demo test lint bench build wheel clean
+.PHONY: help demo test test-newest test-oldest lint lock bench build wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS='-k filters' goes to pytest,"
 	@echo "  SDF_ISA=generic|avx2|avx512 forces the instruction set of the C loops."
@@ -36,6 +46,16 @@ demo: $(if $(wildcard $(VENV)/.editable),$(VENV)/.editable,$(VENV)/.installed)  
 
 test: $(VENV)/.editable  ## install for development and run all tests and doctests
 	@$(IN_VENV) $(BIN)/pytest $(ARGS)
+
+test-newest:  ## the tests with the newest release of every dependency
+	@$(MAKE) test VENV=.venv-newest CONSTRAINTS=
+
+test-oldest: $(VENV_TOOLS)/oldest.txt  ## the tests with the oldest release that pyproject.toml allows
+	@$(MAKE) test VENV=.venv-oldest CONSTRAINTS=$<
+
+lock: $(VENV_TOOLS)/bin/uv  ## renew requirements/constraints.txt
+	@$(RESOLVE) --universal --upgrade --output-file requirements/constraints.txt pyproject.toml
+	@git --no-pager diff --stat requirements
 
 lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
 	@$(IN_VENV) $(BIN)/pre-commit run --all-files --show-diff-on-failure $(ARGS)
@@ -49,7 +69,8 @@ wheel: $(VENV)/.python  ## a wheel in dist/ (also: make build)
 	@ls dist/*.whl
 
 clean:  ## remove everything that the other targets made
-	rm -rf $(VENV) $(VENV_BENCH) $(DEMO) build dist .cache .benchmarks .hypothesis
+	rm -rf $(VENV) $(VENV_BENCH) $(VENV_TOOLS) .venv-newest .venv-oldest
+	rm -rf $(DEMO) build dist .cache .benchmarks .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -77,12 +98,14 @@ $(VENV_BENCH)/.python:
 $(VENV)/.installed: $(SOURCES) | $(VENV)/.python
 	@rm -f $(VENV)/.editable $(VENV)/.dev
 	@echo "installing into $(VENV)"
-	@$(PIP) install --quiet '.[cli]'
+	@$(call pip_install,$(VENV)) $(BUILD_REQUIRES)
+	@$(call pip_install,$(VENV)) --no-build-isolation '.[cli]'
 	@touch $@
 
 $(VENV_BENCH)/.installed: $(SOURCES) | $(VENV_BENCH)/.python
 	@echo "installing into $(VENV_BENCH), with the peers that we are measured against"
-	@$(VENV_BENCH)/bin/python -m pip --disable-pip-version-check install --quiet '.[bench]'
+	@$(call pip_install,$(VENV_BENCH)) $(BUILD_REQUIRES)
+	@$(call pip_install,$(VENV_BENCH)) --no-build-isolation '.[bench]'
 	@touch $@
 
 # an editable install follows the sources by itself: it rebuilds what changed on import,
@@ -90,12 +113,26 @@ $(VENV_BENCH)/.installed: $(SOURCES) | $(VENV_BENCH)/.python
 $(VENV)/.editable: $(BUILD_FILES) | $(VENV)/.python
 	@rm -f $(VENV)/.installed
 	@echo "installing into $(VENV), editable"
-	@$(PIP) install --quiet $$($(BIN)/python -c 'import tomllib; \
-	  print(*(r.replace(" ", "") for r in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))')
-	@$(PIP) install --quiet --no-build-isolation --editable '.[test]'
+	@$(call pip_install,$(VENV)) $(BUILD_REQUIRES)
+	@$(call pip_install,$(VENV)) --no-build-isolation --editable '.[test]' \
+	  --config-settings=build-dir=$(VENV)/build
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.editable
 	@echo "installing the tools of development into $(VENV)"
-	@$(PIP) install --quiet --no-build-isolation --editable '.[dev]'
+	@$(call pip_install,$(VENV)) --no-build-isolation --editable '.[dev]' \
+	  --config-settings=build-dir=$(VENV)/build
 	@touch $@
+
+# uv resolves for every Python and platform at once, and for the oldest releases
+RESOLVE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV_TOOLS)/bin/uv pip compile --quiet --no-annotate --prerelease disallow \
+  --python-version 3.11 --extra test --extra bench --extra dev
+
+$(VENV_TOOLS)/.python:
+	$(call new_venv,$(VENV_TOOLS))
+
+$(VENV_TOOLS)/bin/uv: | $(VENV_TOOLS)/.python
+	@$(VENV_TOOLS)/bin/python -m pip --disable-pip-version-check install --quiet uv
+
+$(VENV_TOOLS)/oldest.txt: pyproject.toml | $(VENV_TOOLS)/bin/uv
+	@$(RESOLVE) --resolution lowest-direct --output-file $@ pyproject.toml

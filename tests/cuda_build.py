@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import importlib.util
 import shutil
 import subprocess
 import tempfile
 import threading
 from pathlib import Path
+
+from selfdistill_fast.backend import cuda_libraries
 
 HERE = Path(__file__).resolve().parent / "cuda"
 PAIRS = ("squares", "l1", "inner", "angle")
@@ -34,22 +35,27 @@ def compiler():
 
 @functools.cache
 def nvrtc():
-    """NVRTC from its pip package or the toolkit, or None."""
-    places = []
-    spec = importlib.util.find_spec("nvidia")
-    for root in spec.submodule_search_locations or () if spec else ():
-        places += sorted(Path(root).glob("*/lib/libnvrtc.so.*"))
-    for place in [*map(str, places), "libnvrtc.so", "libnvrtc.so.12", "libnvrtc.so.13"]:
-        try:
-            return ctypes.CDLL(place)
-        except OSError:
-            continue
+    """The first NVRTC that compiles, by the package's own order; None where there is none."""
+    for file in cuda_libraries.nvrtc_files():
+        library = load_nvrtc(file)
+        if library is not None and compile_cuda("__global__ void probe() {}", [], library)[0]:
+            return library
     return None
 
 
-def compile_cuda(source, options):
+def load_nvrtc(file):
+    """An NVRTC with its own builtins, whatever else is loaded or on the loader's path; or None."""
+    try:
+        for builtins in sorted(file.parent.glob("libnvrtc-builtins.so.*")):
+            ctypes.CDLL(builtins)
+        return ctypes.CDLL(file)
+    except OSError:
+        return None
+
+
+def compile_cuda(source, options, library=None):
     """(whether NVRTC takes it, its log, the binary)."""
-    lib, program, size = nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
+    lib, program, size = library or nvrtc(), ctypes.c_void_p(), ctypes.c_size_t()
     lib.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
     array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
     failed = lib.nvrtcCompileProgram(program, len(options), array)

@@ -21,7 +21,7 @@ from selfdistill_fast.backend import gpu as gpu_module
 from selfdistill_fast.backend.reference import Reference
 
 needs_nvrtc = pytest.mark.skipif(
-    cuda_build.nvrtc() is None, reason="no NVRTC: pip install nvidia-cuda-nvrtc-cu12"
+    cuda_build.nvrtc() is None, reason="no NVRTC: pip install nvidia-cuda-nvrtc"
 )
 both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.linalg import LinAlgError
 
 from selfdistill_fast.backend import threads
+from selfdistill_fast.backend.cuda_libraries import install_hint
 from selfdistill_fast.backend.reference import Half, Reference, cuda_device
 from selfdistill_fast.kernels import Kernel
 
@@ -56,8 +57,6 @@ MAX_GRID = 2**31 - 1
 
 _PAIRS = {"sqeuclidean": "squares", "cityblock": "l1", "inner": "inner", "angle": "angle"}
 
-INSTALL = "pip install 'selfdistill_fast[cuda]' (Linux, CUDA 12)"
-
 
 class GpuUnavailable(RuntimeError):
     """No GPU can be used here; the message says why, and what to do."""
@@ -76,7 +75,7 @@ def _load() -> Any:
     except ImportError as error:
         missing = "is not installed" if getattr(error, "name", "") == "cupy" else f"fails: {error}"
         raise GpuUnavailable(
-            f"backend='gpu' needs CuPy, which {missing}; {INSTALL}, or use backend='cpu'"
+            f"backend='gpu' needs CuPy, which {missing}; {install_hint()}, or use backend='cpu'"
         ) from error
     runtime = cupy.cuda.runtime
     try:
@@ -88,7 +87,7 @@ def _load() -> Any:
         elif driver < needed:
             reason = (
                 f"the NVIDIA driver is too old: it supports CUDA {_dotted(driver)}, CuPy was built "
-                f"for {_dotted(needed)}. Update the driver, or install a CuPy for an older CUDA"
+                f"for {_dotted(needed)}. Update the driver, or {install_hint()}"
             )
         else:
             reason = f"{error}; see nvidia-smi, and CUDA_VISIBLE_DEVICES"
@@ -104,7 +103,7 @@ def _load() -> Any:
         except (ImportError, AttributeError, OSError, RuntimeError) as error:
             raise GpuUnavailable(
                 f"CuPy cannot load {library} ({error}); install the CUDA libraries: "
-                "pip install 'cupy-cuda12x[ctk]', or the CUDA toolkit"
+                f"{install_hint()}, or the CUDA toolkit"
             ) from error
     return cupy
 

@@ -1,0 +1,68 @@
+"""Which CUDA this machine has: what the driver supports, which NVRTC is installed and where.
+
+CUDA's libraries of two major versions may lie side by side: torch brings those it was built for,
+CuPy those of its own package. Asking creates no CUDA context and imports neither.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+__all__ = ["driver_version", "fitting_extra", "install_hint", "nvrtc_files"]
+
+
+def driver_version() -> tuple[int, int] | None:
+    """The newest CUDA that the NVIDIA driver supports, (major, minor); None without a driver."""
+    version = ctypes.c_int()
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        failed = library.cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    if failed or version.value <= 0:
+        return None
+    return version.value // 1000, version.value % 1000 // 10
+
+
+def fitting_extra(driver: tuple[int, int] | None) -> str:
+    """The extra of this package for a driver: cuda12 where it is too old for CUDA 13."""
+    return "cuda12" if driver is not None and driver[0] < 13 else "cuda"
+
+
+def install_hint() -> str:
+    """What to install for backend="gpu" with the driver of this machine."""
+    if fitting_extra(driver_version()) == "cuda12":
+        return "pip install 'selfdistill_fast[cuda12]' (Linux; this driver supports CUDA 12)"
+    return (
+        "pip install 'selfdistill_fast[cuda]' (Linux, CUDA 13, driver 580 or later), or "
+        "'selfdistill_fast[cuda12]' for an older driver"
+    )
+
+
+def nvrtc_files() -> list[Path]:
+    """NVRTC libraries of pip's packages, then of CUDA toolkits; the newest version first in each.
+
+    NVRTC opens its ``libnvrtc-builtins`` by name alone: load that from the same folder first.
+    """
+    spec = importlib.util.find_spec("nvidia")
+    packages = [Path(root) for root in (spec.submodule_search_locations or () if spec else ())]
+    toolkits = [Path(os.environ[name]) for name in ("CUDA_PATH", "CUDA_HOME") if name in os.environ]
+    toolkits += sorted(Path("/usr/local").glob("cuda*"))
+    found: dict[Path, None] = {}
+    for folders in (
+        [lib for root in packages for lib in root.glob("*/lib")],
+        [root / lib for root in toolkits for lib in ("lib64", "lib")],
+    ):
+        files = {file.resolve() for folder in folders for file in folder.glob("libnvrtc.so.*")}
+        found.update(dict.fromkeys(sorted(files, key=_version, reverse=True)))
+    return list(found)
+
+
+def _version(library: Path) -> tuple[tuple[int, ...], str]:
+    """Numbers after ``.so.``, and the path for the order of equals."""
+    numbers = re.findall(r"\d+", library.name.partition(".so.")[2])
+    return tuple(map(int, numbers)), str(library)
