@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast import _core
-from selfdistill_fast.backend import threads
+from selfdistill_fast.backend import blocked, threads
 from selfdistill_fast.backend.reference import Half, Reference
 from selfdistill_fast.kernels import Kernel
 
@@ -294,15 +294,7 @@ class Cpu(Reference):
         return n * (n + 2048) * np.dtype(dtype).itemsize  # K, L and M share a buffer
 
     def cholesky(self, K: Any) -> Any:
-        if K.shape[0] == 0:
-            return K
-        from scipy.linalg import get_lapack_funcs
-
-        (potrf,) = get_lapack_funcs(("potrf",), (K,))
-        U, info = potrf(K.T, lower=0, overwrite_a=1, clean=1)
-        if info > 0:
-            raise np.linalg.LinAlgError(f"the leading minor of order {info} is not positive")
-        return U.T
+        return blocked.cholesky(np.require(K, requirements=["C", "A", "W"]))
 
     def cholesky_solve(self, L: Any, B: Any) -> Any:
         if L.shape[0] == 0:  # LAPACK's wrapper takes no empty array
@@ -314,17 +306,7 @@ class Cpu(Reference):
         return X
 
     def cholesky_inverse(self, L: Any) -> Any:
-        from scipy.linalg import get_lapack_funcs
-
-        (potri,) = get_lapack_funcs(("potri",), (L,))
-        U, _ = potri(L.T, lower=0, overwrite_c=1)
-        M = U.T  # lower triangle; mirrored block by block, in place
-        for start in range(0, M.shape[0], 256):
-            stop = min(start + 256, M.shape[0])
-            square = M[start:stop, start:stop]
-            square += np.tril(square, -1).T
-            M[start:stop, stop:] = M[stop:, start:stop].T
-        return M
+        return blocked.cholesky_inverse(np.require(L, requirements=["C", "A", "W"]))
 
     def eigh(self, K: Any) -> tuple[Any, Any]:
         """As the reference; V is Fortran-ordered and takes the place of K.

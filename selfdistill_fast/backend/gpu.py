@@ -717,6 +717,11 @@ class Gpu(Reference):
         return M
 
     @_guarded
+    def inner_product(self, P: Any) -> Any:
+        """As the reference."""
+        return P.T @ P
+
+    @_guarded
     def triangular_solve(self, R: Any, B: Any, *, lower: bool) -> Any:
         """As the reference."""
         X = self.xp.array(B, dtype=R.dtype, order="C", copy=True)

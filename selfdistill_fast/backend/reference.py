@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.backend import host
+from selfdistill_fast.backend import blocked, host
 from selfdistill_fast.kernels import Kernel
 
 __all__ = ["Half", "Reference", "cuda_device"]
@@ -222,7 +222,7 @@ class Reference:
         from scipy.spatial.distance import cdist
 
         if pair == "inner":
-            return A @ B.T
+            return blocked.inner_product(A.T) if A is B else A @ B.T
         if pair == "angle":
             # θ = 2 atan2(‖u − v‖, ‖u + v‖) on unit rows keeps all digits at 0 and π
             U, V = (
@@ -379,6 +379,8 @@ class Reference:
 
     def cholesky(self, K: Any) -> Any:
         """Lower factor L of symmetric positive definite K = L Lᵀ; K may be destroyed."""
+        if len(K) > blocked.SYRK_ROWS:
+            return blocked.cholesky(np.array(K, order="C"))
         return np.linalg.cholesky(K)
 
     def cholesky_solve(self, L: Any, B: Any) -> Any:
@@ -387,8 +389,11 @@ class Reference:
 
     def cholesky_inverse(self, L: Any) -> Any:
         """(L Lᵀ)⁻¹ in full for L from :meth:`cholesky`, which may be destroyed."""
-        inverse = np.linalg.inv(L)
-        return inverse.T @ inverse
+        return blocked.inner_product(np.linalg.inv(L))
+
+    def inner_product(self, P: Any) -> Any:
+        """PᵀP, (k, k) and exactly symmetric, of P (n, k)."""
+        return blocked.inner_product(P)
 
     def triangular_solve(self, R: Any, B: Any, *, lower: bool) -> Any:
         """R⁻¹ B for triangular R, which is lower or upper."""

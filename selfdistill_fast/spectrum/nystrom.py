@@ -391,7 +391,7 @@ class _NystromFold(Fold):
         if self.q is not None:
             U = xp.concatenate([U, self.q.astype("float64")[:, None]], 1)
         small = U.shape[1] < U.shape[0]
-        block = -(U.T @ U) if small else -(U @ U.T)
+        block = -be.inner_product(U if small else U.T)
         block[xp.arange(len(block)), xp.arange(len(block))] += 1.0
         L = be.cholesky(block)
 
@@ -473,7 +473,8 @@ class _Sums:
             diagonal, norms = root**2 * diagonal, root**2 * norms
         below = xp.minimum(diagonal - norms, 0.0)  # round-off, where K is semi-definite
         traces = xp.stack([diagonal.sum(), norms.sum(), below.sum()])
-        return phi.T @ phi, phi.T @ target.astype("float64"), mean, traces
+        gram = features.backend.inner_product(phi)
+        return gram, phi.T @ target.astype("float64"), mean, traces
 
 
 class _Basis:
@@ -674,7 +675,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
         at = xp.asarray(proposed)
         G = be.to_numpy(native_gram(be, X[at], None, kernel)).astype(np.float64)
         F = be.to_numpy(factor[at, :done]).astype(np.float64)
-        G = G - F @ F.T
+        G = G - F @ F.T  # a batch of rows
         start = weights[proposed]
         accepted: list[int] = []
         triangle = np.zeros((batch, batch))
