@@ -48,7 +48,7 @@ def rows_of(ceilings, medians):
                 "fresh": peers.get("fresh"),
                 "peers": {who: peers.get(who) for who in case.rivals if who in PEERS},
                 "judge": case.judge,
-                "ratio": judge / ours if judge else None,
+                "ratio": judge / ours if isinstance(judge, float) else None,
                 "target": case.target,
                 "floor": floor,
                 "bound_by": binding,
@@ -58,7 +58,10 @@ def rows_of(ceilings, medians):
 
 
 def _ms(seconds):
-    return "-" if seconds is None else f"{1e3 * seconds:.4g}"
+    """Milliseconds; how a peer failed as it is."""
+    if seconds is None:
+        return "-"
+    return seconds if isinstance(seconds, str) else f"{1e3 * seconds:.4g}"
 
 
 def table(rows, ceilings):
