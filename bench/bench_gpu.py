@@ -6,7 +6,8 @@
 A row has the seconds of each rival (best of several, the device waited for), and for `gram` the
 share of the ceiling that bounds it: bytes of K at the copy bandwidth (bytes written by a copy,
 per second), or 2 n² d flops at the rate of a matrix product. A rival that is not installed, or runs
-out of memory, says so in its place. Without a device nothing is written.
+out of memory, says so in its place; where ours fails, the run goes on and ends with an error.
+Without a device nothing is written.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ import sys
 import time
 from pathlib import Path
 
+import child
 import numpy as np
+import pytest
+
+from selfdistill_fast.backend import GpuUnavailable
+from selfdistill_fast.backend.gpu import Gpu
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -42,8 +48,8 @@ def timed(xp, function, **options):
     xp.get_default_memory_pool().free_all_blocks()
     try:
         return best(xp, function, **options)
-    except Exception as error:  # a peer's failure is a result
-        return f"{type(error).__name__}: {str(error)[:80]}"
+    except Exception as error:  # a peer's failure is a result; main() sees to ours
+        return child.failure(error)
 
 
 def ceilings(xp):
@@ -194,14 +200,7 @@ def show(row):
 
 
 def main(names):
-    from selfdistill_fast.backend import GpuUnavailable
-    from selfdistill_fast.backend.gpu import Gpu
-
-    try:
-        gpu = Gpu()
-    except GpuUnavailable as error:
-        print(f"skipped: {error}")
-        return
+    gpu = Gpu()
     xp = gpu.xp
     properties = xp.cuda.runtime.getDeviceProperties(gpu.device)
     device = properties["name"].decode()
@@ -209,11 +208,12 @@ def main(names):
     print(device, {name: f"{value:.3g}" for name, value in limits.items()})
     file = RESULTS / f"gpu-{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
     stored = json.loads(file.read_text()) if file.exists() else {"rows": []}
-    found = {row["case"]: row for row in stored["rows"]}
+    found, failed = {row["case"]: row for row in stored["rows"]}, []
     for name in names or GROUPS:
         for row in GROUPS[name](xp, limits):
             found[row["case"]] = row
             show(row)
+            failed += [f"{row['case']} {row['ours']}"] if isinstance(row["ours"], str) else []
             stored = {
                 "command": "python bench/bench_gpu.py", "device": device, "cupy": xp.__version__,
                 "driver": xp.cuda.runtime.driverGetVersion(), "ceilings": limits,
@@ -222,15 +222,23 @@ def main(names):
             RESULTS.mkdir(exist_ok=True)
             file.write_text(json.dumps(stored, indent=1) + "\n")  # a row at a time: nothing is lost
     print(f"written: {file}")
+    if failed:
+        raise RuntimeError("ours failed: " + "; ".join(failed))
 
 
 def test_gpu():
     """For `make bench`: the whole run, or its reason not to."""
-    main([])
+    try:
+        main([])
+    except GpuUnavailable as error:
+        pytest.skip(str(error))
 
 
 if __name__ == "__main__":
     unknown = set(sys.argv[1:]) - set(GROUPS)
     if unknown:
         sys.exit(f"unknown group(s) {', '.join(sorted(unknown))}; known: {', '.join(GROUPS)}")
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except GpuUnavailable as error:
+        print(f"skipped: {error}")

@@ -75,13 +75,14 @@ def cho_factor(rows: int) -> dict:
 
 
 KRYLOV = {"krylov": {}, "krylov, K not stored": {"storage": "none", "max_memory": 3 << 29}}
-SMALLER = (16000, 12000, 8000)
+SIZES = (16000, 12000, 8000)
 
 
 def peer(rows: int, whole: bool) -> dict:
     """The factor of as many rows as work, and how it failed for more."""
     failed = {}
-    for size in ([rows] if whole else []) + [size for size in SMALLER if size <= rows] or [rows]:
+    first = rows if whole else min(rows, SIZES[0])
+    for size in [first, *(size for size in SIZES if size < first)]:
         ended = child.outcome(cho_factor, size)
         if not isinstance(ended, str):
             seconds = ended["seconds"] * (rows / size) ** 3

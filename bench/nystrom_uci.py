@@ -26,7 +26,9 @@ Run ``python bench/nystrom_uci.py`` in an environment with the package; it looks
 SELFDISTILL_DATA, or in ../shared/data beside the checkout, writes bench/results/nystrom_uci.json
 after every model (and goes on from there when it is started again), and prints the table;
 ``--table`` prints it without running anything, ``--landmarks 250 500`` and ``--rows 5000`` make it
-small, for a look (stored elsewhere).
+small, for a look (stored elsewhere). scikit-learn runs in a process of its own; where it fails, its
+row says how. A study of real sets: without them it says where they should be, and exits with
+status 1.
 """
 
 from __future__ import annotations
@@ -39,10 +41,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import child
 import numpy as np
+from data import split
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import Ridge
-from uci_leave_one_out import split
 
 from selfdistill_fast import RBF, spectrum
 from selfdistill_fast.distill import score_grid
@@ -63,8 +66,15 @@ def rmse(predictions: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean((predictions - y) ** 2, axis=-1))
 
 
-def scikit_learn(data: tuple, gamma: float, m: int, seed: int) -> dict[str, Any]:
-    X, y, X_test, y_test = data
+def load(name: str, rows: int | None) -> tuple[np.ndarray, ...]:
+    """Split 0, or some rows of it."""
+    X, y, X_test, y_test = split(name, 0)
+    chosen = np.random.default_rng(0).permutation(len(X))[:rows] if rows else slice(None)
+    return X[chosen], y[chosen], X_test, y_test
+
+
+def scikit_learn(name: str, rows: int | None, gamma: float, m: int, seed: int) -> dict[str, Any]:
+    X, y, X_test, y_test = load(name, rows)
     start = time.perf_counter()
     features = Nystroem(kernel="rbf", gamma=gamma, n_components=m, random_state=seed)
     Phi, Phi_test = features.fit_transform(X), features.transform(X_test)
@@ -167,10 +177,7 @@ def run(path: Path, args: argparse.Namespace) -> None:
         os.replace(aside, path)
 
     for name in SETS:
-        data = split(name, 0)
-        if args.rows:
-            chosen = np.random.default_rng(0).permutation(len(data[0]))[: args.rows]
-            data = (data[0][chosen], data[1][chosen], *data[2:])
+        data = load(name, args.rows)
         entry = stored.setdefault(name, {"n": len(data[0]), "d": data[0].shape[1], "models": {}})
         if "gamma" not in entry:
             entry |= choose(data)
@@ -188,12 +195,15 @@ def run(path: Path, args: argparse.Namespace) -> None:
                     if done and not held_out:
                         continue
                     if method == "scikit-learn":
-                        models[key] = scikit_learn(data, entry["gamma"], m, seed)
+                        job = name, args.rows, entry["gamma"], m, seed
+                        row = child.outcome(scikit_learn, *job)
+                        row = {"failed": row} if isinstance(row, str) else row
                     else:
-                        models[key] = ours(data, entry["gamma"], m, seed, method, args.loo)
+                        row = ours(data, entry["gamma"], m, seed, method, args.loo)
+                    models[key] = row
                     store()
-                    row = models[key]
-                    print(f"{name} {key}: {row['rmse']:.4f}, {row['seconds']:.1f} s", flush=True)
+                    said = row.get("failed") or f"{row['rmse']:.4f}, {row['seconds']:.1f} s"
+                    print(f"{name} {key}: {said}", flush=True)
 
 
 def named(method: str, rows: list[dict[str, Any]]) -> str:
@@ -227,7 +237,12 @@ def table(path: Path) -> str:
                 method: [v for k, v in models.items() if k.startswith(f"{method} {m} ")]
                 for method in ("scikit-learn", *SAMPLINGS)
             }
-            peer = np.median([row["seconds"] for row in rows["scikit-learn"]])
+            failed = [row["failed"] for row in rows["scikit-learn"] if "failed" in row]
+            if failed:
+                lines.append(f"| {m} | scikit-learn | {', '.join(failed)} | | | | | |")
+                rows["scikit-learn"] = [v for v in rows["scikit-learn"] if "failed" not in v]
+            times = [row["seconds"] for row in rows["scikit-learn"]]
+            peer = np.median(times) if times else np.nan
             for method, own in rows.items():
                 if not own:
                     continue
@@ -243,7 +258,7 @@ def table(path: Path) -> str:
                     f"{middle('rmse_step_1' if method in SAMPLINGS else 'rmse'):.4f}",
                     f"{middle('rmse_loo'):.4f}" if "rmse_loo" in own[0] else "–",
                     f"{seconds:.1f}",
-                    f"{peer / seconds:.1f}×" if method in SAMPLINGS else "",
+                    f"{peer / seconds:.1f}×" if method in SAMPLINGS and times else "",
                     f"{middle('approximation_error'):.1e}" if method in SAMPLINGS else "",
                 ]
                 lines.append("| " + " | ".join(cells) + " |")
