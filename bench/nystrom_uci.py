@@ -192,7 +192,7 @@ def run(path: Path, args: argparse.Namespace) -> None:
                     key = f"{method} {m} {seed}"
                     done = models.get(key, {})
                     held_out = args.loo and method != "scikit-learn" and "loo" not in done
-                    if done and not held_out:
+                    if done and "failed" not in done and not held_out:
                         continue
                     if method == "scikit-learn":
                         job = name, args.rows, entry["gamma"], m, seed
