@@ -4,9 +4,8 @@ The job: n = 2000 rows, 8 features, 5 γ × 10 λ, chains of 4 steps. Ours score
 step by exact leave-one-out with optimal α's. Peers: scikit-learn's GridSearchCV(KernelRidge),
 5 folds, over the same γ × λ with one step; and 5-fold refits of the 4-step chains for
 α in {0, 0.1, …, 1} as one would write them with KernelRidge. The latter is timed for one γ
-and one λ and multiplied by their number, which is said in its name. Peers run in processes of their own.
-
-The floor of ours is the eigendecomposition of each γ; its share is in the table, too.
+and one λ and multiplied by their number, which is said in its name. Peers run in processes
+of their own.
 
     make bench ARGS="-k leave_one_out"
 """

@@ -189,7 +189,9 @@ peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 """
 
-OURS = PROBLEM + """
+OURS = (
+    PROBLEM
+    + """
 model = SelfDistilledKernelRidge(gamma=0.1).fit(X, y)
 dual, alpha = model.dual_coef_, model.alphas_[1]
 del model
@@ -198,8 +200,11 @@ loo = leave_one_out(s, 1.0, 0.5, 2)
 np.savez(sys.argv[1], dual=dual, alpha=alpha, loo=loo, peak=peak() - before,
          planned=next(cost.bytes for cost in s.plan.costs if cost.solver == s.plan.solver))
 """
+)
 
-SCIPY = PROBLEM + """
+SCIPY = (
+    PROBLEM
+    + """
 from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
 
 K = gram(X, kernel=RBF(0.1))
@@ -219,6 +224,7 @@ first = y + delta
 pure = (A2y + a2 * delta - a1 * (A1y + a1 * delta)) / m1
 np.savez(sys.argv[1], c1=c1, c2=c2, first=first, pure=pure)
 """
+)
 
 
 @pytest.mark.slow

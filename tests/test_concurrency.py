@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+import textwrap
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from processes import run_python
 
 from selfdistill_fast import RBF, distill, gram, leave_one_out, spectrum
+from selfdistill_fast.backend import threads
 
 rng = np.random.default_rng(11)
 X, Y, X_NEW = rng.standard_normal((150, 5)), rng.standard_normal(150), rng.standard_normal((400, 5))
@@ -73,3 +78,139 @@ def test_a_forked_child_can_fit(backend):
                 child.kill()
         assert child.exitcode == 0
     np.testing.assert_array_equal(fit_and_predict(backend), expected)  # and the parent still can
+
+
+# ------------------------------------------------------------ helpers that cannot be had
+LATE = textwrap.dedent("""
+    import atexit, threading, time
+    import numpy as np
+    from selfdistill_fast import RBF, distill, gram, leave_one_out, spectrum
+    X = np.random.default_rng(0).normal(size=(1500, 5))
+    def job():
+        s = spectrum(X, X[:, 0], RBF(0.2))
+        path = distill(s, 0.1, "optimal", 3)
+        return gram(X, None, RBF(0.2), n_threads=2), path.predict(X), leave_one_out(s, 0.1, 0.5, 3)
+    expected = job()
+    def check(where):
+        same = all(np.allclose(a, b, rtol=1e-10, atol=1e-12)
+                   for a, b in zip(job(), expected, strict=True))
+        same &= np.array_equal(gram(X, None, RBF(0.2), n_threads=2), expected[0])
+        print(where, "same" if same else "different", flush=True)
+""")
+
+
+def test_in_an_atexit_handler():
+    result = run_python(LATE + 'atexit.register(check, "atexit")\n')
+    assert (result.returncode, result.stdout) == (0, "atexit same\n"), result.stderr
+
+
+def test_first_call_in_an_atexit_handler():
+    code = """
+        import atexit
+        import numpy as np
+        from selfdistill_fast import RBF, gram
+        X = np.random.default_rng(0).normal(size=(1500, 5))
+        atexit.register(lambda: print(gram(X, None, RBF(0.2), n_threads=2).shape))
+    """
+    result = run_python(code)
+    assert (result.returncode, result.stdout) == (0, "(1500, 1500)\n"), result.stderr
+
+
+def test_in_a_thread_that_outlives_the_main_one():
+    late = """
+        def late():
+            while threading.main_thread().is_alive():
+                time.sleep(0.01)
+            time.sleep(0.3)  # executors are shut down now
+            check("late thread")
+        threading.Thread(target=late).start()
+    """
+    result = run_python(LATE + textwrap.dedent(late))
+    assert (result.returncode, result.stdout) == (0, "late thread same\n"), result.stderr
+
+
+def test_calls_while_the_main_thread_ends():
+    """Helpers disappear at any moment of a call, not between two."""
+    late = """
+        def late():
+            ended = 0
+            while ended < 20:
+                ended += not threading.main_thread().is_alive()
+                assert np.array_equal(gram(X, None, RBF(0.2), n_threads=2), expected[0])
+            print("same", flush=True)
+        for _ in range(3):
+            threading.Thread(target=late).start()
+        time.sleep(0.2)
+    """
+    result = run_python(LATE + textwrap.dedent(late))
+    assert (result.returncode, result.stdout) == (0, "same\n" * 3), result.stderr
+
+
+class NoThread(threading.Thread):
+    """A thread that the system refuses, from the second one on."""
+
+    started_ones = 0
+
+    def start(self):
+        if NoThread.started_ones >= self.allowed:
+            raise RuntimeError("can't start new thread")
+        NoThread.started_ones += 1
+        super().start()
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_the_system_gives_no_further_thread(monkeypatch, allowed):
+    """All blocks are done once, and none after ``run`` has returned."""
+    monkeypatch.setattr(threads, "_pool", None)
+    monkeypatch.setattr(NoThread, "allowed", allowed, raising=False)
+    monkeypatch.setattr(NoThread, "started_ones", 0)
+    monkeypatch.setattr(threading, "Thread", NoThread)
+    over = False
+    done = []
+
+    def block(lo, hi):
+        time.sleep(0.002)
+        assert not over
+        done.extend(range(lo, hi))
+
+    for _ in range(5):
+        done.clear()
+        over = False
+        threads.run(block, 40, 1e6, n_threads=4)
+        over = True
+        assert sorted(done) == list(range(40))
+    time.sleep(0.05)
+    assert len(done) == 40
+
+
+def test_a_larger_pool_takes_the_place_of_one_in_use():
+    """Threads that ask for more and more helpers at once do not lose each other's pool."""
+
+    def fill(n_threads):
+        found = np.zeros(64)
+
+        def block(lo, hi):
+            found[lo:hi] += 1
+
+        threads.run(block, 64, 1e5, n_threads=n_threads)
+        return (found == 1).all()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(fill, [2, 3, 4, 5, 6, 7, 8, 9] * 20))
+
+
+def test_an_error_of_a_helper_is_raised_once_nothing_runs():
+    running = []
+    ended = []
+
+    def block(lo, hi):
+        running.append(lo)
+        time.sleep(0.002)
+        ended.append(lo)
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(f"of a helper in {lo}")
+
+    with pytest.raises(OSError, match="of a helper"):
+        threads.run(block, 400, 1e6, n_threads=3)
+    assert sorted(running) == sorted(ended)
+    assert len(ended) < 400

@@ -25,6 +25,7 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
+from processes import run_python
 
 from selfdistill_fast import _core
 from selfdistill_fast.backend import BACKENDS, get_backend, threads
@@ -84,16 +85,6 @@ def points(rng, n, d, dtype=np.float64, offset=0.0):
 
 def in_double(a):
     return None if a is None else a.astype(np.float64)
-
-
-def run_python(code, **env):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env={**os.environ, **env},
-    )
 
 
 # ------------------------------------------------------------------ mathematics

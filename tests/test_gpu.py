@@ -320,7 +320,10 @@ def missing(name):
     [
         (None, r"needs CuPy, which is not installed; pip install 'selfdistill_fast\[cuda\d*\]'"),
         ({"driver": 0}, "no NVIDIA driver: install one"),
-        ({"driver": 11040}, r"driver is too old: it supports CUDA 11\.4, .*12\.9.*Update.*cuda12\]"),
+        (
+            {"driver": 11040},
+            r"driver is too old: it supports CUDA 11\.4, .*12\.9.*Update.*cuda12\]",
+        ),
         ({"driver": 12090, "count": 0}, "CUDA reports none"),
         ({"driver": 13000}, "cudaErrorInsufficientDriver"),
         ({"driver": 13000, "count": 1, "cusolver": False}, r"cannot load cusolver.*\[cuda\d*\]"),

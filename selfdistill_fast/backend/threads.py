@@ -3,8 +3,9 @@
 The range is cut into blocks whose size follows from the cost of a unit alone, never from
 the number of threads, and the loops give the same bits for any cut. The calling thread
 works too; helpers come from one pool, which starts at the first range that is worth it. A
-range below the grain is done by the caller alone. Our helpers never call BLAS, so no
-thread pools nest.
+range below the grain is done by the caller alone, and so is one for which no helper is to
+be had: in an ``atexit`` handler, in a thread that outlives the main one, at the limit of
+threads. Our helpers never call BLAS, so no thread pools nest.
 
 Ctrl-C (any exception) stops the range: no further block starts, the running ones, a few
 milliseconds each, are awaited, so that nothing writes to a buffer after ``run`` is left.
@@ -19,7 +20,7 @@ import numbers
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 from selfdistill_fast.backend import host
 
@@ -67,7 +68,8 @@ def n_threads_now(n_threads: int | None = None) -> int:
     return min(asked, available) if asked > 0 else available
 
 
-def _helpers(count: int) -> ThreadPoolExecutor:
+def _ask_for_help(work: Callable[[], None], count: int) -> None:
+    """Let ``count`` helpers call ``work``, or as many of them as there are."""
     global _pool, _pool_size
     with _lock:
         if _pool is None or _pool_size < count:
@@ -75,7 +77,12 @@ def _helpers(count: int) -> ThreadPoolExecutor:
                 _pool.shutdown(wait=False)  # it finishes what it has
             _pool = ThreadPoolExecutor(count, thread_name_prefix="selfdistill_fast")
             _pool_size = count
-        return _pool
+        try:
+            for _ in range(count):
+                _pool.submit(work)
+        except RuntimeError:  # the interpreter ends, or the system gives no further thread
+            _pool.shutdown(wait=False)
+            _pool = None
 
 
 def _forget_pool() -> None:
@@ -120,12 +127,16 @@ def run(
     threads = min(n_threads_now(n_threads), n_blocks)
     if count * cost_ns < GRAIN_NS:
         threads = 1
+    gate = threading.Condition(threading.Lock())
     numbers_ = itertools.count()
-    stop = False
+    running = 0  # helpers that are at work
+    closed = stop = False  # no helper may begin; nothing may go on
+    errors: list[BaseException] = []
 
     def work() -> None:
         while not stop:
-            number = next(numbers_)
+            with gate:
+                number = next(numbers_)
             if number >= n_blocks:
                 return
             pauses = function(number * block, min((number + 1) * block, count))
@@ -133,29 +144,44 @@ def run(
                 if stop:
                     return
 
-    futures: list[Future[None]] = []
+    def help_() -> None:
+        nonlocal running, stop
+        with gate:
+            if closed:  # it was busy elsewhere for as long as there was work here
+                return
+            running += 1
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+            stop = True
+        finally:
+            with gate:
+                running -= 1
+                gate.notify_all()
+
     try:
         if threads > 1:
-            pool = _helpers(threads - 1)
-            futures.extend(pool.submit(work) for _ in range(threads - 1))
+            _ask_for_help(help_, threads - 1)
         work()
-        for future in futures:
-            # a helper that is still busy elsewhere is not waited for: nothing is left to do
-            if not future.cancel():
-                future.result()
-    finally:
+    except BaseException as error:
+        errors.insert(0, error)
         stop = True
-        for future in futures:
-            _await(future)
-
-
-def _await(future: Future[None]) -> None:
-    """Wait until ``future`` is not running, however often Ctrl-C is pressed."""
-    while not (future.cancel() or future.done()):
+    while True:
         try:
-            future.exception(timeout=0.05)
-        except (TimeoutError, KeyboardInterrupt):
-            continue
+            with gate:
+                closed = True
+                while running:
+                    gate.wait()
+            break
+        except KeyboardInterrupt as error:  # however often it is pressed
+            errors.append(error)
+            stop = True
+    try:
+        if errors:
+            raise errors[0]
+    finally:
+        errors.clear()  # they hold this frame, and with it the buffers of ``function``
 
 
 _limit_lock = threading.Lock()

@@ -1,0 +1,19 @@
+"""Python in a process of its own: for what ends a process, or must begin one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+
+def run_python(code, **env):
+    """What became of ``code``; ``env`` is added to the environment."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, **env},
+    )
