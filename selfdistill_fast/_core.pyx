@@ -24,14 +24,25 @@ from cpython.buffer cimport (
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free
 
 from selfdistill_fast cimport _sdf as sdf
 from selfdistill_fast._sdf cimport SDF_OK, sdf_api, sdf_job, sdf_loops, sdf_status
 
 
-cdef extern from "stdlib.h" nogil:
-    void* aligned_alloc(size_t alignment, size_t size)
+cdef extern from *:
+    """
+    #ifdef _WIN32
+    #include <malloc.h>
+    #define sdf_aligned(size) _aligned_malloc(size, 64)
+    #define sdf_release(p) _aligned_free(p)
+    #else
+    #include <stdlib.h>
+    #define sdf_aligned(size) aligned_alloc(64, ((size) + 63) / 64 * 64)
+    #define sdf_release(p) free(p)
+    #endif
+    """
+    void* sdf_aligned(size_t size) nogil
+    void sdf_release(void* p) nogil
 
 
 # ------------------------------------------------------------------ instruction sets
@@ -205,7 +216,7 @@ cdef class Gram:
         return buffer.view.buf
 
     cdef void* _scratch(self) except NULL:
-        cdef void* scratch = aligned_alloc(64, self.job.scratch_size * self.loops.real_size)
+        cdef void* scratch = sdf_aligned(self.job.scratch_size * self.loops.real_size)
         if scratch == NULL:
             raise MemoryError
         return scratch
@@ -260,7 +271,7 @@ cdef class Gram:
         cdef void* scratch = self._scratch()
         with nogil:
             status = self.loops.gram(&self.job, lo, hi, scratch)
-            free(scratch)
+            sdf_release(scratch)
         _raise_from(status)
 
     def keep_pairs(self):
@@ -282,7 +293,7 @@ cdef class Gram:
         cdef void* scratch = self._scratch()
         with nogil:
             status = self.loops.of_pairs(&self.job, lo, hi, scratch)
-            free(scratch)
+            sdf_release(scratch)
         _raise_from(status)
 
     def half_gram(self, Py_ssize_t lo, Py_ssize_t hi, tiles):
@@ -300,7 +311,7 @@ cdef class Gram:
         cdef void* scratch = self._scratch()
         with nogil:
             status = self.loops.half_gram(&self.job, lo, hi, half.view.buf, size, scratch)
-            free(scratch)
+            sdf_release(scratch)
         _raise_from(status)
 
     def multiply(self, tuple rows, tuple columns, Wt, sum_rows, sum_cols):
@@ -332,7 +343,7 @@ cdef class Gram:
             status = self.loops.multiply(
                 &self.job, i0, i1, j0, j1, w.view.buf, w_size, ldw, p,
                 <double*>r.view.buf, <double*>c.view.buf, lds, scratch)
-            free(scratch)
+            sdf_release(scratch)
         _raise_from(status)
 
 

@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -1094,14 +1094,51 @@ def plan(
 @_command
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Test the main calls of each backend; exit status 1 on a fault."
+        ),
+    ] = False,
 ) -> None:
     """Show what this installation runs on: instruction sets, BLAS, threads, GPU, versions."""
     from selfdistill_fast.config import show_config
 
     config = show_config()
+    checks: list[Any] = []
+    if not as_json:
+        _out().print(config.table(), markup=False, soft_wrap=True)
+        for note in config["notes"]:
+            _out().print(f"\nnote: {note}", markup=False, soft_wrap=True)
+        for caution in config["warnings"]:
+            _say(f"warning: {caution}", "yellow")
+    if check:
+        checks = _self_check(show=not as_json)
     if as_json:
-        print(json.dumps(dict(config), indent=2, ensure_ascii=False))
-        return
-    _out().print(config.table(), markup=False, soft_wrap=True)
-    for caution in config["warnings"]:
-        _say(f"warning: {caution}", "yellow")
+        report = dict(config)
+        if check:
+            report["check"] = [asdict(one) for one in checks]
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    if any(one.fault is not None for one in checks):
+        raise typer.Exit(1)
+
+
+def _self_check(show: bool) -> list[Any]:
+    """Every check of :func:`~selfdistill_fast.check.self_check`, a line for each as it ends."""
+    from selfdistill_fast.check import self_check
+
+    if show:
+        _out().print()
+    done = []
+    for one in self_check():
+        done.append(one)
+        if show:
+            line = f"{one.backend:<10} {one.call:<32} {one.seconds:6.2f} s  "
+            line += "ok" if one.fault is None else f"FAULT: {one.fault}"
+            _out().print(Text(line, style="" if one.fault is None else "bold red"), soft_wrap=True)
+    faults = sum(one.fault is not None for one in done)
+    if show and faults:
+        _say(f"{faults} of {len(done)} checks failed", "bold red")
+    elif show:
+        _out().print(f"{len(done)} checks passed")
+    return done

@@ -11,13 +11,15 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
 
-from selfdistill_fast.backend import host
+from selfdistill_fast.backend import cuda_libraries, host
+from selfdistill_fast.backend.blocked import SYRK_ROWS
 
 __all__ = ["Config", "installed_version", "show_config"]
 
@@ -80,16 +82,25 @@ _CURE = {
 }
 
 
+#: bytes of the buffer that OpenBLAS gives a thread, and columns of a panel that its syrk keeps
+#: there (GEMM_Q of float64), by the instruction set of the kernels
+_SYRK_BUFFER = 2**25
+_SYRK_COLUMNS = {"avx512": 384, "avx2": 256}
+
+
 class Config(dict[str, Any]):
     """The report of :func:`show_config`: a plain dictionary that prints itself."""
 
     def __str__(self) -> str:
-        return "\n\n".join([self.table(), *(f"warning: {text}" for text in self["warnings"])])
+        notes = [f"note: {text}" for text in self["notes"]]
+        return "\n\n".join(
+            [self.table(), *notes, *(f"warning: {text}" for text in self["warnings"])]
+        )
 
     __repr__ = __str__
 
     def table(self) -> str:
-        """The report without its warnings, one line per item."""
+        """The report without its notes and warnings, one line per item."""
         isa, cpu, gpu = self["isa"], self["cpu"], self["gpu"]
         rows: list[tuple[str, str]] = [
             ("selfdistill_fast", self["version"]),
@@ -118,6 +129,12 @@ class Config(dict[str, Any]):
             (f"  device {i}", f"{d['name']}, {_bytes(d['memory'])}")
             for i, d in enumerate(gpu["devices"])
         ]
+        rows.append(("  CUDA of the driver", gpu["driver"] or "no driver"))
+        rows.append(("  CUDA of CuPy", gpu["runtime"] or "none"))
+        rows.append(("  CUDA of torch", gpu["torch"] or "none"))
+        rows += [("  NVRTC " + found["version"], found["file"]) for found in gpu["nvrtc"]]
+        if not gpu["nvrtc"]:
+            rows.append(("  NVRTC", "not found"))
         rows.append(("", ""))
         rows += list(self["versions"].items())
         return "\n".join(f"{name:<20} {value}".rstrip() for name, value in rows)
@@ -133,8 +150,9 @@ def show_config() -> Config:
         ``available``, ``SDF_ISA``, ``error``); ``cpu`` (``model``, ``isa``); ``blas`` (one
         entry per library that is loaded: ``library``, ``version``, ``kernels``, ``isa``,
         ``threads``, ``file``); ``threads``; ``memory_available`` in bytes; ``gpu``
-        (``status``, ``devices``); ``versions``; ``warnings`` (each says what is slow and
-        what to export).
+        (``status``, ``devices``, the CUDA of ``driver``, ``runtime`` and ``torch``,
+        ``nvrtc``); ``versions``; ``notes`` (known faults of the libraries here, which this
+        package avoids); ``warnings`` (each says what is slow or wrong, and what to do).
 
     Examples
     --------
@@ -162,7 +180,8 @@ def show_config() -> Config:
             **{name: found for name in PACKAGES if (found := installed_version(name))},
         },
     )
-    report["warnings"] = _warnings(report)
+    report["notes"] = _notes(report)
+    report["warnings"] = _warnings(report) + _cuda_warnings(report["gpu"])
     return report
 
 
@@ -241,16 +260,30 @@ def _blas() -> list[dict[str, Any]]:
 
 
 def _gpu() -> dict[str, Any]:
-    """What CuPy sees; never fails, creates no CUDA context."""
-    driver = os.path.exists("/proc/driver/nvidia/version")
-    found: dict[str, Any] = {"status": "", "devices": []}
+    """What CuPy sees, and every CUDA that is installed; never fails, creates no CUDA context."""
+    driver = cuda_libraries.driver_version()
+    torch = cuda_libraries.torch_major()
+    found: dict[str, Any] = {
+        "status": "",
+        "devices": [],
+        "driver": None if driver is None else f"{driver[0]}.{driver[1]}",
+        "runtime": None,
+        "torch": None if torch is None else str(torch),
+        "cupy": cuda_libraries.cupy_packages(),
+        "nvrtc": [
+            {"version": cuda_libraries.library_version(file), "file": str(file)}
+            for file in cuda_libraries.nvrtc_files()
+        ],
+    }
     if importlib.util.find_spec("cupy") is None:
-        found["status"] = "CuPy is not installed" + (
-            "; there is an NVIDIA driver: pip install 'selfdistill_fast[cuda]'" if driver else ""
-        )
+        found["status"] = "CuPy is not installed"
+        if driver is not None:
+            found["status"] += f"; there is an NVIDIA driver: {cuda_libraries.install_hint()}"
         return found
     try:
         runtime = importlib.import_module("cupy").cuda.runtime
+        version = int(runtime.runtimeGetVersion())
+        found["runtime"] = f"{version // 1000}.{version % 1000 // 10}"
         for device in range(runtime.getDeviceCount()):
             properties = runtime.getDeviceProperties(device)
             name = properties["name"]
@@ -263,6 +296,52 @@ def _gpu() -> dict[str, Any]:
         found["status"] = f"{len(found['devices'])} device(s)"
     except Exception as error:
         found["status"] = f"CuPy is installed, but no device can be used: {error}"
+    return found
+
+
+def _notes(report: Config) -> list[str]:
+    """BLAS libraries that are known to crash, and from how many rows on."""
+    found: dict[str, list[str]] = {}
+    for blas in report["blas"]:
+        columns = _SYRK_COLUMNS.get(blas["isa"])
+        threads = blas["threads"] or 1
+        if blas["library"] != "openblas" or columns is None or threads < 2:
+            continue
+        # a thread's share of the rows is at most n / √threads; its panel overruns the buffer
+        rows = int(math.sqrt(threads) * _SYRK_BUFFER / (8 * columns))
+        text = (
+            f"openblas {blas['version'] or ''} with its {blas['kernels']} kernels and {threads} "
+            f"threads is known to crash from some {rows:,} rows on in syrk, float64: NumPy's "
+            "A @ A.T and SciPy's cholesky and cho_factor. selfdistill_fast never gives it more "
+            f"than {SYRK_ROWS:,} rows; for calls of your own, set OPENBLAS_NUM_THREADS=1"
+        )
+        found.setdefault(text, []).append(os.path.basename(blas["file"]))
+    return [f"{text} ({', '.join(files)})." for text, files in found.items()]
+
+
+def _cuda_warnings(gpu: dict[str, Any]) -> list[str]:
+    """CUDA of two majors where one would do, and of a major that the driver does not support."""
+    found = []
+    packages = gpu["cupy"]
+    if len(packages) > 1:
+        found.append(
+            f"{' and '.join(packages)} are both installed and overwrite each other: uninstall "
+            f"all of them, then {cuda_libraries.install_hint()}."
+        )
+        return found
+    driver = None if gpu["driver"] is None else int(gpu["driver"].partition(".")[0])
+    for name, major in packages.items():
+        if driver is not None and major is not None and driver < major:
+            found.append(
+                f"{name} is for CUDA {major}, and the driver supports CUDA {gpu['driver']}: "
+                f"update the driver, or pip uninstall {name} and {cuda_libraries.install_hint()}."
+            )
+        elif major is not None and gpu["torch"] is not None and int(gpu["torch"]) != major:
+            found.append(
+                f"CUDA of two majors: {name} is for CUDA {major}, torch for CUDA {gpu['torch']}. "
+                "Both work side by side; one major saves gigabytes: the extra "
+                f"cuda{gpu['torch']} goes with this torch."
+            )
     return found
 
 

@@ -22,6 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import c_build
 import mpmath
 import numpy as np
 import pytest
@@ -692,19 +693,7 @@ def test_ctrl_c_stops_our_loops():
 
 
 # ------------------------------------------------------------------ C and Cython
-COMPILER = shutil.which(os.environ.get("CC", "cc").split()[0]) or shutil.which("gcc")
-X86_FLAGS = {
-    "generic": [],
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": [
-        "-mavx512f",
-        "-mavx512vl",
-        "-mavx512dq",
-        "-mavx512bw",
-        "-mfma",
-        "-mprefer-vector-width=512",
-    ],
-}
+COMPILER = c_build.compiler()
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
@@ -719,40 +708,10 @@ def test_c_level_under_sanitizers(tmp_path):
     if built.returncode or subprocess.run([tmp_path / "probe"]).returncode:
         pytest.skip("the compiler has no address or undefined behaviour sanitizer")
 
-    flags = ["-std=c11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
-    commands = []
-    for name in _core.isa_available():
-        for bits in ("32", "64"):
-            commands.append(
-                [
-                    *X86_FLAGS[name],
-                    f"-DSDF_BITS={bits}",
-                    f"-DSDF_ISA_ID={name.upper()}",
-                    "-c",
-                    str(ROOT / "csrc" / "loops.c"),
-                    "-o",
-                    str(tmp_path / f"{name}{bits}.o"),
-                ]
-            )
-    with ThreadPoolExecutor(2) as pool:
-        for result in pool.map(
-            lambda c: subprocess.run(
-                [COMPILER, *flags, *sanitize, *c], capture_output=True, text=True
-            ),
-            commands,
-        ):
-            assert result.returncode == 0, result.stderr
-    program = tmp_path / "test_sdf"
-    result = subprocess.run(
-        [COMPILER, *flags, *sanitize]
-        + [f"-DSDF_HAVE_{name.upper()}" for name in _core.isa_available()]
-        + [str(ROOT / "csrc" / "dispatch.c"), str(ROOT / "tests" / "c" / "test_sdf.c")]
-        + [c[-1] for c in commands]
-        + ["-o", str(program), "-lm"],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
+    try:
+        program = c_build.build(tmp_path, list(_core.isa_available()), COMPILER, sanitize)
+    except subprocess.CalledProcessError as error:
+        pytest.fail(error.stderr)
     result = subprocess.run([program], capture_output=True, text=True, timeout=110)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "all passed" in result.stdout

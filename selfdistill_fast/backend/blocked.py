@@ -30,7 +30,7 @@ SYRK_ROWS = 4096
 
 
 class _Part:
-    """A part of a matrix in BLAS's order: the address of its first entry, and the step of columns."""
+    """A part of a matrix in BLAS's order: the address of its first entry, a column's step."""
 
     def __init__(self, address: int, step: int) -> None:
         self.address, self.step = address, step

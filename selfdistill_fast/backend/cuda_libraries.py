@@ -7,12 +7,21 @@ CuPy those of its own package. Asking creates no CUDA context and imports neithe
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import importlib.util
 import os
 import re
 from pathlib import Path
 
-__all__ = ["driver_version", "fitting_extra", "install_hint", "nvrtc_files"]
+__all__ = [
+    "cupy_packages",
+    "driver_version",
+    "fitting_extra",
+    "install_hint",
+    "library_version",
+    "nvrtc_files",
+    "torch_major",
+]
 
 
 def driver_version() -> tuple[int, int] | None:
@@ -43,6 +52,32 @@ def install_hint() -> str:
     )
 
 
+def cupy_packages() -> dict[str, int | None]:
+    """Installed distributions of CuPy and the major CUDA of each, None where that is not known."""
+    majors = {"cupy": None, "cupy-cuda11x": 11, "cupy-cuda12x": 12, "cupy-cuda13x": 13}
+    return {name: major for name, major in majors.items() if _distribution(name)}
+
+
+def torch_major() -> int | None:
+    """The major CUDA of the installed torch; None without torch, or for one without CUDA."""
+    torch = _distribution("torch")
+    if torch is None:
+        return None
+    local = re.search(r"\+(?:cu(\d\d))?", torch.version)  # such as 2.14.1+cu130 or +cpu
+    if local:
+        return int(local[1]) if local[1] else None
+    # on the package index a version has no such part: what it requires and has tells
+    required = re.finditer(r"(nvidia-[a-z-]+-cu(\d\d))\b", " ".join(torch.requires or ()))
+    return next((int(found[2]) for found in required if _distribution(found[1])), None)
+
+
+def _distribution(name: str) -> importlib.metadata.Distribution | None:
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def nvrtc_files() -> list[Path]:
     """NVRTC libraries of pip's packages, then of CUDA toolkits; the newest version first in each.
 
@@ -62,7 +97,11 @@ def nvrtc_files() -> list[Path]:
     return list(found)
 
 
+def library_version(library: Path) -> str:
+    """The numbers after ``.so.``, such as 12.9.86 or 12."""
+    return library.name.partition(".so.")[2]
+
+
 def _version(library: Path) -> tuple[tuple[int, ...], str]:
-    """Numbers after ``.so.``, and the path for the order of equals."""
-    numbers = re.findall(r"\d+", library.name.partition(".so.")[2])
-    return tuple(map(int, numbers)), str(library)
+    """The numbers of its version, and the path for the order of equals."""
+    return tuple(map(int, re.findall(r"\d+", library_version(library)))), str(library)

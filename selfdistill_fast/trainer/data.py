@@ -15,6 +15,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from selfdistill_fast.backend import threads
 from selfdistill_fast.trainer.checkpoint import read, write
 
 __all__ = [
@@ -711,18 +711,14 @@ def _decode(files: list[str]) -> torch.Tensor:
 
     first = decode(files[0])
     out = np.empty((len(files), *first.shape), dtype=np.uint8)
-
-    def fill(lo: int, hi: int) -> None:
-        for i in range(lo, hi):
-            image = decode(files[i])
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
+        for i, image in enumerate(pool.map(decode, files, chunksize=256)):
             if image.shape != first.shape:
                 raise ValueError(
                     f"images must have one size: {files[0]} is {first.shape[:2]}, "
                     f"{files[i]} is {image.shape[:2]}"
                 )
             out[i] = image
-
-    threads.run(fill, len(files), cost_ns=1e5)  # decoding releases the interpreter lock
     return torch.from_numpy(out)
 
 
