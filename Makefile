@@ -17,6 +17,7 @@ VENV ?= .venv
 VENV_BENCH ?= .venv-bench
 VENV_TOOLS := .venv-tools
 CONSTRAINTS ?= requirements/constraints.txt
+EXTRAS ?= test
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -32,7 +33,7 @@ BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options $(CONSTRAINTS
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
 DEMO := demo
 
-.PHONY: help demo test test-newest test-oldest lint lock bench build wheel clean
+.PHONY: help demo test test-newest test-oldest matrix lint lock bench build wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -57,6 +58,9 @@ lock: $(VENV_TOOLS)/bin/uv  ## renew requirements/constraints.txt
 	@$(RESOLVE) --universal --upgrade --output-file requirements/constraints.txt pyproject.toml
 	@git --no-pager diff --stat requirements
 
+matrix:  ## the tests under other Pythons, processors and compilers; ARGS='python3.13 clang' takes some
+	@$(PYTHON) tools/matrix.py $(ARGS)
+
 lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
 	@$(IN_VENV) $(BIN)/pre-commit run --all-files --show-diff-on-failure $(ARGS)
 
@@ -70,7 +74,7 @@ wheel: $(VENV)/.python  ## a wheel in dist/ (also: make build)
 
 clean:  ## remove everything that the other targets made
 	rm -rf $(VENV) $(VENV_BENCH) $(VENV_TOOLS) .venv-newest .venv-oldest
-	rm -rf $(DEMO) build dist .cache .benchmarks .hypothesis
+	rm -rf .matrix $(DEMO) build dist .cache .benchmarks .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -114,7 +118,7 @@ $(VENV)/.editable: $(BUILD_FILES) | $(VENV)/.python
 	@rm -f $(VENV)/.installed
 	@echo "installing into $(VENV), editable"
 	@$(call pip_install,$(VENV)) $(BUILD_REQUIRES)
-	@$(call pip_install,$(VENV)) --no-build-isolation --editable '.[test]' \
+	@$(call pip_install,$(VENV)) --no-build-isolation --editable '.[$(EXTRAS)]' \
 	  --config-settings=build-dir=$(VENV)/build
 	@touch $@
 

@@ -3,7 +3,8 @@
 Another compiler, a cross compiler with an emulator to run what it made, fewer instruction sets:
 
     python tests/c_build.py --cc clang
-    python tests/c_build.py --cc aarch64-linux-gnu-gcc --isas generic --runner qemu-aarch64 -- -static
+    python tests/c_build.py --cc aarch64-linux-gnu-gcc --isas generic \\
+        --runner qemu-aarch64 -- -static
 """
 
 from __future__ import annotations
