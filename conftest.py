@@ -12,7 +12,7 @@ MISSING = {
 collect_ignore_glob = list(MISSING)
 
 
-def pytest_report_header(config):
+def pytest_report_header(config):  # noqa: D103
     return [
         f"{package} is not installed: no doctests of {path}" for path, package in MISSING.items()
     ]
