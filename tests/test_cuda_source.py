@@ -13,10 +13,11 @@ import oracle
 import pytest
 import tolerance
 from cases import KERNELS, kernel_id
+from processes import run_python
 from tolerance import assert_close
 
 from selfdistill_fast import NTK, RBF, Laplacian, Linear, Matern, Polynomial
-from selfdistill_fast.backend import Cpu
+from selfdistill_fast.backend import Cpu, cuda_libraries
 from selfdistill_fast.backend import gpu as gpu_module
 from selfdistill_fast.backend.reference import Reference
 
@@ -51,6 +52,35 @@ def test_nvrtc_compiles_every_entry_point(arch, dtype):
         spilled = [int(size) for size in re.findall(r"(\d+) bytes spill stores", log)]
         assert max(spilled) <= 512
     assert sorted(compiled) == sorted(cuda_build.ENTRIES)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("torch", ["absent", "before", "after"])
+@pytest.mark.parametrize("order", ["as found", "reversed"])
+def test_every_nvrtc_compiles_beside_the_others(order, torch):
+    """CUDA of two majors in one process, in either order, and torch with that of its own."""
+    if torch != "absent":
+        pytest.importorskip("torch")
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(cuda_build.HERE.parent)!r})
+        import cuda_build
+        from selfdistill_fast.backend import cuda_libraries
+        if {torch == "before"}:
+            import torch
+        files = cuda_libraries.nvrtc_files()[:: {-1 if order == "reversed" else 1}]
+        libraries = [cuda_build.load_nvrtc(file) for file in files]
+        if {torch == "after"}:
+            import torch
+        for file, library in zip(files, libraries):
+            assert library is not None, file
+            ok, log, _ = cuda_build.compile_cuda("__global__ void f() {{}}", [], library)
+            assert ok, (file, log)
+        print(len(files), "compiled")
+    """
+    result = run_python(code)
+    found = len(cuda_libraries.nvrtc_files())
+    assert (result.returncode, result.stdout) == (0, f"{found} compiled\n"), result.stderr
 
 
 def test_the_constants_of_both_sides_agree():
