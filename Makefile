@@ -26,7 +26,8 @@ IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 # $(call pip_install,ENVIRONMENT) with the build tools in it, none of which drifts either
 pip_install = PATH="$(abspath $(1)/bin):$$PATH" $(1)/bin/python -m pip --disable-pip-version-check \
   install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
-BUILD_REQUIRES = $$($(PYTHON) -c 'import tomllib; \
+# setuptools builds dependencies that have no wheel for this Python
+BUILD_REQUIRES = setuptools $$($(PYTHON) -c 'import tomllib; \
   print(*(r.replace(" ", "") for r in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))')
 BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options $(CONSTRAINTS))
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
