@@ -9,11 +9,12 @@ import textwrap
 
 
 def run_python(code, **env):
-    """What became of ``code``; ``env`` is added to the environment."""
+    """What became of ``code``; ``env`` is added to the environment, None takes a variable away."""
+    environment = {**os.environ, **env}
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
         timeout=100,
-        env={**os.environ, **env},
+        env={name: value for name, value in environment.items() if value is not None},
     )
