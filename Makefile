@@ -15,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
   done; echo python3)
 VENV ?= .venv
 VENV_BENCH ?= .venv-bench
-VENV_TOOLS := .venv-tools
+VENV_TOOLS := .venv-tools-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 CONSTRAINTS ?= requirements/constraints.txt
 EXTRAS ?= test
 ARGS ?=
@@ -25,7 +25,7 @@ BIN := $(VENV)/bin
 IN_VENV := PATH="$(abspath $(BIN)):$$PATH"
 # $(call pip_install,ENVIRONMENT) with the build tools in it, none of which drifts either
 pip_install = PATH="$(abspath $(1)/bin):$$PATH" $(1)/bin/python -m pip --disable-pip-version-check \
-  install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+  install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS),--upgrade --upgrade-strategy eager)
 # setuptools builds dependencies that have no wheel for this Python
 BUILD_REQUIRES = setuptools $$($(PYTHON) -c 'import tomllib; \
   print(*(r.replace(" ", "") for r in tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"]))')
@@ -49,6 +49,7 @@ test: $(VENV)/.editable  ## install for development and run all tests and doctes
 	@$(IN_VENV) $(BIN)/pytest $(ARGS)
 
 test-newest:  ## the tests with the newest release of every dependency
+	@rm -f .venv-newest/.editable
 	@$(MAKE) test VENV=.venv-newest CONSTRAINTS=
 
 test-oldest: $(VENV_TOOLS)/oldest.txt  ## the tests with the oldest release that pyproject.toml allows
@@ -86,8 +87,8 @@ wheel-check:  ## the wheel of dist/ in a Debian folder without a compiler (root,
 	@sh tools/wheel_check.sh dist/*.whl
 
 clean:  ## remove everything that the other targets made
-	rm -rf $(VENV) $(VENV_BENCH) $(VENV_TOOLS) .venv-newest .venv-oldest
-	rm -rf .matrix $(DEMO) build dist .cache .benchmarks .hypothesis
+	rm -rf $(VENV) $(VENV_BENCH) .venv-tools-* .venv-newest .venv-oldest .matrix
+	rm -rf $(DEMO) build dist .cache .benchmarks .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -21,6 +21,9 @@ import sys
 import traceback
 from pathlib import Path
 
+#: seconds after which a peer is taken to hang
+TIMEOUT = 3600
+
 
 class ChildFailed(RuntimeError):
     """Its message is "crashed: SIGSEGV", "failed: MemoryError: …", or "absent"."""
@@ -31,9 +34,19 @@ def run(function, *arguments, env=None):
     code = function.__code__
     command = [sys.executable, __file__, code.co_filename, code.co_name, json.dumps(arguments)]
     environment = {**os.environ, **(env or {})}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ChildFailed(f"failed: no result after {TIMEOUT} s") from None
     if done.returncode < 0:
-        raise ChildFailed(f"crashed: {signal.Signals(-done.returncode).name}")
+        raise ChildFailed(f"crashed: {signal_name(-done.returncode)}")
     try:
         ended = json.loads(done.stdout)
     except ValueError:
@@ -43,6 +56,13 @@ def run(function, *arguments, env=None):
         error.add_note(ended["traceback"])
         raise error
     return ended["result"]
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def failure(error: BaseException) -> str:

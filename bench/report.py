@@ -129,7 +129,8 @@ def picture(rows, path):
     left.plot([row["target"] or float("nan") for row in rows], names, "k|", ms=12, label="target")
     left.set(xscale="log", xlabel="times as fast as the peer")
     left.legend(loc="lower right")
-    right.barh(names, [row["us"] / row["floor"] for row in rows], color="#c8803a")
+    floors = [row["us"] / row["floor"] if row["floor"] else float("nan") for row in rows]
+    right.barh(names, floors, color="#c8803a")
     right.axvline(1, color="k", lw=1)
     right.set(xlabel="times the floor of this machine", xlim=(0, 5))
     for axes in (left, right):

@@ -37,7 +37,10 @@ cdef extern from *:
     #define sdf_release(p) _aligned_free(p)
     #else
     #include <stdlib.h>
-    #define sdf_aligned(size) aligned_alloc(64, ((size) + 63) / 64 * 64)
+    static void *sdf_aligned(size_t size) {
+      void *p = NULL;
+      return posix_memalign(&p, 64, size) == 0 ? p : NULL;
+    }
     #define sdf_release(p) free(p)
     #endif
     """

@@ -275,7 +275,7 @@ def _gpu() -> dict[str, Any]:
             for file in cuda_libraries.nvrtc_files()
         ],
     }
-    if importlib.util.find_spec("cupy") is None:
+    if not found["cupy"] and not cuda_libraries.importable("cupy"):
         found["status"] = "CuPy is not installed"
         if driver is not None:
             found["status"] += f"; there is an NVIDIA driver: {cuda_libraries.install_hint()}"
@@ -337,11 +337,15 @@ def _cuda_warnings(gpu: dict[str, Any]) -> list[str]:
                 f"update the driver, or pip uninstall {name} and {cuda_libraries.install_hint()}."
             )
         elif major is not None and gpu["torch"] is not None and int(gpu["torch"]) != major:
-            found.append(
+            text = (
                 f"CUDA of two majors: {name} is for CUDA {major}, torch for CUDA {gpu['torch']}. "
-                "Both work side by side; one major saves gigabytes: the extra "
-                f"cuda{gpu['torch']} goes with this torch."
             )
+            text += "They work side by side, and take gigabytes more than one"
+            if driver is not None and driver < int(gpu["torch"]):
+                text += f"; the driver supports CUDA {gpu['driver']}, so torch cannot use it"
+            elif gpu["torch"] in ("12", "13"):
+                text += f"; the extra cuda{gpu['torch']} goes with this torch"
+            found.append(text + ".")
     return found
 
 

@@ -50,8 +50,11 @@ def build(folder: Path, isas: list[str], cc: str, flags: list[str]) -> Path:
         With the compiler's messages in ``stderr``.
     """
 
+    windows = os.name == "nt" or "mingw" in cc
+    always = [*FLAGS, *(["-Wa,-muse-unaligned-vector-move"] if windows else []), *flags]
+
     def run(*arguments: str) -> None:
-        command = [cc, *FLAGS, *flags, *arguments]
+        command = [cc, *always, *arguments]
         subprocess.run(command, check=True, capture_output=True, text=True)
 
     def loops(isa: str, bits: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,31 +150,66 @@ def test_the_reference_kernel_matrix_of_many_rows_is_not_a_syrk(small_blocks, rn
 SMALL_PRODUCTS = {"blocked.py": 2, "nystrom.py": 1, "planning.py": 1, "gpu.py": 1, "check.py": 1}
 
 
-def test_the_sources_have_no_other_product_that_numpy_makes_a_syrk_of():
-    """``P @ P.T`` and ``P.T @ P`` of the host go through Backend.inner_product."""
-    found = {}
+def syntax(node_type):
+    """(file name, node) of every node of a type in the package."""
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-                sides = [
-                    (side.value, True) if isinstance(side, ast.Attribute) and side.attr == "T"
-                    else (side, False)
-                    for side in (node.left, node.right)
-                ]  # fmt: skip
-                (a, a_turned), (b, b_turned) = sides
-                if a_turned != b_turned and ast.dump(a) == ast.dump(b):
-                    found[file.name] = found.get(file.name, 0) + 1
+            if isinstance(node, node_type):
+                yield file.name, node
+
+
+def turned(node):
+    """(A, True) for A.T, else (A, False)."""
+    is_turned = isinstance(node, ast.Attribute) and node.attr == "T"
+    return (ast.dump(node.value), True) if is_turned else (ast.dump(node), False)
+
+
+def test_the_sources_have_no_other_product_that_numpy_makes_a_syrk_of():
+    """``P @ P.T`` and ``P.T @ P`` of the host go through Backend.inner_product."""
+    factors = [
+        (name, node.left, node.right)
+        for name, node in syntax(ast.BinOp)
+        if isinstance(node.op, ast.MatMult)
+    ]
+    factors += [
+        (name, *node.args[:2])
+        for name, node in syntax(ast.Call)
+        if getattr(node.func, "attr", "") in ("dot", "matmul", "inner", "tensordot")
+        and len(node.args) >= 2
+    ]
+    found = {}
+    for name, left, right in factors:
+        (a, a_turned), (b, b_turned) = turned(left), turned(right)
+        if a == b and a_turned != b_turned:
+            found[name] = found.get(name, 0) + 1
     assert found == SMALL_PRODUCTS
 
 
 def test_the_sources_call_no_factorisation_that_uses_syrk():
-    names = ("potrf", "potri", "lauum", "cho_factor", "pstrf", "scipy.linalg.cholesky")
-    users = {
-        file.name
-        for file in PACKAGE.rglob("*.py")
-        if any(f'"{name}"' in file.read_text(encoding="utf-8") for name in names)
+    """Neither LAPACK's by name, nor those of NumPy and SciPy, but in these files."""
+    lapack = re.compile("[sd]?(potrf|potri|lauum|pstrf)")
+    users = set()
+    for name, node in syntax((ast.Attribute, ast.ImportFrom, ast.Constant)):
+        if isinstance(node, ast.Attribute):
+            of_linalg = ast.unparse(node.value).endswith("linalg")
+            used = lapack.fullmatch(node.attr) or (
+                of_linalg and node.attr in ("cholesky", "cho_factor")
+            )
+        elif isinstance(node, ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            of_linalg = "linalg" in (node.module or "")
+            used = any(map(lapack.fullmatch, names)) or (
+                of_linalg and names & {"cholesky", "cho_factor"}
+            )
+        else:
+            used = isinstance(node.value, str) and lapack.fullmatch(node.value)
+        if used and name != "gpu.py":  # cuSOLVER's are other libraries
+            users.add((name, ast.unparse(node)))
+    assert users == {
+        ("blocked.py", "'potrf'"),
+        ("blocked.py", "'lauum'"),
+        ("reference.py", "np.linalg.cholesky"),  # up to SYRK_ROWS
     }
-    assert users == {"blocked.py"}
 
 
 PROBLEM = """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 
 import numpy as np
 import pytest
+from processes import run_python
 from typer.testing import CliRunner
 
 import selfdistill_fast
@@ -14,20 +16,24 @@ from selfdistill_fast import check
 from selfdistill_fast.backend import cuda_libraries, gpu
 from selfdistill_fast.cli import app
 
-CALLS = 10
+CALLS = 11
 
 
 def test_this_installation_is_well():
-    found = list(check.self_check({"reference": None, "cpu": None}))
+    found = list(check.self_check(["reference", "cpu"]))
     assert [one for one in found if one.fault is not None] == []
     assert [one.backend for one in found] == ["reference"] * CALLS + ["cpu"] * CALLS
     assert {"gram RBF", "gram_matmul", "solver krylov"} <= {one.call for one in found}
 
 
-def test_gpu_calls_on_the_stand_in(stand_in, capsys):
-    check._main("gpu")
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    ended = [one for one in said if "seconds" in one]
+def said_by(backend):
+    answers = io.StringIO()
+    check._run(backend, answers)
+    return [json.loads(line) for line in answers.getvalue().splitlines()]
+
+
+def test_gpu_calls_on_the_stand_in(stand_in):
+    ended = [one for one in said_by("gpu") if "seconds" in one]
     assert len(ended) == CALLS
     assert [one for one in ended if one["fault"] is not None] == []
 
@@ -50,15 +56,13 @@ def nothing_works(*args, **kwargs):
     [("gram", 4), ("gram_matmul", 1), ("leave_one_out", 2), ("distill", 5)],
 )
 @pytest.mark.parametrize("broken", [one_entry_wrong, lambda function: nothing_works])
-def test_a_wrong_result_is_a_fault(monkeypatch, capsys, name, calls, broken):
+def test_a_wrong_result_is_a_fault(monkeypatch, name, calls, broken):
     if name == "distill" and broken is one_entry_wrong:
         path = selfdistill_fast.DistillationPath
         monkeypatch.setattr(path, "predict", lambda *a, **k: np.zeros((3, 300, 2)))
     else:
         monkeypatch.setattr(selfdistill_fast, name, broken(getattr(selfdistill_fast, name)))
-    check._main("reference")
-    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    faults = [one["fault"] for one in said if one.get("fault")]
+    faults = [one["fault"] for one in said_by("reference") if one.get("fault")]
     assert len(faults) == calls
     expected = "wrong by" if broken is one_entry_wrong else "ZeroDivisionError"
     assert all(expected in fault for fault in faults)
@@ -66,14 +70,16 @@ def test_a_wrong_result_is_a_fault(monkeypatch, capsys, name, calls, broken):
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell script")
 @pytest.mark.parametrize(
-    ("ending", "call", "fault"),
+    ("ending", "fault"),
     [
-        ("kill -SEGV $$", "gram", "died by SIGSEGV"),
-        ("echo 'ImportError: no such library' >&2; exit 1", "gram", "status 1: ImportError: no"),
-        ("exec sleep 20", "gram", "no result after 1 s"),
+        ("kill -SEGV $$", "died by SIGSEGV"),
+        ("kill -40 $$", "died by signal 40"),
+        ("echo 'ImportError: no such library' >&2; exit 1", "status 1: ImportError: no"),
+        ("exec sleep 60", "no result after 5 s"),
+        ("exit 0", "status 0: no message"),
     ],
 )
-def test_a_process_that_ends_early_is_a_fault(tmp_path, monkeypatch, ending, call, fault):
+def test_a_process_that_ends_early_is_a_fault(tmp_path, monkeypatch, ending, fault):
     python = tmp_path / "python"
     python.write_text(
         "#!/bin/sh\n"
@@ -82,29 +88,61 @@ def test_a_process_that_ends_early_is_a_fault(tmp_path, monkeypatch, ending, cal
     )
     python.chmod(0o755)
     monkeypatch.setattr(check.sys, "executable", str(python))
-    monkeypatch.setattr(check, "TIMEOUT", 1 if "sleep" in ending else 100)
-    first, second = check.self_check({"cpu": None})
+    monkeypatch.setattr(check, "TIMEOUT", 5 if "sleep" in ending else 100)
+    first, second = check.self_check(["cpu"])
     assert (first.call, first.seconds, first.fault) == ("load", 0.5, None)
-    assert second.call == call
+    assert second.call == "gram"
     assert fault in second.fault
 
 
-def test_a_gpu_that_cannot_be_used_is_a_fault_only_with_a_driver(monkeypatch):
+def test_what_is_checked_is_what_is_installed(tmp_path, monkeypatch):
+    """Not a folder of the same name, such as that of a clone, in the working directory."""
+    (tmp_path / "selfdistill_fast").mkdir()
+    (tmp_path / "selfdistill_fast" / "__init__.py").write_text("raise ImportError('a clone')\n")
+    monkeypatch.chdir(tmp_path)
+    commands = []
+    run = check.subprocess.run  # an editable install is found first in any case
+    monkeypatch.setattr(
+        check.subprocess, "run", lambda command, **k: commands.append(command) or run(command, **k)
+    )
+    assert [one.fault for one in check.self_check(["reference"]) if one.fault] == []
+    assert commands[0][1:3] == ["-P", "-m"]
+
+
+def test_what_a_library_prints_is_no_answer():
+    code = """
+        import json
+        from selfdistill_fast import check
+        def jobs(backend):
+            yield "load", lambda: print("a library says hello")
+        check._jobs = jobs
+        check._main("cpu")
+    """
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    assert [set(json.loads(line)) for line in result.stdout.splitlines()] == [
+        {"call"}, {"call", "seconds", "fault"}, {"done"},
+    ]  # fmt: skip
+    assert "hello" in result.stderr
+
+
+def test_a_gpu_is_checked_where_there_are_a_driver_and_cupy(monkeypatch):
     monkeypatch.setattr(cuda_libraries, "driver_version", lambda: None)
     assert "gpu" not in check.backends_here()
     monkeypatch.setattr(cuda_libraries, "driver_version", lambda: (13, 0))
     monkeypatch.setattr(cuda_libraries, "cupy_packages", dict)
     assert "gpu" not in check.backends_here()  # nobody wants one here
     monkeypatch.setattr(cuda_libraries, "cupy_packages", lambda: {"cupy-cuda13x": 13})
+    assert "gpu" in check.backends_here()
 
-    def unusable(*args):
+
+def test_a_gpu_that_cannot_be_used_is_one_fault(monkeypatch):
+    def unusable():
         raise gpu.GpuUnavailable("CuPy cannot load cublas")
 
-    monkeypatch.setattr(gpu, "Gpu", unusable)
-    here = check.backends_here()
-    assert here["gpu"] == "CuPy cannot load cublas"
-    (one,) = check.self_check({"gpu": here["gpu"]})
-    assert (one.call, one.fault) == ("load", "CuPy cannot load cublas")
+    monkeypatch.setattr(gpu, "_load", unusable)
+    faults = [one["fault"] for one in said_by("gpu") if "seconds" in one]
+    assert faults == ["GpuUnavailable: CuPy cannot load cublas"]
 
 
 @pytest.mark.parametrize(

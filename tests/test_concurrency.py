@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import queue
+import signal
 import sys
 import textwrap
 import threading
@@ -82,7 +84,7 @@ def test_a_forked_child_can_fit(backend):
 
 # ------------------------------------------------------------ helpers that cannot be had
 LATE = textwrap.dedent("""
-    import atexit, threading, time
+    import atexit, sys, threading, time
     import numpy as np
     from selfdistill_fast import RBF, distill, gram, leave_one_out, spectrum
     X = np.random.default_rng(0).normal(size=(1500, 5))
@@ -137,7 +139,7 @@ def test_calls_while_the_main_thread_ends():
             while ended < 20:
                 ended += not threading.main_thread().is_alive()
                 assert np.array_equal(gram(X, None, RBF(0.2), n_threads=2), expected[0])
-            print("same", flush=True)
+            sys.stdout.write("same\\n")
         for _ in range(3):
             threading.Thread(target=late).start()
         time.sleep(0.2)
@@ -161,7 +163,8 @@ class NoThread(threading.Thread):
 @pytest.mark.parametrize("allowed", [0, 1])
 def test_the_system_gives_no_further_thread(monkeypatch, allowed):
     """All blocks are done once, and none after ``run`` has returned."""
-    monkeypatch.setattr(threads, "_pool", None)
+    monkeypatch.setattr(threads, "_helpers", 0)
+    monkeypatch.setattr(threads, "_jobs", queue.SimpleQueue())
     monkeypatch.setattr(NoThread, "allowed", allowed, raising=False)
     monkeypatch.setattr(NoThread, "started_ones", 0)
     monkeypatch.setattr(threading, "Thread", NoThread)
@@ -183,8 +186,7 @@ def test_the_system_gives_no_further_thread(monkeypatch, allowed):
     assert len(done) == 40
 
 
-def test_a_larger_pool_takes_the_place_of_one_in_use():
-    """Threads that ask for more and more helpers at once do not lose each other's pool."""
+def test_threads_that_ask_for_more_and_more_helpers_at_once():
 
     def fill(n_threads):
         found = np.zeros(64)
@@ -214,3 +216,37 @@ def test_an_error_of_a_helper_is_raised_once_nothing_runs():
         threads.run(block, 400, 1e6, n_threads=3)
     assert sorted(running) == sorted(ended)
     assert len(ended) < 400
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+def test_interrupts_at_any_moment_neither_hang_nor_leave_a_block_running():
+    code = """
+        import signal, threading, time
+        from selfdistill_fast.backend import threads
+        main = threading.main_thread()
+        in_a_block = set()  # helpers
+        def block(lo, hi):
+            helper = threading.current_thread() is not main
+            if helper:
+                in_a_block.add(threading.get_ident())
+            time.sleep(5e-5)
+            if helper:
+                in_a_block.discard(threading.get_ident())
+        def interrupt(*args):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        caught = 0
+        start = time.monotonic()
+        while time.monotonic() < start + 8:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 + 1e-3 * (caught % 7) / 7)
+                threads.run(block, 400, 60000.0, 3)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                caught += 1
+            assert not in_a_block
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print("caught", caught > 100)
+    """
+    result = run_python(code)
+    assert (result.returncode, result.stdout) == (0, "caught True\n"), result.stderr

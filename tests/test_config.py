@@ -133,6 +133,7 @@ def test_no_note_where_nothing_is_known(change):
         ("13.0", {"cupy-cuda12x": 12}, None, []),
         ("13.0", {"cupy": None}, "13", []),
         ("13.0", {"cupy-cuda12x": 12}, "13", ["two majors", "extra cuda13 goes"]),
+        ("12.4", {"cupy-cuda12x": 12}, "13", ["two majors", "torch cannot use it"]),
         ("12.4", {"cupy-cuda13x": 13}, "13", ["supports CUDA 12.4", "cuda12]"]),
         ("13.0", {"cupy-cuda12x": 12, "cupy-cuda13x": 13}, "13", ["overwrite each other"]),
     ],
@@ -153,6 +154,7 @@ class Distribution:
 @pytest.mark.parametrize(
     ("version", "requires", "installed", "major"),
     [
+        (None, [], [], None),
         ("2.9.1+cpu", [], [], None),
         ("2.6.0+cu124", [], [], 12),
         ("2.14.1", ["numpy", "nvidia-cudnn-cu13==9.2; sys_platform == 'linux'"],
@@ -176,6 +178,10 @@ def test_every_nvrtc_is_reported(monkeypatch, tmp_path):
         lib.mkdir(parents=True)
         (lib / f"libnvrtc.so.{version}").touch()
         (lib / f"libnvrtc-builtins.so.{version}.0").touch()
+    monkeypatch.setenv("CUDA_HOME", "")  # not the working directory
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64" / "libnvrtc.so.99").touch()
+    monkeypatch.chdir(tmp_path)
     toolkit = tmp_path / "toolkit" / "lib64"
     toolkit.mkdir(parents=True)
     (toolkit / "libnvrtc.so.12.9.86").touch()
@@ -193,6 +199,7 @@ def test_every_nvrtc_is_reported(monkeypatch, tmp_path):
     versions = [one["version"] for one in found]
     assert versions[:2] == ["13", "12"]
     assert versions.count("12.9.86") == 1
+    assert "99" not in versions
     for one in found:
         assert f"  NVRTC {one['version']}" in report.table()
         assert one["file"] in report.table()

@@ -265,7 +265,6 @@ def test_rows_of_a_file_are_streamed_to_the_device(stand_in, monkeypatch, proble
 def test_a_sweep_spreads_over_the_devices(monkeypatch, problem):
     pytest.importorskip("xarray")
     from conftest import standing_in
-
     from selfdistill_fast import sweep
 
     X, y, _ = problem

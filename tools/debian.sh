@@ -17,11 +17,11 @@ if ! command -v debootstrap >/dev/null || [ "$(id -u)" != 0 ]; then
     echo "error: $0 needs root and debootstrap (apt install debootstrap)" >&2
     exit 1
 fi
-rm -rf "$folder"
+rm -rf --one-file-system "$folder"
 mkdir -p "$folder"
 script=/usr/share/debootstrap/scripts/$suite
 [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid  # newer than this debootstrap
-debootstrap --variant=minbase --include="$wanted" "$suite" "$folder" \
+unshare --mount debootstrap --variant=minbase --include="$wanted" "$suite" "$folder" \
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" "$script" >"$folder.log" 2>&1 ||
     { tail -20 "$folder.log" >&2; exit 1; }
 cp /etc/resolv.conf "$folder/etc/"

@@ -89,7 +89,7 @@ def outcome(call: str, n: int, threads: int) -> str:
     )  # fmt: skip
     seconds = time.monotonic() - start
     if done.returncode < 0:
-        return f"**{signal.Signals(-done.returncode).name}**"
+        return f"**{signal.strsignal(-done.returncode)}**"
     if done.returncode:
         return f"**{done.stderr.strip().splitlines()[-1]}**"
     return f"works ({seconds:.0f} s)"

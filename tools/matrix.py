@@ -31,6 +31,7 @@ PAGE = ROOT / "CONTRIBUTING.md"
 BEGIN, END = "<!-- matrix: written by tools/matrix.py -->", "<!-- matrix: end -->"
 
 #: tests without torch: it has no release for some of these, and gigabytes for the others
+NOTHING = "no test ran"
 MAKE_TEST = "make test EXTRAS=test-core"
 #: what meets the compiled code first
 COMPILED = "tests/test_core.py tests/test_half.py tests/test_gram.py tests/test_concurrency.py"
@@ -138,7 +139,8 @@ LEGS = [
 def run_or_stop(command: list[str]) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotRun((done.stderr.strip() or done.stdout.strip()).splitlines()[-1])
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise CannotRun(said[-1] if said else f"{command[0]} ended with {done.returncode}")
 
 
 def processor() -> str:
@@ -164,14 +166,21 @@ def run(leg: Leg) -> dict[str, object]:
         command = leg.setup(copy, leg.command)
     except CannotRun as error:
         return {**result, "status": "not run", "why": str(error)}
+    # what an outer make or environment says is not for this one
+    inherited = {
+        name: value for name, value in os.environ.items()
+        if not name.startswith(("MAKE", "MFLAGS", "VIRTUAL_ENV"))
+    }  # fmt: skip
     log = WORK / f"{leg.name}.log"
     with open(log, "w", encoding="utf-8") as stream:
         done = subprocess.run(
-            command, shell=True, cwd=copy, stdout=stream, stderr=subprocess.STDOUT, check=False
-        )
+            command, shell=True, cwd=copy, env=inherited, stdout=stream,
+            stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
     said = log.read_text(encoding="utf-8", errors="replace")
-    result["status"] = "passed" if done.returncode == 0 else "failed"
     result["counts"] = counts(said)
+    passed = done.returncode == 0 and result["counts"] != NOTHING
+    result["status"] = "passed" if passed else "failed"
     result["minutes"] = round((time.monotonic() - start) / 60, 1)
     return result
 
@@ -183,13 +192,13 @@ def counts(said: str) -> str:
         return ", ".join(
             f"{number} {word}"
             for number, word in re.findall(
-                r"(\d+) (passed|failed|skipped|xfailed|error)", summary[-1]
+                r"(\d+) (passed|failed|skipped|xfailed|xpassed|error)", summary[-1]
             )
         )
     parts = [
         f"{isa} {kind}" for isa, kind in re.findall(r"^(\w+) (f\d\d): done", said, re.MULTILINE)
     ]
-    return ", ".join(parts) or "no test ran"
+    return ", ".join(parts) or NOTHING
 
 
 def git(*arguments: str) -> str:

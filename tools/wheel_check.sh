@@ -13,7 +13,7 @@ case $(basename "$wheel") in
     *) echo "error: no Debian suite has the Python of '$wheel'; make wheel PYTHON=python3.11" >&2; exit 1 ;;
 esac
 case $wheel in
-    *manylinux_2_1[0-9]_* | *manylinux_2_2[0-8]_* | *musllinux*) ;;
+    *manylinux_2_[0-9]_* | *manylinux_2_1[0-9]_* | *manylinux_2_2[0-8]_* | *musllinux*) ;;
     *) echo "error: $wheel is not for manylinux_2_28 or older" >&2; exit 1 ;;
 esac
 folder=$(pwd)/.matrix/$suite-bare

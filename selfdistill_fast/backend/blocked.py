@@ -40,6 +40,8 @@ class _Matrix:
     """A C-ordered square matrix as BLAS sees it: its transpose, in Fortran's order."""
 
     def __init__(self, A: np.ndarray) -> None:
+        if A.dtype not in (np.float32, np.float64) or not A.dtype.isnative:
+            raise TypeError(f"expected float32 or float64, got {A.dtype}")
         if not (A.ndim == 2 and A.shape[0] == A.shape[1] and A.flags.carray):
             raise ValueError(f"expected a writeable C-contiguous square matrix, got {A.shape}")
         self.A, self.n = A, A.shape[0]
@@ -92,15 +94,23 @@ def cholesky(K: np.ndarray) -> np.ndarray:
 def cholesky_inverse(L: np.ndarray) -> np.ndarray:
     """(L Lᵀ)⁻¹ in full from the lower factor, in its buffer.
 
-    With W = L⁻ᵀ, columns ``block`` of M = WWᵀ come from those of W and what is right of them:
+    With U = Lᵀ and W = U⁻¹, columns ``block`` of W come from those left of them,
+    W_ab = −W_aa U_ab U_bb⁻¹, and those of M = WWᵀ from W and what is right of them,
     M_ab = W_ab W_bbᵀ + W_ac W_bcᵀ.
     """
     M = _Matrix(L)
-    gemm, trmm, lauum, trtri = M.routines("gemm", "trmm", "lauum", "trtri")
+    gemm, trmm, trsm = M.routines("gemm", "trmm", "trsm")
+    lauum, trtri = M.routines("lauum", "trtri")
     n = M.n
-    zero = trtri(b"U", b"N", n, M.at(0, 0)) if n else 0
-    if zero > 0:
-        raise np.linalg.LinAlgError(f"entry {zero} of the diagonal of the factor is zero")
+    for start in range(0, n, BLOCK_ROWS):
+        size = min(BLOCK_ROWS, n - start)
+        block, above = M.at(start, start), M.at(0, start)
+        if start:
+            trmm(b"L", b"U", b"N", b"N", start, size, -1.0, M.at(0, 0), above)
+            trsm(b"R", b"U", b"N", b"N", start, size, 1.0, block, above)
+        zero = trtri(b"U", b"N", size, block)
+        if zero > 0:
+            raise np.linalg.LinAlgError(f"entry {start + zero} of the factor's diagonal is zero")
     for start in range(0, n, BLOCK_ROWS):
         stop = min(start + BLOCK_ROWS, n)
         size = stop - start
@@ -166,7 +176,7 @@ def _routine(dtype: str, name: str) -> Callable[..., int]:
         function(*arguments)
         if info.value < 0:
             raise ValueError(f"{name}: argument {-info.value} is not valid")
-        return int(info.value)
+        return info.value
 
     return call
 

@@ -17,6 +17,7 @@ __all__ = [
     "cupy_packages",
     "driver_version",
     "fitting_extra",
+    "importable",
     "install_hint",
     "library_version",
     "nvrtc_files",
@@ -63,12 +64,20 @@ def torch_major() -> int | None:
     torch = _distribution("torch")
     if torch is None:
         return None
-    local = re.search(r"\+(?:cu(\d\d))?", torch.version)  # such as 2.14.1+cu130 or +cpu
+    local = re.search(r"\+(?:cu(\d\d))?", torch.version or "")  # such as 2.14.1+cu130 or +cpu
     if local:
         return int(local[1]) if local[1] else None
     # on the package index a version has no such part: what it requires and has tells
     required = re.finditer(r"(nvidia-[a-z-]+-cu(\d\d))\b", " ".join(torch.requires or ()))
     return next((int(found[2]) for found in required if _distribution(found[1])), None)
+
+
+def importable(name: str) -> bool:
+    """Whether a module can be found; no error where something else has taken its name."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # a module without a specification
+        return False
 
 
 def _distribution(name: str) -> importlib.metadata.Distribution | None:
@@ -79,18 +88,20 @@ def _distribution(name: str) -> importlib.metadata.Distribution | None:
 
 
 def nvrtc_files() -> list[Path]:
-    """NVRTC libraries of pip's packages, then of CUDA toolkits; the newest version first in each.
+    """NVRTC libraries of pip's packages, then of CUDA toolkits, conda and Debian; newest first.
 
     NVRTC opens its ``libnvrtc-builtins`` by name alone: load that from the same folder first.
     """
-    spec = importlib.util.find_spec("nvidia")
+    spec = importlib.util.find_spec("nvidia") if importable("nvidia") else None
     packages = [Path(root) for root in (spec.submodule_search_locations or () if spec else ())]
-    toolkits = [Path(os.environ[name]) for name in ("CUDA_PATH", "CUDA_HOME") if name in os.environ]
+    named = [os.environ.get(name) for name in ("CUDA_PATH", "CUDA_HOME", "CONDA_PREFIX")]
+    toolkits = [Path(root) for root in named if root]
     toolkits += sorted(Path("/usr/local").glob("cuda*"))
     found: dict[Path, None] = {}
     for folders in (
         [lib for root in packages for lib in root.glob("*/lib")],
-        [root / lib for root in toolkits for lib in ("lib64", "lib")],
+        [root / lib for root in toolkits for lib in ("lib64", "lib")]
+        + sorted(Path("/usr/lib").glob("*-linux-gnu")),
     ):
         files = {file.resolve() for folder in folders for file in folder.glob("libnvrtc.so.*")}
         found.update(dict.fromkeys(sorted(files, key=_version, reverse=True)))

@@ -2,13 +2,15 @@
 
 The range is cut into blocks whose size follows from the cost of a unit alone, never from
 the number of threads, and the loops give the same bits for any cut. The calling thread
-works too; helpers come from one pool, which starts at the first range that is worth it. A
+works too; helpers are threads of our own, which start at the first range that is worth them. A
 range below the grain is done by the caller alone, and so is one for which no helper is to
 be had: in an ``atexit`` handler, in a thread that outlives the main one, at the limit of
 threads. Our helpers never call BLAS, so no thread pools nest.
 
 Ctrl-C (any exception) stops the range: no further block starts, the running ones, a few
-milliseconds each, are awaited, so that nothing writes to a buffer after ``run`` is left.
+milliseconds each, are awaited, so that nothing writes to a buffer after ``run`` is left. For
+that every lock here is a plain one: Python delivers Ctrl-C inside the methods of Condition,
+Semaphore and Future, which then stay locked for good.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import functools
 import itertools
 import numbers
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 from selfdistill_fast.backend import host
 
@@ -37,8 +39,9 @@ GRAIN_NS = 150_000
 _available_cpus = functools.cache(host.available_cpus)
 
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+_jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+#: helpers that wait for jobs; they are daemons, which serve until the interpreter is gone
+_helpers = 0
 
 
 def check_n_threads(n_threads: object) -> int | None:
@@ -68,33 +71,37 @@ def n_threads_now(n_threads: int | None = None) -> int:
     return min(asked, available) if asked > 0 else available
 
 
-def _ask_for_help(work: Callable[[], None], count: int) -> None:
-    """Let ``count`` helpers call ``work``, or as many of them as there are."""
-    global _pool, _pool_size
+def _ask_for_help(job: Callable[[], None], count: int) -> None:
+    """Let ``count`` helpers call ``job``, or as many as can be had."""
+    global _helpers
     with _lock:
-        if _pool is None or _pool_size < count:
-            if _pool is not None:
-                _pool.shutdown(wait=False)  # it finishes what it has
-            _pool = ThreadPoolExecutor(count, thread_name_prefix="selfdistill_fast")
-            _pool_size = count
         try:
-            for _ in range(count):
-                _pool.submit(work)
+            while _helpers < count:
+                serve = functools.partial(_serve, _jobs)
+                threading.Thread(target=serve, name="selfdistill_fast", daemon=True).start()
+                _helpers += 1
         except RuntimeError:  # the interpreter ends, or the system gives no further thread
-            _pool.shutdown(wait=False)
-            _pool = None
+            pass
+        for _ in range(min(count, _helpers)):
+            _jobs.put(job)
 
 
-def _forget_pool() -> None:
-    """In a forked child the threads of the parent do not exist: begin anew."""
-    global _lock, _pool, _pool_size
-    _lock = threading.Lock()
-    _pool = None
-    _pool_size = 0
+def _serve(jobs: queue.SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        job = jobs.get()
+        job()
+        del job  # it holds the buffers of its range
+
+
+def _begin_anew() -> None:
+    """In a forked child the threads of the parent do not exist."""
+    global _lock, _jobs, _helpers, _limit_lock, _limit_users, _limits
+    _lock, _jobs, _helpers = threading.Lock(), queue.SimpleQueue(), 0
+    _limit_lock, _limit_users, _limits = threading.Lock(), 0, None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def run(
@@ -127,15 +134,16 @@ def run(
     threads = min(n_threads_now(n_threads), n_blocks)
     if count * cost_ns < GRAIN_NS:
         threads = 1
-    gate = threading.Condition(threading.Lock())
+    lock = threading.Lock()
     numbers_ = itertools.count()
     running = 0  # helpers that are at work
+    ended: queue.SimpleQueue[None] = queue.SimpleQueue()
     closed = stop = False  # no helper may begin; nothing may go on
     errors: list[BaseException] = []
 
     def work() -> None:
         while not stop:
-            with gate:
+            with lock:
                 number = next(numbers_)
             if number >= n_blocks:
                 return
@@ -146,7 +154,7 @@ def run(
 
     def help_() -> None:
         nonlocal running, stop
-        with gate:
+        with lock:
             if closed:  # it was busy elsewhere for as long as there was work here
                 return
             running += 1
@@ -156,9 +164,9 @@ def run(
             errors.append(error)
             stop = True
         finally:
-            with gate:
+            with lock:
                 running -= 1
-                gate.notify_all()
+            ended.put(None)
 
     try:
         if threads > 1:
@@ -169,11 +177,13 @@ def run(
         stop = True
     while True:
         try:
-            with gate:
+            with lock:
                 closed = True
-                while running:
-                    gate.wait()
-            break
+                if not running:
+                    break
+            ended.get(timeout=0.05)  # Ctrl-C may have taken a message: then look again
+        except queue.Empty:
+            pass
         except KeyboardInterrupt as error:  # however often it is pressed
             errors.append(error)
             stop = True
