@@ -55,8 +55,10 @@ def test_nvrtc_compiles_every_entry_point(arch, dtype):
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("torch", ["absent", "before", "after"])
-@pytest.mark.parametrize("order", ["as found", "reversed"])
+@pytest.mark.parametrize(
+    ("order", "torch"),
+    [("as found", "absent"), ("reversed", "absent"), ("as found", "before"), ("reversed", "after")],
+)
 def test_every_nvrtc_compiles_beside_the_others(order, torch):
     """CUDA of two majors in one process, in either order, and torch with that of its own."""
     if torch != "absent":

@@ -69,6 +69,33 @@ def test_calls_from_eight_threads_give_the_bits_of_serial_ones(name):
         assert list(pool.map(differing, range(THREADS))) == [[]] * THREADS
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be mapped again")
+@pytest.mark.parametrize("order", [1, 20, 64, 65, 66, 200])
+def test_reflectors_that_threads_share_are_only_read(order):
+    """In memory that cannot be written to: LAPACK's unblocked code would, and crash."""
+    code = f"""
+        import tempfile
+        import numpy as np
+        from selfdistill_fast.backend import Cpu
+        cpu, rng = Cpu(), np.random.default_rng(0)
+        A = rng.normal(size=({order + 1}, {order + 1}))
+        d, e, (reflectors, tau) = cpu.tridiagonalise(A @ A.T)
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(reflectors.tobytes(order="F"))
+            file.flush()
+            shape = reflectors.shape
+            shared = np.memmap(file.name, "f8", "r", shape=shape, order="F")
+            for columns in (1, 6, 90):
+                B = rng.normal(size=({order + 1}, columns))
+                for transpose in (False, True):
+                    found = cpu.tridiagonal_rotate((shared, tau), B, transpose=transpose)
+                    expected = cpu.tridiagonal_rotate((reflectors, tau), B, transpose=transpose)
+                    assert np.array_equal(found, expected)
+    """
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.skipif(not hasattr(sys, "_is_gil_enabled"), reason="this Python always has a GIL")
 def test_the_import_does_not_turn_the_gil_on():
     code = """

@@ -355,10 +355,15 @@ class Cpu(Reference):
         if Q is None or B.shape[1] == 0:
             return out
         reflectors, tau = Q
+        # LAPACK's unblocked code writes ones into the reflectors for a while, which other threads
+        # may read: it is used up to order 64, and where the workspace is short
+        if len(tau) <= 64:
+            reflectors = reflectors.copy(order="F")
+        workspace = 64 * (B.shape[1] + 65)
         (ormqr,) = get_lapack_funcs(("ormqr",), (reflectors,))
         below = np.asfortranarray(out[1:])
         out[1:], _, _ = ormqr(
-            "L", "T" if transpose else "N", reflectors, tau, below, 64 * B.shape[1], overwrite_c=1
+            "L", "T" if transpose else "N", reflectors, tau, below, workspace, overwrite_c=1
         )
         return out
 

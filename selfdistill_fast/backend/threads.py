@@ -8,9 +8,10 @@ be had: in an ``atexit`` handler, in a thread that outlives the main one, at the
 threads. Our helpers never call BLAS, so no thread pools nest.
 
 Ctrl-C (any exception) stops the range: no further block starts, the running ones, a few
-milliseconds each, are awaited, so that nothing writes to a buffer after ``run`` is left. For
-that every lock here is a plain one: Python delivers Ctrl-C inside the methods of Condition,
-Semaphore and Future, which then stay locked for good.
+milliseconds each, are awaited, so that nothing writes to a buffer after ``run`` is left. It
+may come between the two halves of ``with lock``, and leave it locked: inside the methods of
+Condition, Semaphore and Future, and from CPython 3.14 on anywhere. Hence locks are RLocks,
+which the interrupted thread can still take and then release.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ GRAIN_NS = 150_000
 
 _available_cpus = functools.cache(host.available_cpus)
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 #: helpers that wait for jobs; they are daemons, which serve until the interpreter is gone
 _helpers = 0
@@ -93,10 +94,21 @@ def _serve(jobs: queue.SimpleQueue[Callable[[], None]]) -> None:
         del job  # it holds the buffers of its range
 
 
+def _nothing(lo: int, hi: int) -> None:
+    """Of a range that is over."""
+
+
+def _unlock(lock: threading.RLock) -> None:
+    """Release whatever an interrupt has left this thread holding, outside of ``with lock``."""
+    with contextlib.suppress(RuntimeError):
+        while True:
+            lock.release()
+
+
 def _begin_anew() -> None:
     """In a forked child the threads of the parent do not exist."""
     global _lock, _jobs, _helpers, _limit_lock, _limit_users, _limits
-    _lock, _jobs, _helpers = threading.Lock(), queue.SimpleQueue(), 0
+    _lock, _jobs, _helpers = threading.RLock(), queue.SimpleQueue(), 0
     _limit_lock, _limit_users, _limits = threading.Lock(), 0, None
 
 
@@ -134,7 +146,7 @@ def run(
     threads = min(n_threads_now(n_threads), n_blocks)
     if count * cost_ns < GRAIN_NS:
         threads = 1
-    lock = threading.Lock()
+    lock = threading.RLock()
     numbers_ = itertools.count()
     running = 0  # helpers that are at work
     ended: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -177,6 +189,9 @@ def run(
         stop = True
     while True:
         try:
+            _unlock(lock)
+            if errors:
+                _unlock(_lock)
             with lock:
                 closed = True
                 if not running:
@@ -187,6 +202,7 @@ def run(
         except KeyboardInterrupt as error:  # however often it is pressed
             errors.append(error)
             stop = True
+    function = _nothing  # a helper that is busy elsewhere has this job still: without buffers
     try:
         if errors:
             raise errors[0]
