@@ -59,7 +59,7 @@ __all__ = [
     "score_grid",
 ]
 
-#: from which sum of its weights' sizes a step is said to look exploded
+#: a step looks exploded from this Σ_k |c_k| a^k on, a = d_max/(d_max + λ)
 LARGE_WEIGHTS = 1e3
 #: its training error: this many times that of step 1, and of the targets themselves
 LARGE_ERROR, LARGE_FUNCTION = 10.0, 2.0
@@ -561,9 +561,9 @@ def distill(
     Warns
     -----
     RuntimeWarning
-        A step looks exploded: the sizes of its weights c sum to more than a thousand, its
-        degrees of freedom exceed the number of rows, or its training error is far above that
-        of step 1. Free, or O(n T p); degrees of freedom only with "eigh" and "nystrom".
+        A step looks exploded: Σ_k |c_k| a^k with a = d_max/(d_max + λ) is above 1000, its
+        degrees of freedom exceed the number of rows ("eigh" and "nystrom" know them), or its
+        training RMSE is above ten times that of step 1 and twice that of no model.
 
     Raises
     ------
@@ -666,6 +666,7 @@ def assemble(
     errors = None if scheduled else _training_errors(spectrum, C, pure, lam)
     alarm = _alarm(
         spectrum,
+        lam if lam is not None else lam_steps.min(),
         C,
         alphas,
         shrinkage,
@@ -719,6 +720,7 @@ def _training_errors(
 
 def _alarm(
     spectrum: Spectrum,
+    lam: float,
     C: np.ndarray,
     alphas: np.ndarray,
     shrinkage: Any,
@@ -734,8 +736,14 @@ def _alarm(
         return np.broadcast_to(a.reshape(T, -1), (T, spectrum.p))
 
     weights = by_target(np.abs(C).sum(1))
+    # a strong ridge makes F_k as small as a^k, and weights as large are right then
+    largest = spectrum.largest_eigenvalue()
+    terms = (largest / (largest + lam)) ** np.arange(1, T + 1)
     reasons: list[tuple[np.ndarray, Callable[[int, int], str]]] = [
-        (weights > LARGE_WEIGHTS, lambda t, j: f"Σ|c| = {weights[t, j]:.3g}")
+        (
+            by_target(np.tensordot(terms, np.abs(C), (0, 1))) > LARGE_WEIGHTS,
+            lambda t, j: f"Σ|c| = {weights[t, j]:.3g}",
+        )
     ]
     if shrinkage is not None and spectrum.max_loo_steps > 0:  # Ritz values have another trace
         traces = spectrum.backend.to_numpy(shrinkage.sum(1, dtype="float64"))
