@@ -663,7 +663,7 @@ def assemble(
     native_C = xp.asarray(C)
     pure = spectrum.pure_steps(lam, n_steps, lam_steps)
     shrinkage = spectrum.shrinkage(native_C, lam, lam_steps)
-    errors = None if scheduled else _training_errors(spectrum, C, pure, lam)
+    errors = _training_errors(spectrum, C, pure, shrinkage, lam)
     alarm = _alarm(
         spectrum,
         lam if lam is not None else lam_steps.min(),
@@ -694,26 +694,33 @@ def assemble(
 
 
 def _training_errors(
-    spectrum: Spectrum, C: np.ndarray, pure: Any, lam: Any
-) -> tuple[np.ndarray, np.ndarray]:
+    spectrum: Spectrum, C: np.ndarray, pure: Any, shrinkage: Any, lam: float | None
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Training RMSE of every step (T, p), and that of the constant function (p,).
 
-    The coefficients c_k of pure step k solve (K + λI) c_k = F_(k−1), so F_(k−1) − F_k = λ c_k
-    and y − Σ_k C_k F_k = λ Σ_s c_s Σ_(k>=s) C_k: no product with K. What the targets have
-    outside of the spectrum's basis stays in every residual.
+    With eigenvalues the residual is (1 − B) z. Without them: the coefficients c_k of pure step k
+    solve (K + λI) c_k = F_(k−1), so F_(k−1) − F_k = λ c_k, and y − Σ_k C_k F_k is
+    λ Σ_s c_s Σ_(k>=s) C_k; None for a schedule of ridges. No product with K in either case.
     """
     xp, to_numpy = spectrum.backend.xp, spectrum.backend.to_numpy
+    scale = max(1e-300, float(abs(spectrum.target).max()))
 
     def squares(a: Any) -> np.ndarray:
         scaled = a.astype("float64") / scale
         return to_numpy((scaled * scaled).sum(-2))
 
-    scale = max(1e-300, float(abs(spectrum.target).max())) if spectrum.n else 1.0
-    tails = xp.asarray(np.cumsum(C[:, ::-1], axis=1)[:, ::-1].copy())
-    residual = squares(lam * mix(tails, pure, xp))
     size = squares(spectrum.target)
-    if hasattr(spectrum, "z"):
-        residual = residual + np.maximum(size - squares(spectrum.z), 0.0)
+    if shrinkage is not None:
+        B = shrinkage if shrinkage.ndim == 3 else shrinkage[..., None]
+        outside = np.maximum(size - squares(spectrum.z), 0.0)
+        residual = squares((1.0 - B) * spectrum.z) + outside
+    elif lam is not None:
+        tails = np.cumsum(C[:, ::-1], axis=1)[:, ::-1]
+        residual = squares(lam * mix(xp.asarray(tails.copy()), pure, xp))
+        round_off = 100.0 * float(np.finfo(spectrum.dtype).eps) * np.abs(tails).sum(1)
+        residual = np.maximum(residual - round_off.reshape(len(C), -1) ** 2 * size, 0.0)
+    else:
+        return None
     rows = spectrum.total_weight
     return scale * np.sqrt(residual / rows), scale * np.sqrt(size / rows)
 

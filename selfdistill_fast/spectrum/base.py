@@ -72,6 +72,7 @@ class Spectrum:
     sample_weight: Any
     rows: Any
     y_mean: Any
+    z: Any
     one_target: bool
     fit_intercept: bool
     plan: Any = None
