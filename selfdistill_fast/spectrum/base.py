@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.alpha import warn_caller
+from selfdistill_fast.alpha import plain, warn_caller
 from selfdistill_fast.gram import check_memory, native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
 
@@ -450,6 +450,7 @@ def check_lam(lam: Any, *, batch: bool) -> Any:
     TypeError, ValueError
         Not a number, not finite, not > 0, or an array where one value is wanted.
     """
+    lam = plain(lam, "lam")
     try:
         value = np.asarray(lam)
         if value.dtype.kind not in "fiu":
