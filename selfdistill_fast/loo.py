@@ -119,7 +119,7 @@ def loo_columns(
             "without the only one nothing is left to fit"
         )
     spectrum.check_leave_one_out()
-    spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
+    spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     residual = spectrum.residual_filters(lam, n_steps, lam_steps)
     smoother = spectrum.smoother_filters(lam, n_steps, lam_steps)
@@ -169,7 +169,7 @@ def fold_columns(
         is_kept = spectrum.backend.to_numpy(spectrum.sample_weight) > 0
     position = np.cumsum(is_kept) - 1  # of a training row among the kept ones
     spectrum.check_leave_one_out()
-    spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
+    spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     y = spectrum.kept(spectrum.Y)
     root = xp.ones(len(y))

@@ -55,6 +55,9 @@ class Spectrum:
     y_mean : (p,) the intercept's share of every prediction; 0 without an intercept
     one_target : bool
         y was one-dimensional, and so are predictions.
+    scale : float
+        Largest eigenvalue of K_w before it is centred, or a bound that is not far above it. What
+        is rounding is judged against it: see :attr:`rounding`.
     plan : Plan or None
         Why ``solver="auto"`` chose this one.
     max_loo_steps : int or inf
@@ -74,6 +77,7 @@ class Spectrum:
     y_mean: Any
     one_target: bool
     fit_intercept: bool
+    scale: float
     plan: Any = None
     max_loo_steps: float = math.inf
 
@@ -157,10 +161,16 @@ class Spectrum:
         if self._root is not None:
             K *= self._root[:, None]
             K *= self._root[None, :]
+        self.scale = _scale(K, xp)
         if self.q is not None:
             m, self.shift = _centre(K, self.q, shift, xp)
             self._offset = m / self.total_weight**0.5
         return K
+
+    @property
+    def rounding(self) -> float:
+        """Size of an eigenvalue that may be rounding alone: 10 ε ‖K_w‖, before centring."""
+        return rounding(self.scale, self.dtype)
 
     @property
     def p(self) -> int:
@@ -235,10 +245,6 @@ class Spectrum:
         """diag B of steps that mix the pure steps with weights C; None without eigenvalues."""
         raise NotImplementedError
 
-    def largest_eigenvalue(self) -> float:
-        """Largest eigenvalue of K_w, or a bound that is not far above it."""
-        raise NotImplementedError
-
     def dual(self, coordinates: Any) -> Any:
         """Dual coefficients (…, n, p) of coordinates (…, k, p); zero for rows of weight 0."""
         kept = self.in_rows(coordinates)
@@ -308,14 +314,18 @@ class Spectrum:
         F = evaluate(self.backend, X_new, self.basis, self.kernel, dual, constant)
         return F.reshape(*lead, X_new.shape[0], p)
 
-    def warn_without_digits(self, lam: Any) -> None:
-        """RuntimeWarning where λ is below round-off of the largest eigenvalue."""
-        largest, smallest = self.largest_eigenvalue(), float(np.min(lam))
-        if smallest < float(np.finfo(self.dtype).eps) * largest:
+    def warn_below_rounding(self, lam: Any) -> None:
+        """RuntimeWarning where no digit is promised for λ, which is below the rounding of K."""
+        smallest = float(np.min(lam))
+        single = self.dtype == np.float32
+        limit = self.rounding * (10.0 if single else max(10.0, 0.1 * len(self.target)))
+        if smallest < limit:
+            error = 10.0 * self.rounding / smallest
             warn_caller(
-                f"lam={smallest:g} is below the round-off of the largest eigenvalue {largest:g} in "
-                f"{self.dtype}: held-out predictions may have no correct digit; use a larger lam"
-                + (" or float64" if self.dtype == np.float32 else ""),
+                f"lam={smallest:g} is below the rounding of K in {self.dtype}, {limit:.2g} (the norm "
+                f"of K is {self.scale:.3g}): the relative error of predictions may reach "
+                f"{min(error, 1.0):.2g}; it is at most 1e-3 from lam={1e4 * self.rounding:.2g} on: "
+                f"use a larger lam{' or float64' if single else ''}",
                 RuntimeWarning,
             )
 
@@ -362,6 +372,21 @@ def refuse_leave_one_out(solver: str) -> None:
     )
 
 
+def rounding(scale: float, dtype: Any) -> float:
+    """Size of an eigenvalue that may be rounding alone, for a matrix K_w of norm ``scale``.
+
+    The one rule for what is rounding, 10 ε ‖K_w‖ of the matrix *before* it is centred: that is
+    what its entries, and the eigenvalues after centring, are rounded against.
+
+    * An eigenvalue below −√n times this shows that K is no kernel matrix; a smaller one is 0.
+    * An eigenvalue up to this is not known. Solvers that see eigenvalues take it as 0 where λ is
+      below this, too; the landmark model always does.
+    * λ below 10 times this (in float64 also n/10 times) is warned about: the relative error may
+      reach 100 ε ‖K_w‖/λ.
+    """
+    return 10.0 * float(np.finfo(dtype).eps) * scale
+
+
 def largest(a: Any) -> float:
     """The largest entry, 0 where there is none."""
     return float(a.max()) if a.size else 0.0
@@ -390,19 +415,30 @@ def _check_symmetric(K: Any, xp: Any) -> None:
             )
 
 
+def _scale(K: Any, xp: Any) -> float:
+    """Bound of the norm of symmetric K: the smaller of those by Frobenius and by row sums."""
+    squares, rows = 0.0, 0.0
+    for start in range(0, K.shape[0], _BLOCK // 4):
+        block = abs(K[start : start + _BLOCK // 4])
+        rows = max(rows, float(block.sum(1).max()))
+        size = float(block.max())
+        if size > 0.0:  # scaled, so that no square over- or underflows
+            block /= size
+            squares = math.hypot(squares, float(xp.einsum("ij,ij->", block, block)) ** 0.5 * size)
+    return min(squares, rows)
+
+
 def _centre(K: Any, q: Any, shift: float, xp: Any) -> tuple[Any, float]:
-    """K ← H K H + s q qᵀ in place, with s = shift · trace/n (or shift, where that is 0).
+    """K ← H K H + s q qᵀ in place, with s = shift · trace(K)/n (or shift, where that is 0).
 
     With m = Kq: H K H + s qqᵀ = K − q mᵀ − (m − (qᵀm + s) q) qᵀ. Returns m (float64) and s.
-    The trace is that of K for a positive shift and of H K H for a negative one.
+    A shift of this size is clear of rounding, and is no larger than the entries of K.
     """
     n = K.shape[0]
     qt = q.astype(K.dtype)
     m = K @ qt
     qm = float(q @ m.astype("float64"))
     trace = float(xp.trace(K, dtype="float64"))
-    if shift < 0.0:  # no larger than the centred matrix needs, but clear of its round-off
-        trace = max(trace - qm, 1e3 * n * float(xp.finfo(K.dtype).eps) * trace)
     s = shift * (trace / n if trace > 0.0 else 1.0)
     left = (m.astype("float64") - (qm + s) * q).astype(K.dtype)
     for start in range(0, n, _BLOCK):

@@ -39,8 +39,8 @@ _BLOCK = 256
 MAX_LOO_STEPS = 4
 
 
-class StrongRidge(ValueError):
-    """λ is far above the spectrum of K, where A = I − x cancels."""
+class OutOfRange(Exception):
+    """λ is far above the spectrum of K, where A = I − x cancels, or below the rounding of K."""
 
 
 def check_loo_steps(n_steps: int) -> None:
@@ -87,19 +87,20 @@ class CholeskySpectrum(Spectrum):
         )
         K = self._kernel_matrix(X, shift=1.0)  # q among the other eigenvalues
         self.k = K.shape[0]
+        if automatic and lam < self.rounding:
+            raise OutOfRange
         trace, squares = float(xp.trace(K, dtype="float64")), 0.0
         for start in range(0, self.k, _BLOCK):
             squares += float(xp.square(K[start : start + _BLOCK], dtype="float64").sum())
-        self._norm = squares**0.5
         if lam * trace > MAX_RIDGE * squares:  # ‖K‖_F² / trace is a lower bound of d_max
-            message = (
+            if automatic:
+                raise OutOfRange
+            warn_caller(
                 f"lam={lam:g} is more than {MAX_RIDGE:g} times the largest eigenvalue of K: "
                 "solver='cholesky' knows the smoother only as I - lam (K + lam I)^-1 and loses "
-                "digits of small predictions; use solver='eigh'"
+                "digits of small predictions; use solver='eigh'",
+                RuntimeWarning,
             )
-            if automatic:
-                raise StrongRidge(message)
-            warn_caller(message, RuntimeWarning)
         K[xp.arange(self.k), xp.arange(self.k)] += xp.asarray(lam, K.dtype)
         try:
             self._factor = be.cholesky(K)
@@ -137,10 +138,6 @@ class CholeskySpectrum(Spectrum):
     def in_rows(self, coordinates: Any) -> Any:
         """The coordinates themselves: they are weighted dual coefficients."""
         return coordinates
-
-    def largest_eigenvalue(self) -> float:
-        """The Frobenius norm of K, which bounds it."""
-        return self._norm
 
     # --------------------------------------------------------------- filters
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:

@@ -281,7 +281,7 @@ class KrylovSpectrum(EighSpectrum):
         self._sizes: list[int] = []  # of the blocks
         self._A: list[np.ndarray] = []  # diagonal blocks of T
         self._B: list[np.ndarray] = []  # B[j] couples block j + 1 to block j
-        self._norm = self._scale_of_K  # of K_w, as seen so far
+        self._norm = self.scale = self._scale_of_K  # of K_w, as seen so far
         self._last: Any = None  # block that was appended last
         self._done = False  # an invariant subspace: nothing is left to find
         self.k = 0
@@ -296,6 +296,7 @@ class KrylovSpectrum(EighSpectrum):
         self._offset = None
         if self.fit_intercept:
             m = self._product(self.q.astype("float64")[:, None])[:, 0]
+            self.scale = max(self.scale, float(xp.sqrt((m * m).sum())))
             self._offset = m / self.total_weight**0.5
             mean_square = float(self.q @ m) / self.total_weight  # ‖mean feature‖²
             self._feature_norm = self._largest_diagonal**0.5 + max(mean_square, 0.0) ** 0.5
@@ -477,7 +478,8 @@ class KrylovSpectrum(EighSpectrum):
         if k in self._bases and k:
             return
         theta, S = be.eigh(xp.asarray(self._projected()))
-        self.d = _clamped(theta, len(self.target), self.kernel, xp, self._scale_of_K)
+        self.scale = max(self.scale, self._norm)
+        self.d = _clamped(theta, self.kernel, xp, self.rounding, len(self.target))
         S = xp.ascontiguousarray(S)
         self._bases[k] = S
         self._z = S[: len(self._first)].T @ xp.asarray(self._first)
@@ -781,6 +783,9 @@ class KrylovSpectrum(EighSpectrum):
             if alpha > 0.0:  # λ is asked for with it: continued, and warned, once
                 self._ensure(min(lam, lam / alpha), self.n_steps)
             return super().limit(lam, alpha)
+
+    def warn_below_rounding(self, lam: Any) -> None:
+        """Nothing: the certificate has rounding in it, and warns."""
 
     def check_leave_one_out(self) -> None:
         """Always a ValueError: this spectrum holds f(K)y, never diag f(K)."""

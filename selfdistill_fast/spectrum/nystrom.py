@@ -39,7 +39,7 @@ from numpy.linalg import LinAlgError
 from selfdistill_fast.backend.threads import n_threads_now, one_blas_thread
 from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps, largest
+from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps, largest, rounding
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.rows import Rows, is_dask, map_dask
 
@@ -65,9 +65,6 @@ _BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
 #: bytes that the C library keeps of blocks that were freed, and that BLAS packs blocks into on
 #: each of its threads; and what scikit-learn's clustering takes when it is imported
 _RESERVE, _PACKED, _CLUSTERING = 16 << 20, 16 << 20, 144 << 20
-#: eigenvalues below this many roundings of the largest are noise
-_NOISE = 10.0
-
 
 def _block_rows(block: Any, m: int) -> int:
     """Rows of a block of features."""
@@ -230,7 +227,10 @@ class NystromSpectrum(EighSpectrum):
             middle = middle + mean
         d, G = be.eigh(S)
         del S
-        lost = int((d <= _NOISE * float(xp.finfo(d.dtype).eps) * largest(d)).sum())
+        self.scale = largest(d)
+        if fit_intercept:
+            self.scale += self.total_weight * float(middle @ middle)
+        lost = int((d <= rounding(self.scale, d.dtype)).sum())
         d, G = d[lost:], G[:, lost:]
         self.d = d.astype(X.dtype)
         self.k = int(d.shape[0])

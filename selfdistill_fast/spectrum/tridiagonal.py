@@ -88,15 +88,6 @@ class TridiagonalSpectrum(Spectrum):
         product = self.backend.tridiagonal_rotate(self._reflectors, flat.astype(self.dtype))
         return xp.moveaxis(product.reshape(k, S, p), 1, 0).reshape(*lead, k, p)
 
-    def largest_eigenvalue(self) -> float:
-        """Gershgorin's bound of it."""
-        if self.k == 0:
-            return 0.0
-        radius = self.backend.xp.zeros_like(self._diagonal)
-        radius[:-1] += abs(self._off)
-        radius[1:] += abs(self._off)
-        return float((self._diagonal + radius).max())
-
     # --------------------------------------------------------------- filters
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Coordinates (T + λ)⁻¹ A^(τ−1) t_0 of the pure steps.
