@@ -322,8 +322,8 @@ class Spectrum:
         if smallest < limit:
             error = 10.0 * self.rounding / smallest
             warn_caller(
-                f"lam={smallest:g} is below the rounding of K in {self.dtype}, {limit:.2g} (the norm "
-                f"of K is {self.scale:.3g}): the relative error of predictions may reach "
+                f"lam={smallest:g} is below the rounding of K in {self.dtype}, {limit:.2g} (its "
+                f"norm is {self.scale:.3g}): the relative error of predictions may reach "
                 f"{min(error, 1.0):.2g}; it is at most 1e-3 from lam={1e4 * self.rounding:.2g} on: "
                 f"use a larger lam{' or float64' if single else ''}",
                 RuntimeWarning,

@@ -75,6 +75,8 @@ _BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
 _RESERVE, _PACKED, _CLUSTERING = 16 << 20, 16 << 20, 144 << 20
 #: rounding of the trace of the model's kernel matrix, in ε tr(K), up to which landmarks are kept
 _LOST = 5000.0
+#: rounding at new samples, relative to that at rows that are landmarks
+_UNSEEN = 100.0
 
 
 def _block_rows(block: Any, m: int) -> int:
@@ -270,8 +272,13 @@ class NystromSpectrum(EighSpectrum):
 
     @property
     def rounding(self) -> float:
-        """Size of an eigenvalue that may be rounding alone, see the head of this module."""
-        return max(rounding(self.scale, self.dtype), self._lost)
+        """Size of an eigenvalue that may be rounding alone, see the head of this module.
+
+        Rows that are landmarks themselves are not extrapolated: where most rows are, they say
+        little of new samples, which were seen to lose two digits more.
+        """
+        seen = max(rounding(self.scale, self.dtype), self._lost)
+        return seen if 2 * len(self.landmarks) <= len(self.target) else _UNSEEN * seen
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
@@ -690,7 +697,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
     left = diagonal.copy()
     factor = xp.zeros((X.shape[0], m), X.dtype)
     chosen: list[int] = []
-    floor = 10.0 * float(xp.finfo(X.dtype).eps) * float(diagonal.max())
+    floor = rounding(float(diagonal.max()), X.dtype)
     while len(chosen) < m:
         weights = be.to_numpy(xp.maximum(left, 0.0)).astype(np.float64)
         weights[weights <= floor] = 0.0
@@ -751,10 +758,10 @@ def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
     numpy.linalg.LinAlgError
         A pivot is clearly negative, and the kernel is not definite by construction.
     """
-    m, eps = K.shape[0], float(xp.finfo(K.dtype).eps)
-    A = K.astype("float64")  # a copy: the caller may keep what his function returned
+    m = K.shape[0]
+    A = K.astype("float64")  # a copy: the caller may keep the result of its function
     left = xp.diagonal(A).copy()
-    floor = 10.0 * m * eps * float(left.max()) if m else 0.0
+    floor = rounding(largest(left), K.dtype)
     R = xp.zeros((m, m))
     order: list[int] = []
     while len(order) < m:
@@ -772,7 +779,7 @@ def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
             break
         for first in range(0, m, 1024):
             A[first : first + 1024] -= panel[:, first : first + 1024].T @ panel
-    if m and not kernel.definite and float(left.min()) < -floor:
+    if m and not kernel.definite and float(left.min()) < -m * floor:
         raise _indefinite(f"{float(left.min()):g} on their own diagonal")
     chosen = xp.asarray(order, dtype="int64")
     return chosen, xp.triu(R[: len(order)][:, chosen])
