@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast import ranges
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.gram import check_memory, native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
@@ -370,7 +371,7 @@ def largest(a: Any) -> float:
 def kernel_diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
     """κ(x, x) of every row, float64."""
     if kernel.pair:
-        return kernel.diagonal(be.xp, (X.astype("float64") ** 2).sum(1))
+        return ranges.diagonal(be, X, kernel)
     values = [native_gram(be, X[i : i + 1], None, kernel)[0, 0] for i in range(X.shape[0])]
     return be.xp.asarray(values, dtype="float64")
 

@@ -40,7 +40,7 @@ from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.backend import Reference, get_backend
-from selfdistill_fast.gram import native_matmul
+from selfdistill_fast.gram import native_half, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
 from selfdistill_fast.spectrum.base import (
     check_lam,
@@ -270,7 +270,7 @@ class KrylovSpectrum(EighSpectrum):
         if self._half is not None or self.storage == "none":
             return False
         X = self.kept(self.X)
-        self._half = self.backend.half_gram(X, self.kernel, dtype=self.storage)
+        self._half = native_half(self.backend, X, self.kernel, dtype=self.storage)
         return True
 
     # ------------------------------------------------------------ the process

@@ -706,7 +706,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
 def _diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
     """κ(x, x) of every row, float64."""
     if kernel.pair:
-        return kernel.diagonal(be.xp, (X.astype("float64") ** 2).sum(1))
+        return ranges.diagonal(be, X, kernel)
     parts = [
         be.xp.diagonal(native_gram(be, X[i : i + _BATCH], None, kernel)).astype("float64")
         for i in range(0, X.shape[0], _BATCH)
