@@ -108,4 +108,3 @@ def _normalised(be: Any, A: Any) -> tuple[Any, Any]:
     xp = be.xp
     e = xp.asarray(np.frexp(be.to_numpy(abs(A).max(1)))[1].astype(np.int32))
     return xp.ldexp(A, -e[:, None]), e
-

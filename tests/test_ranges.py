@@ -33,9 +33,7 @@ dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 AT_DISTANCE = {
     "rbf": lambda s: RBF(min(max(0.5 / s / s, 5e-324), 1.7e308)),
     "laplacian": lambda s: Laplacian(0.3 / s),
-    **{
-        f"matern {nu}": (lambda s, nu=nu: Matern(1.3 * s, nu)) for nu in (0.5, 1.5, 2.5, math.inf)
-    },
+    **{f"matern {nu}": (lambda s, nu=nu: Matern(1.3 * s, nu)) for nu in (0.5, 1.5, 2.5, math.inf)},
 }
 
 
@@ -176,7 +174,10 @@ def test_products_and_sweeps(backend, dtype, rng):
     W = rng.standard_normal((4, 2)).astype(dtype)
     for unit in (s, 1 / s):
         A, B = X * dtype(unit), Z * dtype(unit)
-        cases = [(Laplacian(0.3), Laplacian(0.3 / unit)), (Matern(1.3, 2.5), Matern(1.3 * unit, 2.5))]
+        cases = [
+            (Laplacian(0.3), Laplacian(0.3 / unit)),
+            (Matern(1.3, 2.5), Matern(1.3 * unit, 2.5)),
+        ]
         for usual, own in cases:
             expected = host(gram(X, Z, usual, backend="reference"))
             allowed = 10 * tolerance.gram(usual, X, Z, dtype)

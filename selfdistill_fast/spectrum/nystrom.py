@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
+from selfdistill_fast import ranges
 from selfdistill_fast.backend.threads import n_threads_now, one_blas_thread
 from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel
