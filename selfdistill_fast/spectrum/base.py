@@ -126,6 +126,13 @@ class Spectrum:
         Y = Y - self.y_mean
         self.Y = Y.astype(X.dtype)
         self.target = (self.kept(Y) * xp.sqrt(weights)[:, None]).astype(X.dtype)
+        if not bool(xp.isfinite(self.target).all()):
+            raise ValueError(
+                f"y overflows {X.dtype}"
+                + ("" if w is None else ", times the roots of sample_weight")
+                + ": scale y down"
+                + (", or use float64 rows" if X.dtype == np.float32 else "")
+            )
 
     def _checked_matrix(self, X: Any, *, copy: bool) -> Any:
         """K of the kept rows, unweighted, finite and symmetric; ``copy``: it may be destroyed."""
@@ -139,11 +146,7 @@ class Spectrum:
             K = X[self.rows][:, self.rows]
         if copy and not kernel.pair and not (precomputed and self.rows is not None):
             K = K.copy()  # the caller keeps his matrix, and may keep his function's result
-        if not bool(xp.isfinite(xp.diagonal(K)).all()):
-            raise ValueError(
-                f"{kernel!r} overflows {K.dtype} on these rows: scale X down"
-                + (" or use float64" if K.dtype == np.float32 else "")
-            )
+        check_diagonal(xp.diagonal(K), self.kept(X) if kernel.pair else None, kernel, K.dtype)
         if not kernel.definite:
             _check_symmetric(K, xp)
         return K
@@ -376,6 +379,27 @@ def kernel_diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
     return be.xp.asarray(values, dtype="float64")
 
 
+def check_diagonal(diagonal: Any, X: Any, kernel: Kernel, dtype: Any) -> None:
+    """ValueError where K over- or underflows ``dtype``, judged by its diagonal.
+
+    Parameters
+    ----------
+    diagonal : (n,) κ(x, x), of any precision
+    X : (n, d) the rows, or None where κ(0, 0) is not all that may be 0
+    kernel : Kernel
+    dtype : float32 or float64
+    """
+    info, size = np.finfo(dtype), largest(abs(diagonal))
+    wider = ", or use float64" if dtype == np.float32 else ""
+    if not size * len(diagonal) <= float(info.max):  # a bound of the largest eigenvalue
+        raise ValueError(f"{kernel!r} overflows {dtype} on these rows: scale X down{wider}")
+    nothing = size == 0.0 and not (
+        X is not None and kernel.definite and largest(abs(X)) > 0.0  # definite: κ(x, x) > 0
+    )
+    if size < float(info.tiny) and not nothing:
+        raise ValueError(f"{kernel!r} underflows {dtype} on these rows: scale X up{wider}")
+
+
 def _check_symmetric(K: Any, xp: Any) -> None:
     """ValueError unless K equals its transpose up to round-off."""
     blocks = range(0, K.shape[0], _BLOCK)
@@ -442,13 +466,14 @@ def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: A
     return F + constant[:, None, :]
 
 
-def check_lam(lam: Any, *, batch: bool) -> Any:
+def check_lam(lam: Any, *, batch: bool, dtype: Any = None) -> Any:
     """``lam`` as float64: a 0-d value, or with ``batch`` possibly a 1-D array (L,).
 
     Raises
     ------
     TypeError, ValueError
-        Not a number, not finite, not > 0, or an array where one value is wanted.
+        Not a number, not finite, not > 0, or an array where one value is wanted; λ or 1/λ not a
+        normal number of ``dtype``, if that is given.
     """
     try:
         value = np.asarray(lam)
@@ -467,7 +492,24 @@ def check_lam(lam: Any, *, batch: bool) -> Any:
         )
     if not (np.isfinite(value) & (value > 0)).all():
         raise ValueError(f"lam must be finite and > 0 (the ridge λ of (K + λI)⁻¹), got {lam!r}")
+    tiny = 0.0 if dtype is None else float(np.finfo(dtype).tiny)
+    if not ((value >= tiny) & (value * tiny <= 1.0)).all():
+        raise ValueError(
+            f"lam={lam!r} is out of range in {dtype}: lam and 1/lam must be at least {tiny:.2g}. "
+            "Multiply the kernel and lam by the same number, which changes no prediction"
+            + (", or use float64" if dtype == np.float32 else "")
+        )
     return value
+
+
+def check_steps(steps: Any, lam: Any, xp: Any) -> Any:
+    """``steps``, coordinates of pure steps; ValueError where they overflow."""
+    if not bool(xp.isfinite(steps).all()):
+        raise ValueError(
+            f"coefficients of size y/lam overflow {steps.dtype} at lam={lam!r}: scale y down, or "
+            "the kernel and lam up" + (", or use float64" if steps.dtype == np.float32 else "")
+        )
+    return steps
 
 
 def check_lam_steps(lam_steps: Any, n_steps: int) -> Any:

@@ -23,6 +23,7 @@ from selfdistill_fast.spectrum.base import (
     check_lam,
     check_limit,
     check_n_steps,
+    check_steps,
     mix,
 )
 
@@ -111,7 +112,8 @@ class EighSpectrum(Spectrum):
         ndarray of shape (T, k, p), or (L, T, k, p) for a batch; for a schedule
         (T, T, k, p), where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
         """
-        return self.pure_filters(lam, n_steps, lam_steps)[..., None] * self.z
+        steps = self.pure_filters(lam, n_steps, lam_steps)[..., None] * self.z
+        return check_steps(steps, lam if lam_steps is None else lam_steps, self.backend.xp)
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters a^(τ−1)/(d + λ) of the pure steps; d times them is diag A^τ.
@@ -130,12 +132,12 @@ class EighSpectrum(Spectrum):
         [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
         """
         if lam_steps is not None:
-            W = self._windows(lam_steps)
+            W = self._windows(check_lam(lam_steps, batch=True, dtype=self.dtype))
             C = self.backend.xp.zeros_like(W)
             for j in range(len(W)):
                 C[j, : j + 1] = W[j, j::-1]
             return C
-        lam = check_lam(lam, batch=True)
+        lam = check_lam(lam, batch=True, dtype=self.dtype)
         C = self.backend.pure_filters(self.d, lam.reshape(-1), check_n_steps(n_steps))
         return C if lam.ndim else C[0]
 
@@ -178,6 +180,7 @@ class EighSpectrum(Spectrum):
         ValueError
             The limit does not exist.
         """
+        lam = float(check_lam(lam, batch=False, dtype=self.dtype))
         check_limit(self.d.astype("float64"), lam, alpha)
         return ((alpha / (alpha * self.d.astype("float64") + lam))[:, None] * self.z).astype(
             self.dtype

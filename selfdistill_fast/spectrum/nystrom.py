@@ -40,7 +40,13 @@ from selfdistill_fast import ranges
 from selfdistill_fast.backend.threads import n_threads_now, one_blas_thread
 from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps, largest
+from selfdistill_fast.spectrum.base import (
+    Fold,
+    _check_symmetric,
+    check_diagonal,
+    check_n_steps,
+    largest,
+)
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.rows import Rows, is_dask, map_dask
 
@@ -196,6 +202,8 @@ class NystromSpectrum(EighSpectrum):
         random = np.random.default_rng(random_state)
         sample = xp.asarray(_sample(be, X, w, m, sampling, random))
         rows, weights = X[sample], None if w is None else w[sample]
+        if kernel.pair:
+            check_diagonal(_diagonal(be, rows, kernel), rows, kernel, X.dtype)
         if sampling == "auto":
             pilot = rows, y[sample], kernel, weights, fit_intercept
             sampling = _better_sampling(be, *pilot, m, block)
@@ -204,8 +212,7 @@ class NystromSpectrum(EighSpectrum):
         basis, chosen = rows[chosen], sample[chosen]
         del rows
         K = native_gram(be, basis, None, kernel)
-        if not bool(xp.isfinite(xp.diagonal(K)).all()):
-            raise _overflow(kernel, X.dtype)
+        check_diagonal(xp.diagonal(K), None, kernel, X.dtype)
         if not kernel.definite:
             _check_symmetric(K, xp)
         order, R = _pivoted_cholesky(K, kernel, xp)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numpy.linalg import LinAlgError
 
 from selfdistill_fast.kernels import Kernel
@@ -24,6 +25,8 @@ from selfdistill_fast.spectrum.base import (
     Spectrum,
     check_lam,
     check_n_steps,
+    check_steps,
+    largest,
     refuse_leave_one_out,
 )
 
@@ -139,8 +142,11 @@ class TridiagonalSpectrum(Spectrum):
     def _solved(self, lam: float, n_steps: int, t: Any) -> tuple[Any, Any]:
         """Coordinates (T, n, p) of the pure steps from t, and A^T t."""
         xp = self.backend.xp
+        check_lam(lam, batch=False, dtype=self.dtype)
         steps, last = self.backend.tridiagonal_steps(self._diagonal, self._off, lam, t, n_steps)
         if not bool(xp.isfinite(steps).all()):
+            if largest(abs(t)) / lam > float(np.finfo(self.dtype).max):
+                check_steps(steps, lam, xp)
             raise LinAlgError(
                 f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
                 "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "
