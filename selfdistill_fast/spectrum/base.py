@@ -126,7 +126,7 @@ class Spectrum:
         Y = Y - self.y_mean
         self.Y = Y.astype(X.dtype)
         self.target = (self.kept(Y) * xp.sqrt(weights)[:, None]).astype(X.dtype)
-        if not bool(xp.isfinite(self.target).all()):
+        if not largest(abs(self.target)) * self.n <= float(np.finfo(X.dtype).max):
             raise ValueError(
                 f"y overflows {X.dtype}"
                 + ("" if w is None else ", times the roots of sample_weight")
@@ -460,6 +460,7 @@ def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: A
     X_new (m, d), X (n, d), dual (S, n, p), constant (S, p) → (S, m, p).
     """
     S, n, p = dual.shape
+    check_coefficients(dual, n)
     W = be.xp.ascontiguousarray(be.xp.moveaxis(dual, 0, 1).reshape(n, S * p))
     F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
     F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0)
@@ -493,23 +494,24 @@ def check_lam(lam: Any, *, batch: bool, dtype: Any = None) -> Any:
     if not (np.isfinite(value) & (value > 0)).all():
         raise ValueError(f"lam must be finite and > 0 (the ridge λ of (K + λI)⁻¹), got {lam!r}")
     tiny = 0.0 if dtype is None else float(np.finfo(dtype).tiny)
-    if not ((value >= tiny) & (value * tiny <= 1.0)).all():
+    bad = value[(value < tiny) | (value * tiny > 1.0)]
+    if bad.size:
         raise ValueError(
-            f"lam={lam!r} is out of range in {dtype}: lam and 1/lam must be at least {tiny:.2g}. "
-            "Multiply the kernel and lam by the same number, which changes no prediction"
+            f"lam={bad[0]:g} is out of range in {dtype}: lam and 1/lam must be at least "
+            f"{tiny:.2g}. Multiply the kernel and lam by one number, which changes no prediction"
             + (", or use float64" if dtype == np.float32 else "")
         )
     return value
 
 
-def check_steps(steps: Any, lam: Any, xp: Any) -> Any:
-    """``steps``, coordinates of pure steps; ValueError where they overflow."""
-    if not bool(xp.isfinite(steps).all()):
+def check_coefficients(a: Any, terms: int = 1) -> Any:
+    """``a``, coordinates or dual coefficients; ValueError where sums of ``terms`` overflow."""
+    if not largest(abs(a)) * terms <= float(np.finfo(a.dtype).max):
         raise ValueError(
-            f"coefficients of size y/lam overflow {steps.dtype} at lam={lam!r}: scale y down, or "
-            "the kernel and lam up" + (", or use float64" if steps.dtype == np.float32 else "")
+            f"coefficients of size y/lam overflow {a.dtype}: scale y down, or the kernel and lam up"
+            + (", or use float64" if a.dtype == np.float32 else "")
         )
-    return steps
+    return a
 
 
 def check_lam_steps(lam_steps: Any, n_steps: int) -> Any:

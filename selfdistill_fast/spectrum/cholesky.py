@@ -30,9 +30,9 @@ from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Fold,
     Spectrum,
+    check_coefficients,
     check_lam,
     check_n_steps,
-    check_steps,
 )
 
 __all__ = ["CholeskySpectrum"]
@@ -170,7 +170,7 @@ class CholeskySpectrum(Spectrum):
         for step in range(len(steps)):
             steps[step] = self._solve(t)
             t = t - self.lam * steps[step]
-        return check_steps(steps, lam, self.backend.xp)
+        return check_coefficients(steps)
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters M A^(τ−1) as coefficients of 1, x, …, x^T: (T, T + 1)."""

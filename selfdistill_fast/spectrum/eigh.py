@@ -20,10 +20,10 @@ from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Fold,
     Spectrum,
+    check_coefficients,
     check_lam,
     check_limit,
     check_n_steps,
-    check_steps,
     mix,
 )
 
@@ -113,7 +113,7 @@ class EighSpectrum(Spectrum):
         (T, T, k, p), where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
         """
         steps = self.pure_filters(lam, n_steps, lam_steps)[..., None] * self.z
-        return check_steps(steps, lam if lam_steps is None else lam_steps, self.backend.xp)
+        return check_coefficients(steps)
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters a^(τ−1)/(d + λ) of the pure steps; d times them is diag A^τ.
@@ -132,7 +132,7 @@ class EighSpectrum(Spectrum):
         [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
         """
         if lam_steps is not None:
-            W = self._windows(check_lam(lam_steps, batch=True, dtype=self.dtype))
+            W = self._windows(lam_steps)
             C = self.backend.xp.zeros_like(W)
             for j in range(len(W)):
                 C[j, : j + 1] = W[j, j::-1]
@@ -182,9 +182,8 @@ class EighSpectrum(Spectrum):
         """
         lam = float(check_lam(lam, batch=False, dtype=self.dtype))
         check_limit(self.d.astype("float64"), lam, alpha)
-        return ((alpha / (alpha * self.d.astype("float64") + lam))[:, None] * self.z).astype(
-            self.dtype
-        )
+        filters = alpha / (alpha * self.d.astype("float64") + lam)
+        return check_coefficients((filters[:, None] * self.z).astype(self.dtype))
 
     def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
         """diag B of steps that mix the pure steps with weights C: (T, k), or (T, k, p)."""
@@ -230,6 +229,7 @@ class EighSpectrum(Spectrum):
     def _windows(self, lam_steps: Any) -> Any:
         """Pure filters 1/(d + λ_j) Π_(s <= t < j) d/(d + λ_t) of the steps s..j: (T, T, k)."""
         xp = self.backend.xp
+        check_lam(lam_steps, batch=True, dtype=self.dtype)
         d = self.d.astype("float64")
         T = len(lam_steps)
         W = xp.zeros((T, T, self.k), self.dtype)

@@ -23,9 +23,9 @@ from numpy.linalg import LinAlgError
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
+    check_coefficients,
     check_lam,
     check_n_steps,
-    check_steps,
     largest,
     refuse_leave_one_out,
 )
@@ -145,8 +145,8 @@ class TridiagonalSpectrum(Spectrum):
         check_lam(lam, batch=False, dtype=self.dtype)
         steps, last = self.backend.tridiagonal_steps(self._diagonal, self._off, lam, t, n_steps)
         if not bool(xp.isfinite(steps).all()):
-            if largest(abs(t)) / lam > float(np.finfo(self.dtype).max):
-                check_steps(steps, lam, xp)
+            if not largest(abs(t)) / lam <= float(np.finfo(self.dtype).max):
+                check_coefficients(steps)
             raise LinAlgError(
                 f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
                 "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "
