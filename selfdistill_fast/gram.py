@@ -59,9 +59,16 @@ def gram(
     TypeError
         Sparse, complex or non-numeric input; not a kernel.
     ValueError
-        Wrong shapes, NaN or infinity.
+        Wrong shapes, NaN or infinity; a distance kernel whose unit of length is too small beside
+        the largest feature for the dtype.
     MemoryError
         K does not fit; the message gives the bytes.
+
+    Notes
+    -----
+    Features and parameters may have any size: where squares or products would leave the range
+    of the dtype, rows are scaled by powers of two first. Entries that the dtype cannot hold are
+    infinite, or subnormal or 0.
 
     Examples
     --------
