@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast import ranges
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.gram import check_memory, native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
@@ -129,6 +130,13 @@ class Spectrum:
         Y = Y - self.y_mean
         self.Y = Y.astype(X.dtype)
         self.target = (self.kept(Y) * xp.sqrt(weights)[:, None]).astype(X.dtype)
+        if not largest(abs(self.target)) * self.n <= float(np.finfo(X.dtype).max):
+            raise ValueError(
+                f"y overflows {X.dtype}"
+                + ("" if w is None else ", times the roots of sample_weight")
+                + ": scale y down"
+                + (", or use float64 rows" if X.dtype == np.float32 else "")
+            )
 
     def _checked_matrix(self, X: Any, *, copy: bool) -> Any:
         """K of the kept rows, unweighted, finite and symmetric; ``copy``: it may be destroyed."""
@@ -142,11 +150,7 @@ class Spectrum:
             K = X[self.rows][:, self.rows]
         if copy and not kernel.pair and not (precomputed and self.rows is not None):
             K = K.copy()  # the caller keeps his matrix, and may keep his function's result
-        if not bool(xp.isfinite(xp.diagonal(K)).all()):
-            raise ValueError(
-                f"{kernel!r} overflows {K.dtype} on these rows: scale X down"
-                + (" or use float64" if K.dtype == np.float32 else "")
-            )
+        check_diagonal(xp.diagonal(K), self.kept(X) if kernel.pair else None, kernel, K.dtype)
         if not kernel.definite:
             _check_symmetric(K, xp)
         return K
@@ -395,9 +399,30 @@ def largest(a: Any) -> float:
 def kernel_diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
     """κ(x, x) of every row, float64."""
     if kernel.pair:
-        return kernel.diagonal(be.xp, (X.astype("float64") ** 2).sum(1))
+        return ranges.diagonal(be, X, kernel)
     values = [native_gram(be, X[i : i + 1], None, kernel)[0, 0] for i in range(X.shape[0])]
     return be.xp.asarray(values, dtype="float64")
+
+
+def check_diagonal(diagonal: Any, X: Any, kernel: Kernel, dtype: Any) -> None:
+    """ValueError where K over- or underflows ``dtype``, judged by its diagonal.
+
+    Parameters
+    ----------
+    diagonal : (n,) κ(x, x), of any precision
+    X : (n, d) the rows, or None where κ(0, 0) is not all that may be 0
+    kernel : Kernel
+    dtype : float32 or float64
+    """
+    info, size = np.finfo(dtype), largest(abs(diagonal))
+    wider = ", or use float64" if dtype == np.float32 else ""
+    if not size * len(diagonal) <= float(info.max):  # a bound of the largest eigenvalue
+        raise ValueError(f"{kernel!r} overflows {dtype} on these rows: scale X down{wider}")
+    nothing = size == 0.0 and not (
+        X is not None and kernel.definite and largest(abs(X)) > 0.0  # definite: κ(x, x) > 0
+    )
+    if size < float(info.tiny) and not nothing:
+        raise ValueError(f"{kernel!r} underflows {dtype} on these rows: scale X up{wider}")
 
 
 def _check_symmetric(K: Any, xp: Any) -> None:
@@ -471,19 +496,21 @@ def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: A
     X_new (m, d), X (n, d), dual (S, n, p), constant (S, p) → (S, m, p).
     """
     S, n, p = dual.shape
+    check_coefficients(dual, n)
     W = be.xp.ascontiguousarray(be.xp.moveaxis(dual, 0, 1).reshape(n, S * p))
     F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
     F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0)
     return F + constant[:, None, :]
 
 
-def check_lam(lam: Any, *, batch: bool) -> Any:
+def check_lam(lam: Any, *, batch: bool, dtype: Any = None) -> Any:
     """``lam`` as float64: a 0-d value, or with ``batch`` possibly a 1-D array (L,).
 
     Raises
     ------
     TypeError, ValueError
-        Not a number, not finite, not > 0, or an array where one value is wanted.
+        Not a number, not finite, not > 0, or an array where one value is wanted; λ or 1/λ not a
+        normal number of ``dtype``, if that is given.
     """
     try:
         value = np.asarray(lam)
@@ -502,7 +529,25 @@ def check_lam(lam: Any, *, batch: bool) -> Any:
         )
     if not (np.isfinite(value) & (value > 0)).all():
         raise ValueError(f"lam must be finite and > 0 (the ridge λ of (K + λI)⁻¹), got {lam!r}")
+    tiny = 0.0 if dtype is None else float(np.finfo(dtype).tiny)
+    bad = value[(value < tiny) | (value * tiny > 1.0)]
+    if bad.size:
+        raise ValueError(
+            f"lam={bad[0]:g} is out of range in {dtype}: lam and 1/lam must be at least "
+            f"{tiny:.2g}. Multiply the kernel and lam by one number, which changes no prediction"
+            + (", or use float64" if dtype == np.float32 else "")
+        )
     return value
+
+
+def check_coefficients(a: Any, terms: int = 1) -> Any:
+    """``a``, coordinates or dual coefficients; ValueError where sums of ``terms`` overflow."""
+    if not largest(abs(a)) * terms <= float(np.finfo(a.dtype).max):
+        raise ValueError(
+            f"coefficients of size y/lam overflow {a.dtype}: scale y down, or the kernel and lam up"
+            + (", or use float64" if a.dtype == np.float32 else "")
+        )
+    return a
 
 
 def check_lam_steps(lam_steps: Any, n_steps: int) -> Any:

@@ -27,7 +27,13 @@ from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, Spectrum, check_lam, check_n_steps
+from selfdistill_fast.spectrum.base import (
+    Fold,
+    Spectrum,
+    check_coefficients,
+    check_lam,
+    check_n_steps,
+)
 
 __all__ = ["CholeskySpectrum"]
 
@@ -73,7 +79,7 @@ class CholeskySpectrum(Spectrum):
         automatic: bool,
     ) -> None:
         xp = be.xp
-        self.lam = lam
+        self.lam = float(check_lam(lam, batch=False, dtype=X.dtype))
         n = X.shape[0] if w is None else int((w > 0).sum())
         self._prepare(
             be,
@@ -89,10 +95,12 @@ class CholeskySpectrum(Spectrum):
         self.k = K.shape[0]
         if automatic and lam < self.rounding:
             raise OutOfRange
-        trace, squares = float(xp.trace(K, dtype="float64")), 0.0
+        unit = float(xp.trace(K, dtype="float64")) / max(self.k, 1) or 1.0
+        squares = 0.0  # ‖K‖_F² / unit²: squares of K itself may overflow
         for start in range(0, self.k, _BLOCK):
-            squares += float(xp.square(K[start : start + _BLOCK], dtype="float64").sum())
-        if lam * trace > MAX_RIDGE * squares:  # ‖K‖_F² / trace is a lower bound of d_max
+            rows = K[start : start + _BLOCK].astype("float64") / unit
+            squares += float(xp.square(rows).sum())
+        if lam / unit * self.k > MAX_RIDGE * squares:  # ‖K‖_F² / trace is below d_max
             if automatic:
                 raise OutOfRange
             warn_caller(
@@ -159,7 +167,7 @@ class CholeskySpectrum(Spectrum):
         for step in range(len(steps)):
             steps[step] = self._solve(t)
             t = t - self.lam * steps[step]
-        return steps
+        return check_coefficients(steps)
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters M A^(τ−1) as coefficients of 1, x, …, x^T: (T, T + 1)."""
@@ -309,11 +317,12 @@ class CholeskySpectrum(Spectrum):
             powers[1] = xp.diagonal(M) * self.lam
             for start in range(0, self.k, _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                powers[2, rows] = xp.einsum("ij,ij->i", M[rows], M[rows]) * self.lam**2
+                x = M[rows] * self.lam  # at most 1, whatever the size of K
+                powers[2, rows] = xp.einsum("ij,ij->i", x, x)
                 if count > 2:
-                    squared = M[rows] @ M
-                    powers[3, rows] = xp.einsum("ij,ij->i", squared, M[rows]) * self.lam**3
-                    powers[4, rows] = xp.einsum("ij,ij->i", squared, squared) * self.lam**4
+                    squared = x @ M * self.lam
+                    powers[3, rows] = xp.einsum("ij,ij->i", squared, x)
+                    powers[4, rows] = xp.einsum("ij,ij->i", squared, squared)
             if self.q is not None:
                 for power in range(len(powers)):
                     powers[power] -= (self.q**2).astype(self.dtype) * self._xi**power

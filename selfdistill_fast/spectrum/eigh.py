@@ -22,6 +22,7 @@ from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Fold,
     Spectrum,
+    check_coefficients,
     check_lam,
     check_limit,
     check_n_steps,
@@ -122,7 +123,8 @@ class EighSpectrum(Spectrum):
         ndarray of shape (T, k, p), or (L, T, k, p) for a batch; for a schedule
         (T, T, k, p), where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
         """
-        return self.pure_filters(lam, n_steps, lam_steps)[..., None] * self.z
+        steps = self.pure_filters(lam, n_steps, lam_steps)[..., None] * self.z
+        return check_coefficients(steps)
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters a^(τ−1)/(d + λ) of the pure steps; d times them is diag A^τ.
@@ -146,7 +148,7 @@ class EighSpectrum(Spectrum):
             for j in range(len(W)):
                 C[j, : j + 1] = W[j, j::-1]
             return C
-        lam = check_lam(lam, batch=True)
+        lam = check_lam(lam, batch=True, dtype=self.dtype)
         lams = lam.reshape(-1)
         C = self.backend.pure_filters(self.d, lams, check_n_steps(n_steps))
         for i in np.flatnonzero(lams < self.rounding) if self.unknown else ():
@@ -199,12 +201,13 @@ class EighSpectrum(Spectrum):
         ValueError
             The limit does not exist.
         """
+        lam = float(check_lam(lam, batch=False, dtype=self.dtype))
         d = self.d.astype("float64")
         check_limit(d, lam, alpha)
         f = alpha / (alpha * d + lam)
         if self._unknown_at(lam):
             f[: self.unknown] = 0.0
-        return (f[:, None] * self.z).astype(self.dtype)
+        return check_coefficients((f[:, None] * self.z).astype(self.dtype))
 
     def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
         """diag B of steps that mix the pure steps with weights C: (T, k), or (T, k, p)."""
@@ -274,6 +277,7 @@ class EighSpectrum(Spectrum):
     def _windows(self, lam_steps: Any) -> Any:
         """Pure filters 1/(d + λ_j) Π_(s <= t < j) d/(d + λ_t) of the steps s..j: (T, T, k)."""
         xp = self.backend.xp
+        check_lam(lam_steps, batch=True, dtype=self.dtype)
         d = self.d.astype("float64")
         T = len(lam_steps)
         W = xp.zeros((T, T, self.k), self.dtype)

@@ -40,9 +40,10 @@ from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.backend import Reference, get_backend
-from selfdistill_fast.gram import native_matmul
+from selfdistill_fast.gram import native_half, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
 from selfdistill_fast.spectrum.base import (
+    check_diagonal,
     check_lam,
     check_n_steps,
     kernel_diagonal,
@@ -116,6 +117,7 @@ class KrylovSpectrum(EighSpectrum):
         if lam_min is None and lam is None:
             raise ValueError("solver='krylov' needs lam_min (or lam): its run depends on it")
         smallest = float(np.min(lam if lam_min is None else check_lam(lam_min, batch=False)))
+        check_lam(smallest, batch=False, dtype=X.dtype)
         n_steps = check_n_steps(n_steps)
         single = X.dtype == np.float32
         self.tol = check_tol((1e-3 if single else 1e-8) if tol is None else tol)
@@ -149,12 +151,9 @@ class KrylovSpectrum(EighSpectrum):
         if precomputed or not kernel.pair:
             self._half = self._half_of_matrix(X)
         else:
-            self._measure(kernel_diagonal(be, self.kept(self.X), kernel))
-        if not math.isfinite(self._largest_diagonal):
-            raise ValueError(
-                f"{kernel!r} overflows {X.dtype} on these rows: scale X down"
-                + (" or use float64" if single else "")
-            )
+            diagonal = kernel_diagonal(be, self.kept(self.X), kernel)
+            check_diagonal(diagonal, self.X, kernel, X.dtype)
+            self._measure(diagonal)
         self._measure_targets()
         self._start()
         if len(self._next) > self.max_rank:
@@ -270,7 +269,7 @@ class KrylovSpectrum(EighSpectrum):
         if self._half is not None or self.storage == "none":
             return False
         X = self.kept(self.X)
-        self._half = self.backend.half_gram(X, self.kernel, dtype=self.storage)
+        self._half = native_half(self.backend, X, self.kernel, dtype=self.storage)
         return True
 
     # ------------------------------------------------------------ the process
@@ -520,7 +519,7 @@ class KrylovSpectrum(EighSpectrum):
 
     def _ensure(self, lam: Any, n_steps: int) -> None:
         """Continue the run where ``lam`` or ``n_steps`` go beyond what it has met."""
-        smallest = float(np.min(lam))
+        smallest = float(np.min(check_lam(lam, batch=True, dtype=self.dtype)))
         with self._lock:
             met = self.lam_min, self.n_steps
             if smallest >= self.lam_min and n_steps <= self.n_steps:

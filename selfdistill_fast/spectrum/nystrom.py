@@ -44,10 +44,18 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
+from selfdistill_fast import ranges
 from selfdistill_fast.backend.threads import n_threads_now, one_blas_thread
 from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps, largest, rounding
+from selfdistill_fast.spectrum.base import (
+    Fold,
+    _check_symmetric,
+    check_diagonal,
+    check_n_steps,
+    largest,
+    rounding,
+)
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.rows import Rows, is_dask, map_dask
 
@@ -205,6 +213,8 @@ class NystromSpectrum(EighSpectrum):
         random = np.random.default_rng(random_state)
         sample = xp.asarray(_sample(be, X, w, m, sampling, random))
         rows, weights = X[sample], None if w is None else w[sample]
+        if kernel.pair:
+            check_diagonal(_diagonal(be, rows, kernel), rows, kernel, X.dtype)
         if sampling == "auto":
             pilot = rows, y[sample], kernel, weights, fit_intercept
             sampling = _better_sampling(be, *pilot, m, block)
@@ -213,8 +223,7 @@ class NystromSpectrum(EighSpectrum):
         basis, chosen = rows[chosen], sample[chosen]
         del rows
         K = native_gram(be, basis, None, kernel)
-        if not bool(xp.isfinite(xp.diagonal(K)).all()):
-            raise _overflow(kernel, X.dtype)
+        check_diagonal(xp.diagonal(K), None, kernel, X.dtype)
         if not kernel.definite:
             _check_symmetric(K, xp)
         order, R = _pivoted_cholesky(K, kernel, xp)
@@ -740,7 +749,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
 def _diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
     """κ(x, x) of every row, float64."""
     if kernel.pair:
-        return kernel.diagonal(be.xp, (X.astype("float64") ** 2).sum(1))
+        return ranges.diagonal(be, X, kernel)
     parts = [
         be.xp.diagonal(native_gram(be, X[i : i + _BATCH], None, kernel)).astype("float64")
         for i in range(0, X.shape[0], _BATCH)
