@@ -253,13 +253,15 @@ class KrylovSpectrum(EighSpectrum):
             X = self.kept(self.X).astype("float64")
             size = magnitudes(self.kernel, diagonal, xp.square(X).sum(1))
             square = xp.square(X - X.mean(0)).sum(1)
-            eps = self._unit_roundoff * entry_rounding(self.kernel, X.shape[1], square)
+            eps = entry_rounding(self.kernel, X.shape[1], square)
+        elsewhere = eps if self.X is None else self._unit_roundoff * eps
+        eps = eps if self.X is None else _U * eps  # computed exactly, see _product
         size = xp.maximum(size, 0.0)
         self._largest_magnitude = largest(size)
         # entries of K_w are at most m_i m_j, and off by e_i e_j; those of κ(x, X) by a_j √κ(x, x)
         self._magnitude = xp.sqrt(size * weight)
-        self._off, self._off_elsewhere = self._magnitude * xp.sqrt(eps), self._magnitude * eps
-        self._entry = largest(eps)
+        self._off, self._off_elsewhere = self._magnitude * xp.sqrt(eps), self._magnitude * elsewhere
+        self._entry = largest(elsewhere)
 
     def _measure_targets(self) -> None:
         """Scale of each target, and its unit: a power of two, in which the run is made.
@@ -286,26 +288,34 @@ class KrylovSpectrum(EighSpectrum):
             t -= self.q[:, None] * (self.q @ t)
         self._t = t  # what the run is about: centred targets in their units
 
-    def _apply(self, V: Any, *, exactly: bool = False) -> Any:
-        """K_w V on the complement of q, for V (n, b) in float64.
+    def _apply(self, V: Any) -> Any:
+        """K_w V on the complement of q, for V (n, b) in float64."""
+        return self._centred(self._product(V))
 
-        ``exactly``: with the entries of K computed anew where they are kept in float32.
-        """
-        P = self._product(V, exactly=exactly)
+    def _centred(self, P: Any) -> Any:
+        """P (n, b) on the complement of q, in place."""
         if self.q is not None:
             P -= self.q[:, None] * (self.q @ P)
         return P
 
     def _product(self, V: Any, *, exactly: bool = False) -> Any:
-        """K_w V, (n, b)."""
+        """K_w V, (n, b). ``exactly``: with the entries of K in float64, if they are ours."""
         be, xp = self.backend, self.backend.xp
         U = V if self._root64 is None else V * self._root64
-        if self._half is not None and not (exactly and self._rounded and self.X is not None):
+        anew = self.X is not None and (self._rounded or self._single) and exactly
+        if self._half is not None and not anew:
             P = be.half_matmul(self._half, U)
         else:
-            U = xp.ascontiguousarray(U)
-            P = native_matmul(be, self.kept(self.X), None, U, self.kernel)
+            X = self.kept(self.X)
+            if anew and self.kernel.pair:
+                X = X.astype("float64")
+            P = native_matmul(be, X, None, xp.ascontiguousarray(U), self.kernel)
         return P if self._root64 is None else P * self._root64
+
+    @property
+    def _single(self) -> bool:
+        """Whether rows and predictions are float32."""
+        return bool(self.dtype == np.float32)
 
     @property
     def _unit_roundoff(self) -> float:
@@ -353,7 +363,7 @@ class KrylovSpectrum(EighSpectrum):
         self._offset = None
         self._mean_feature, along = 0.0, 0.0  # ‖mean feature‖, and qᵀKq
         if self.fit_intercept:
-            m = self._product(self.q.astype("float64")[:, None])[:, 0]
+            m = self._product(self.q.astype("float64")[:, None], exactly=True)[:, 0]
             self._offset = m / self.total_weight**0.5
             along = max(float(self.q @ m), 0.0)
             self._mean_feature = (along / self.total_weight) ** 0.5
@@ -362,7 +372,7 @@ class KrylovSpectrum(EighSpectrum):
         self._feature_norm = self._largest_diagonal**0.5 + self._mean_feature
         #: rounding of K as an operator, and the trace of K on the complement of q
         self._slack = sum_rounding(len(self.target)) * _U * self._trace
-        self._slack += float(xp.square(self._off).sum())
+        self._slack += float((self._magnitude * self._off_elsewhere).sum())
         self._slack += 2.0**-24 * self._trace if self._rounded else 0.0
         self._centred_trace = max(self._trace - along, 0.0)
 
@@ -782,7 +792,9 @@ class KrylovSpectrum(EighSpectrum):
         C = self._rows_of(filters[..., None] * z)  # (T, n, p)
         T, n, p = C.shape
         dual = xp.ascontiguousarray(xp.moveaxis(C, 1, 0).reshape(n, T * p))
-        KC = xp.moveaxis(self._apply(dual, exactly=True).reshape(n, T, p), 1, 0)
+        values = self._product(dual, exactly=True)
+        lost = self._lost_by_single(dual, values).reshape(T, p)
+        KC = xp.moveaxis(self._centred(values).reshape(n, T, p), 1, 0)
         R = xp.empty_like(C)
         t = self._t[:, targets]
         seen = np.zeros((T, p))  # what the residuals have beyond those of exact arithmetic
@@ -811,10 +823,10 @@ class KrylovSpectrum(EighSpectrum):
         largest_gains = gains(lam, T)[:, None, None]
         bounds = np.minimum(held + rest * np.stack(outside), largest_gains * sizes)
 
-        noise, rounding = self._rounding(targets, C, KC, seen)
+        noise, rounding = self._rounding(targets, C, KC, seen, lost)
         by = self._gains_of_rounding(lam, T)[:, None, None]
-        lost = 4.0 * (self._unit_roundoff + T * _U) * _norms(self._t[None, :, targets], be)
-        size = propagated(by * noise) + by[0] * (lost + self._dropped[targets]) + rounding.size
+        of_t = 4.0 * (self._unit_roundoff + T * _U) * _norms(self._t[None, :, targets], be)
+        size = propagated(by * noise) + by[0] * (of_t + self._dropped[targets]) + rounding.size
         whole = rounding._replace(size=propagated(bounds) + size)
         return whole, rounding._replace(size=propagated(by * seen) + size)
 
@@ -845,14 +857,30 @@ class KrylovSpectrum(EighSpectrum):
         """A bound of ‖A‖."""
         return self._trace / (self._trace + lam)
 
+    def _lost_by_single(self, dual: Any, values: Any) -> np.ndarray:
+        """What predictions in float32 lose at a training row at most, over √κ(x, x), (b,).
+
+        From the exact ``values`` K_w dual (n, b); inf where that is not to be known.
+        """
+        be, xp = self.backend, self.backend.xp
+        n = len(dual)
+        if not (self._single and self.kernel.pair and n >= _SEEN):
+            return np.full(dual.shape[1], np.inf)
+        root = xp.ones((n, 1)) if self._root64 is None else self._root64
+        X, W = self.kept(self.X), xp.ascontiguousarray((dual * root).astype(self.dtype))
+        found = native_matmul(be, X, X, W, self.kernel).astype("float64")
+        size = xp.maximum(self._magnitude[:, None], 1e-300)  # of a row of zeros
+        return be.to_numpy((abs(found * root - values) / size).max(0))
+
     def _rounding(
-        self, targets: slice, C: Any, KC: Any, seen: np.ndarray
+        self, targets: slice, C: Any, KC: Any, seen: np.ndarray, lost: np.ndarray
     ) -> tuple[np.ndarray, Bound]:
         """First-order bounds of rounding, for dual coefficients C (T, n, p) and K C.
 
         The first (T, p) is of residuals: of the entries of K times C and of the sums. In the
         second: that C is not orthogonal to q; and of predictions κ(x, X)ᵀc, from the entries,
-        the sums, c, and the constant ȳ − r·c. See docs/certificate.md.
+        the sums, c, and the constant ȳ − r·c. ``seen`` and ``lost`` (T, p) are measured, of the
+        residuals and of the predictions. See docs/certificate.md.
         """
         be, xp = self.backend, self.backend.xp
         n, u = C.shape[1], self._unit_roundoff
@@ -871,18 +899,20 @@ class KrylovSpectrum(EighSpectrum):
             noise = np.minimum(noise, 2.0 * seen)
         noise = noise + off_all * np.minimum(off, MANY * off_squares)
 
-        again = (2.0 * self.k**0.5 + 4.0) * _U * length  # of c, which is computed once more
-        again = again * min(all_, ANY * largest(self._magnitude))
-        point = 3.0 * u * np.minimum(added, ANY * squares) + sums * added + again
+        point = 3.0 * u * np.minimum(added, ANY * squares) + sums * added
         elsewhere, elsewhere_squares, _ = weighted(self._off_elsewhere)
         point += np.minimum(elsewhere, ANY * elsewhere_squares)
-        square = be.to_numpy((C * KC).sum(1))
-        point += 3.0 * u * np.sqrt(np.maximum(square, 0.0))
-        if u > _U:  # sums within a tile of K are of the precision of the predictions
+        if self._single:  # sums within a tile of K are in float32
             if self.kernel.pair:
                 point += u * np.minimum(sum_rounding(min(n, 192)) * added, 300.0 * squares)
             else:
                 point += u * sum_rounding(n) * added
+        point = np.minimum(point, 4.0 * lost)
+        square = be.to_numpy((C * KC).sum(1))
+        point += 3.0 * u * np.sqrt(np.maximum(square, 0.0))
+        again = (2.0 * self.k**0.5 + 4.0) * _U * length  # of c, which is computed once more
+        again = again * min(all_, ANY * largest(self._magnitude))
+        point += again
         if not self.fit_intercept:
             return noise, Bound(np.zeros_like(point), point, np.zeros_like(point))
         along = abs(be.to_numpy(xp.tensordot(self.q.astype("float64"), C, ([0], [1]))))
