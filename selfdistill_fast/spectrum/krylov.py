@@ -919,7 +919,7 @@ class KrylovSpectrum(EighSpectrum):
         shift = abs(be.to_numpy(xp.tensordot(self._offset, C, ([0], [1]))))
         fixed = self._mean_root * (3.0 * sums * added + again) + 3.0 * u * shift
         fixed += off_all / self.total_weight**0.5 * off
-        fixed += (3.0 * sums + 2.0 * u) * self._mean_size[targets]
+        fixed += (3.0 * sums + 4.0 * u) * self._mean_size[targets]
         return noise, Bound((along + sums * length) * self._mean_length, point, fixed)
 
     def _propagated_inside(self, u: Any, lam: float) -> np.ndarray:
@@ -1107,7 +1107,8 @@ def krylov_bytes(
     certified = max(_CERTIFIED * p, n_steps)
     blocks = 8 * n * (12 * p + 10 * certified + 16)  # of the process; of the certificate
     matrix = be.half_bytes(n, storage) if storage != "none" else 0
-    return matrix + basis + blocks + 4 * n * d * itemsize + 4 * rank * rank * 8
+    rows = 4 * n * d * 8  # as given, packed, and in float64
+    return matrix + basis + blocks + rows + 4 * rank * rank * 8
 
 
 def fitting_rank(
