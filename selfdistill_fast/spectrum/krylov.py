@@ -280,7 +280,10 @@ class KrylovSpectrum(EighSpectrum):
         unit = np.exp2(np.floor(np.log2(np.where(size > 0.0, size, 1.0))))
         self._unit = np.maximum(unit, 1e-300)
         self._scale, self._goal = scale / self._unit, self.tol * size / self._unit
-        self._mean_size = (mean + scale) / self._unit if self.fit_intercept else 0.0 * scale
+        added = (mean + scale) / self._unit if self.fit_intercept else 0.0 * scale
+        #: of ȳ, which every prediction contains, whatever λ is
+        sums = sum_rounding(len(self.target)) * _U
+        self._mean_rounding = (3.0 * sums + 4.0 * self._unit_roundoff) * added
         t = self.target.astype("float64") / xp.asarray(self._unit)
         self._dropped = np.where(constant, _norms(t[None], be)[0], 0.0)
         t[:, xp.asarray(constant)] = 0.0
@@ -746,7 +749,10 @@ class KrylovSpectrum(EighSpectrum):
         floor = self._certificates[known][1]
         if not below:
             return floor * math.exp(min(1.5 * (math.log(known) - math.log(lam)), 600.0))
-        return floor * (self._length(lam) / self._length(known)) if likely else floor
+        if not likely:
+            return floor
+        share = self._length(lam) / self._length(known)
+        return self._mean_rounding + (floor - self._mean_rounding) * share
 
     def _length(self, lam: float) -> np.ndarray:
         """‖c₁‖/√λ, (p,)."""
@@ -919,7 +925,7 @@ class KrylovSpectrum(EighSpectrum):
         shift = abs(be.to_numpy(xp.tensordot(self._offset, C, ([0], [1]))))
         fixed = self._mean_root * (3.0 * sums * added + again) + 3.0 * u * shift
         fixed += off_all / self.total_weight**0.5 * off
-        fixed += (3.0 * sums + 4.0 * u) * self._mean_size[targets]
+        fixed += self._mean_rounding[targets]
         return noise, Bound((along + sums * length) * self._mean_length, point, fixed)
 
     def _propagated_inside(self, u: Any, lam: float) -> np.ndarray:
@@ -980,21 +986,22 @@ class KrylovSpectrum(EighSpectrum):
 
     def _good_from(self) -> float:
         """A λ whose certificate meets the tolerance, not far above the smallest; inf if none."""
-        lam = self.lam_min
-        top = math.log(max(self.lam_min, self._norm) * 1e12)
-        for _ in range(20):
-            low, high = math.log(1.02 * lam), max(math.log(1.02 * lam), top)
+        lam, top = self.lam_min, max(self.lam_min, self._norm) * 1e12
+
+        def likely(lam: float) -> bool:
+            bound = self._recursion(lam, self.n_steps) + self._floor(lam, likely=True)
+            return bool((bound <= self._goal).all())
+
+        for attempt in range(12):
+            low, high = math.log(lam) + 0.01 * 2.0**attempt, math.log(top)
+            if low >= high or not likely(top):
+                break
             for _ in range(40):
                 middle = 0.5 * (low + high)
-                likely = self._floor(math.exp(middle), likely=True)
-                bound = self._recursion(math.exp(middle), self.n_steps) + likely
-                met = (bound <= self._goal).all()
-                low, high = (low, middle) if met else (middle, high)
-            lam = float(f"{1.01 * math.exp(high):.3g}")  # as it is printed
+                low, high = (low, middle) if likely(math.exp(middle)) else (middle, high)
+            lam = float(f"{1.005 * math.exp(high):.3g}")  # as it is printed
             if (self._certified(lam)[0] <= self._goal).all():
                 return lam
-            if math.log(lam) > top:
-                break
         return math.inf
 
     # ------------------------------------------------------------ the protocol
@@ -1107,7 +1114,7 @@ def krylov_bytes(
     certified = max(_CERTIFIED * p, n_steps)
     blocks = 8 * n * (12 * p + 10 * certified + 16)  # of the process; of the certificate
     matrix = be.half_bytes(n, storage) if storage != "none" else 0
-    rows = 4 * n * d * 8  # as given, packed, and in float64
+    rows = n * d * (2 * itemsize + 16)  # as given and in float64, and packed
     return matrix + basis + blocks + rows + 4 * rank * rank * 8
 
 
