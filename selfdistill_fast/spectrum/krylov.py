@@ -305,12 +305,13 @@ class KrylovSpectrum(EighSpectrum):
         """K_w V, (n, b). ``exactly``: with the entries of K in float64, if they are ours."""
         be, xp = self.backend, self.backend.xp
         U = V if self._root64 is None else V * self._root64
-        anew = self.X is not None and (self._rounded or self._single) and exactly
+        ours = self.kernel.pair != ""
+        anew = exactly and self.X is not None and (self._rounded or (self._single and ours))
         if self._half is not None and not anew:
             P = be.half_matmul(self._half, U)
         else:
             X = self.kept(self.X)
-            if anew and self.kernel.pair:
+            if anew and ours:
                 X = X.astype("float64")
             P = native_matmul(be, X, None, xp.ascontiguousarray(U), self.kernel)
         return P if self._root64 is None else P * self._root64
@@ -499,11 +500,11 @@ class KrylovSpectrum(EighSpectrum):
                 room = np.maximum(self._goal - floor, _ROOM * self._goal)
                 self._run(_SHARE / strictness * room)
                 self._diagonalise()
+                self._forget()
                 excess = self._excess(asked, room)
                 if excess > 1.0 and not self._ended:
                     strictness *= 2.0 * min(excess, 1e3)
                     continue
-                self._forget()
                 floor = self._certified(self.lam_min)[1]
                 room = np.maximum(self._goal - floor, _ROOM * self._goal)
                 if self._ended or self._excess(asked, room) <= 1.0:
@@ -843,9 +844,8 @@ class KrylovSpectrum(EighSpectrum):
         at most its trace there.
         """
         cap = 0.5 / lam**0.5
-        trace = self._trace + self._slack
-        if trace < lam:
-            cap = trace**0.5 / (trace + lam)
+        if self._trace + self._slack < lam:
+            cap = (self._trace + self._slack) ** 0.5 / (self._trace + self._slack + lam)
         theta = self.d.astype("float64")
         inside = 0.0
         if self.k:
@@ -861,7 +861,8 @@ class KrylovSpectrum(EighSpectrum):
 
     def _contraction(self, lam: float) -> float:
         """A bound of ‖A‖."""
-        return self._trace / (self._trace + lam)
+        largest_eigenvalue = self._trace + self._slack
+        return largest_eigenvalue / (largest_eigenvalue + lam)
 
     def _lost_by_single(self, dual: Any, values: Any) -> np.ndarray:
         """What predictions in float32 lose at a training row at most, over √κ(x, x), (b,).
@@ -936,9 +937,7 @@ class KrylovSpectrum(EighSpectrum):
         """
         be = self.backend
         theta = self.d.astype("float64")[:, None]
-        a, cap = theta / (theta + lam), 0.5 / lam**0.5
-
-        slack = self._slack
+        a, cap, slack = theta / (theta + lam), 0.5 / lam**0.5, self._slack
 
         def leaks(u: Any) -> np.ndarray:
             u = u / (theta + lam)
@@ -969,7 +968,7 @@ class KrylovSpectrum(EighSpectrum):
             return
         if self._automatic and not self._done and self._ended:
             raise ShortOfTolerance
-        self._good = self._good_from()
+        self._good = self._good_from(asked)
         ended = (
             f"the tolerance is below rounding{' of K to float32' if self._rounded else ''}"
             if self._done or not self._ended
@@ -984,9 +983,16 @@ class KrylovSpectrum(EighSpectrum):
             RuntimeWarning,
         )
 
-    def _good_from(self) -> float:
-        """A λ whose certificate meets the tolerance, not far above the smallest; inf if none."""
+    def _good_from(self, asked: _Asked) -> float:
+        """A λ whose certificate meets the tolerance; inf if there is none.
+
+        Not far above the smallest for which it does not, and above all that were asked for
+        and whose residuals exceed it (which need not fall as λ grows).
+        """
         lam, top = self.lam_min, max(self.lam_min, self._norm) * 1e12
+        for one in asked.lams:
+            met = asked.schedule is None and self._recursion(one, self.n_steps) <= self._goal
+            lam = lam if np.all(met) else max(lam, one)
 
         def likely(lam: float) -> bool:
             bound = self._recursion(lam, self.n_steps) + self._floor(lam, likely=True)
