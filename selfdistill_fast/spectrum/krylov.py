@@ -17,15 +17,22 @@ pure steps, and r_s = t̂_(s−1) − (K + λ)ĉ_s their residuals; in exact ari
     r_s = −Q₊ B Eᵀ (T + λ)⁻¹ (T(T + λ)⁻¹)^(s−1) Qᵀt.
 
 Then ĉ_τ − c_τ = (K + λ)⁻¹ (δ_(τ−1) − r_τ) and δ_s = A δ_(s−1) + λ(K + λ)⁻¹ r_s for the error
-δ_s of t̂_s. Since |κ(x, X)ᵀe| <= √κ(x, x) ‖K^½ e‖ at every x, with u = d/(d + λ)
+δ_s of t̂_s. A function with coefficients e is ⟨φ(x), Φᵀe⟩, with ‖Φᵀe‖ = ‖K^½e‖; so with F(x) =
+√κ(x, x) and u = d/(d + λ)
 
-    |f̂_τ(x) − f_τ(x)| <= √κ(x, x) Σ_(s<=τ) ‖r_s‖ g_(τ−s),
+    |f̂_τ(x) − f_τ(x)| <= F(x) Σ_(s<=τ) ‖r_s‖ g_(τ−s),
     g_0 = max √d/(d + λ) = 1/(2√λ),   g_i = max u^(i−½) (1 − u)^(3/2) / √λ  for i >= 1,
 
 and what r_s does later is known more closely for its part in the basis, and bounded for the
-rest by its moments rᵀKr and ‖Kr‖². The process stops by the residuals of exact arithmetic and
-g; the certificate is that of residuals computed anew with products with K, and so contains
-rounding.
+rest by its moments rᵀKr and ‖Kr‖². With an intercept φ is centred: F(x) = ‖φ(x) − φ̄‖, which is
+at most √κ(x, x) + ‖φ̄‖; and a part η of ĉ along q, which must not be there, adds η ‖K^½q‖ F(x).
+
+The process stops by the residuals of exact arithmetic and g, for every step at ``lam_min`` and
+for every λ that is asked for: the bound need not fall as λ grows, since a residual r_s, s > 1,
+may vanish at one λ and not at the next. The certificate is that of residuals computed anew with
+products with K, and of what rounding may hide in them and add to a prediction; see
+certificate.py and docs/certificate.md. Rounding falls as λ grows: it is a multiple of ‖ĉ_s‖, and
+(K + λ)⁻¹, A and the gains all fall.
 """
 
 from __future__ import annotations
@@ -104,8 +111,9 @@ class KrylovSpectrum(EighSpectrum):
     Attributes
     ----------
     tol : float
-        Bound asked for of the error of every pure step, relative to max |y| (centred, with
-        an intercept) of each target.
+        Bound asked for of the error of every pure step 1..n_steps, for every λ that is asked
+        for, at every x with κ(x, x) <= max_i κ(x_i, x_i), relative to max |y| (centred, with
+        an intercept) of each target. Where it is not met there is a RuntimeWarning.
     lam_min : float
         The smallest ridge that was asked for so far.
     n_steps : int
@@ -196,7 +204,8 @@ class KrylovSpectrum(EighSpectrum):
         self._automatic = automatic
         self._good = 0.0  # ridges that are not below this are within the tolerance
         self._forget()
-        self._continue(_Asked([smallest] if lam is None else np.unique(lam).tolist(), None))
+        lams = np.array([smallest]) if lam is None else np.unique(lam)
+        self._continue(_Asked(lams[lams >= smallest].tolist(), None))
         self._automatic = False
 
     def __getstate__(self) -> dict[str, Any]:
