@@ -112,6 +112,7 @@ def draw(pick, solver, family, most_rows=judge.MOST_ROWS):
     n_steps = pick.integer(1, 4)
     decades = pick.one_of(((-16, -10), (-10, 0), (-10, 0), (0, 16)))
     weights = "graded" if family == "graded weights" else pick.one_of(WEIGHTS)
+    columns = pick.one_of((0, 2))
     return Problem(
         solver=solver,
         family=family,
@@ -123,14 +124,14 @@ def draw(pick, solver, family, most_rows=judge.MOST_ROWS):
         given="rows" if solver == "nystrom" else given,
         dtype=dtype,
         targets=pick.one_of(TARGETS),
-        columns=pick.one_of((0, 2)),
+        columns=columns,
         weights=weights,
         intercept=pick.one_of((False, True)),
         ridge=10.0 ** pick.real(*decades),
         alphas=pick.one_of(tuple(ALPHAS)),
         n_steps=n_steps,
         backend=pick.one_of(("cpu", "cpu", "reference")),
-        options=_options(pick, solver, dtype, n, n_steps),
+        options=_options(pick, solver, dtype, n, n_steps, max(columns, 1)),
     )
 
 
@@ -174,10 +175,10 @@ def _kernel(pick, family, length):
     return Linear() if name == "Linear" else NTK(pick.integer(1, 3))
 
 
-def _options(pick, solver, dtype, n, n_steps):
+def _options(pick, solver, dtype, n, n_steps, p):
     if solver == "krylov":
         tol = 10.0 ** (pick.real(-12, -3) if dtype == "float64" else pick.real(-4, -2))
-        rank = pick.one_of((None, None, pick.integer(1, n)))
+        rank = pick.one_of((None, None, pick.integer(p, max(n, p))))
         return {"tol": tol, "n_steps": n_steps, "max_rank": rank}
     if solver == "nystrom":
         return {
@@ -345,8 +346,8 @@ def _refused(what, error, problem, data):
     if type(error) not in HONEST:
         return Verdict(what, "crashed", math.inf, message, fault=True)
     rounding = tolerance.rounding(problem.n, float(data.d_max / judge.LONG(data.lam)), data.dtype)
-    ranges = problem.family in EXTREME or not data.in_range
-    honest = rounding > 1 or (ranges and type(error) is ValueError)
+    scaled = problem.family in EXTREME and type(error) is ValueError
+    honest = rounding > 1 or scaled or not data.in_range
     return Verdict(what, "refused", math.nan, message, not honest)
 
 
