@@ -57,7 +57,8 @@ def test_both_arithmetics_are_the_refits_of_the_oracle(weighted, intercept, rng)
     problem = K, K_new, Y, 0.1, ALPHAS, weight, intercept
     by_long = judge.chain(*problem, error=1.0)
     by_digits = judge.chain(*problem, error=0.0, exact=lambda: exact)
-    assert (by_long.error > 0).all() and (by_digits.error == 0).all()
+    assert (by_long.error > 0).all()
+    assert (by_digits.error == 0).all()
     assert np.abs(by_long.chain - expected).max() <= 1e-12
     assert (np.abs(by_long.chain - by_digits.chain).max((0, 1)) <= by_long.error).all()
     assert (np.abs(by_long.pure - by_digits.pure).max((0, 1)) <= by_long.error).all()

@@ -85,13 +85,13 @@ def gram(kernel, X, Z, dtype=np.float64):
         # bounded by the slope where the points are apart; coincident ones are exact
         slope, size = 3.0 / kernel.length_scale**2, 1.0
     elif name == "Polynomial":
-        size = (kernel.gamma * np.sqrt(xx * zz) + abs(kernel.coef0)) ** kernel.degree
-        base = kernel.gamma * np.sqrt(xx * zz) + abs(kernel.coef0)
+        size = (kernel.gamma * np.sqrt(xx) * np.sqrt(zz) + abs(kernel.coef0)) ** kernel.degree
+        base = kernel.gamma * np.sqrt(xx) * np.sqrt(zz) + abs(kernel.coef0)
         slope = kernel.degree * kernel.gamma * base ** (kernel.degree - 1)
     elif name == "Linear":
-        slope, size = 1.0, np.sqrt(xx * zz)
+        slope, size = 1.0, np.sqrt(xx) * np.sqrt(zz)
     elif name == "NTK":
-        slope, size = kernel.depth + 1.0, (kernel.depth + 1.0) * np.sqrt(xx * zz)
+        slope, size = kernel.depth + 1.0, (kernel.depth + 1.0) * np.sqrt(xx) * np.sqrt(zz)
     else:
         raise KeyError(name)
     return 8 * eps(dtype) * (slope * (xx + zz) + size)

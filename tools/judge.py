@@ -75,9 +75,7 @@ def main():
     if not judge.WIDE:
         sys.exit("long double is double here: nothing can be judged")
     cells = [(s, f) for s in given.solver or SOLVERS for f in given.family or FAMILIES]
-    jobs = [
-        (given.seed + i, *cells[i % len(cells)], given.rows) for i in range(given.problems)
-    ]
+    jobs = [(given.seed + i, *cells[i % len(cells)], given.rows) for i in range(given.problems)]
     found = {cell: [] for cell in cells}
     start, printed = time.monotonic(), 0
     with multiprocessing.get_context("spawn").Pool(given.jobs) as pool:

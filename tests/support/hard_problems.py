@@ -15,7 +15,6 @@ import mpmath as mp
 import numpy as np
 import oracle
 import tolerance
-from support import judge
 
 from selfdistill_fast import (
     NTK,
@@ -30,6 +29,7 @@ from selfdistill_fast import (
     leave_one_out,
     spectrum,
 )
+from support import judge
 
 SOLVERS = ("eigh", "cholesky", "tridiagonal", "krylov", "nystrom", "auto")
 FAMILIES = (
@@ -475,8 +475,10 @@ def _diagonal(problem, data):
 
 def _chain(problem, data, lam=None, alpha=None):
     lam = data.lam if lam is None else lam
-    alphas = data.alphas[: problem.n_steps] if alpha is None else oracle.alphas_of(
-        alpha, problem.n_steps
+    alphas = (
+        data.alphas[: problem.n_steps]
+        if alpha is None
+        else oracle.alphas_of(alpha, problem.n_steps)
     )
     return judge.chain(
         data.K, data.K_new, data.Y, lam, alphas, data.weight, problem.intercept,

@@ -269,7 +269,9 @@ def refits(K, K_new, Y, lam, alphas, W, intercept, error, exact=None):
     with mp.workdps(DIGITS):
         K, K_new = exact() if exact is not None else (_to_mp(K), _to_mp(K_new))
         models = Refits(K, K_new, lam, W, intercept)
-        return Answer(to_long(models.steps(Y, alphas)), to_long(models.steps(Y, pure)), np.zeros(Y.shape[1]))
+        return Answer(
+            to_long(models.steps(Y, alphas)), to_long(models.steps(Y, pure)), np.zeros(Y.shape[1])
+        )
 
 
 def chain(K, K_new, Y, lam, alphas, weight, intercept, error, exact=None):
