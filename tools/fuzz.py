@@ -182,8 +182,8 @@ class Draw:
     def alpha(self, n_steps):
         if self.wrong():
             return self.one_of((math.nan, None, "best", [0.5], [[0.5]], 1j, math.inf, True))
-        count = int(n_steps) - 1 if isinstance(n_steps, (int, float, np.integer)) else 2
-        many = self.rng.uniform(-1, 2, max(min(count, 60), 0) if n_steps == n_steps else 1)
+        steps = n_steps if isinstance(n_steps, (int, np.integer)) else 3
+        many = self.rng.uniform(-1, 2, min(max(int(steps) - 1, 0), 60))
         number = self.one_of((0.0, 1.0, 0.3, -0.6, 1.9, 1e8, -1e200))
         return self.one_of((number, number, many, many.tolist(), "optimal", "joint"))
 
@@ -275,7 +275,7 @@ class Session:
 
     def __init__(self, seed, note, folder):
         self.draw, self.note, self.folder = Draw(seed), note, folder
-        self.calls = 0
+        self.calls, self.about = 0, ""
 
     def call(self, name, function, *args, **kwargs):
         """The result, or None after an error that is documented."""
@@ -297,7 +297,7 @@ class Session:
             finally:
                 faulthandler.cancel_dump_traceback_later()
         if not caught and _finite([*args, *kwargs.values()]) and not _without_nan(result):
-            raise Finding(f"NaN from finite arguments, without a warning: {name}")
+            raise Finding(f"NaN from finite arguments, without a warning: {name}{self.about}")
         return result
 
     def run(self):
@@ -357,6 +357,7 @@ class Session:
         )  # fmt: skip
         if s is None:
             return
+        self.about = f" of {type(s).__name__}, {s.dtype}"
         if draw.chance(0.1):
             s = self.call("pickle", lambda s: pickle.loads(pickle.dumps(s)), s) or s
         self.call("project", s.project, X_new)
