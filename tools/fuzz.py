@@ -15,11 +15,11 @@ Ends with 1 if anything was found.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import faulthandler
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -282,7 +282,6 @@ class Session:
         text = ", ".join([*map(_text, args), *(f"{k}={_text(v)}" for k, v in kwargs.items())])
         self.note(f"{name}({text})")
         self.calls += 1
-        faulthandler.dump_traceback_later(LIMIT, exit=True)
         with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore"):
             warnings.simplefilter("always")
             try:
@@ -294,8 +293,6 @@ class Session:
                 return None
             except Exception as error:
                 raise Finding(f"undocumented {type(error).__name__}: {error}") from error
-            finally:
-                faulthandler.cancel_dump_traceback_later()
         if not caught and _finite([*args, *kwargs.values()]) and not _without_nan(result):
             raise Finding(f"NaN from finite arguments, without a warning: {name}{self.about}")
         return result
@@ -564,28 +561,41 @@ def _where(finding):
 
 def watch(start, calls):
     """Have the calls made by another process, and by the next one where it dies."""
-    died = 0
-    status = 0
+    died = status = 0
     with tempfile.TemporaryDirectory() as folder:
         notes = Path(folder) / "notes"
         while calls > 0:
             command = [sys.executable, __file__, "--work", str(notes)]
-            command += ["--seed", str(start), "--calls", str(calls)]
-            status = max(status, (code := subprocess.run(command, check=False).returncode) != 0)
+            code = _run([*command, "--seed", str(start), "--calls", str(calls)], notes)
+            status = max(status, int(code != 0))
             if code in (0, FOUND):
                 break
-            with contextlib.suppress(ValueError, OSError):
-                head, *lines = notes.read_text().split("\n")
-                seed, done = map(int, head.split())
-                died += 1
-                print(f"\nseed {seed}: the process ended with {code} (a crash, or a call that "
-                      f"took more than {LIMIT} s) in the last of", *lines, sep="\n  ")  # fmt: skip
-                start, calls = seed + 1, calls - done
-                continue
-            print(f"the process ended with {code} before its first call")
-            break
+            head, *lines = notes.read_text().split("\n") if notes.exists() else [""]
+            if not head:
+                print(f"the process ended with {code} before its first call")
+                break
+            died += 1
+            seed, done = map(int, head.split())
+            print(
+                f"\nseed {seed}: the process ended with {code} in the last of", *lines, sep="\n  "
+            )
+            start, calls = seed + 1, calls - done
     print(f"{died} crashes or hangs; --replay SEED makes the calls of one seed again")
     return status
+
+
+def _run(command, notes):
+    """The exit status of a process, which is ended when it makes no call for too long."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            if notes.exists() and time.time() - notes.stat().st_mtime > LIMIT:
+                print(f"\nno call returned for {LIMIT} s:", flush=True)
+                process.send_signal(signal.SIGUSR1)  # where it is
+                time.sleep(1)
+                process.kill()
 
 
 def main():
@@ -599,6 +609,7 @@ def main():
         with tempfile.NamedTemporaryFile() as notes:
             sys.exit(work(given.replay, 1, notes.name, verbose=True))
     if given.work:
+        faulthandler.register(signal.SIGUSR1, all_threads=True)
         sys.exit(work(given.seed, given.calls, given.work))
     sys.exit(watch(given.seed, given.calls))
 
