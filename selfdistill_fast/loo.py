@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.alpha import check_alphas, step_weights
+from selfdistill_fast.alpha import check_alphas, step_weights, warn_caller
 from selfdistill_fast.backend import deliver
 from selfdistill_fast.gram import check_memory
 from selfdistill_fast.spectrum import Spectrum, check_lam, check_lam_steps, check_n_steps, mix
@@ -46,6 +46,9 @@ __all__ = [
     "loo_columns",
     "mixed_held_out",
 ]
+
+#: relative error of held-out predictions that unequal weights may cause in silence
+_LOST = {"float64": 1e-6, "float32": 0.1}
 
 
 def _held_out(
@@ -96,6 +99,32 @@ def _check_columns_fit(spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: An
     )
 
 
+def _warn_of_weights(spectrum: Spectrum, folds: list[Any] | None = None) -> None:
+    """RuntimeWarning where weights leave held-out predictions too few digits.
+
+    The rounding of a row of weight w is ε √(max w / w) of its prediction; and with an intercept
+    ε/s, where only a share s of all weight is left without a fold.
+    """
+    xp, growth = spectrum.backend.xp, 1.0
+    if spectrum.sample_weight is not None:
+        w = spectrum.kept(spectrum.sample_weight)
+        growth = float(w.max() / w.min()) ** 0.5
+        if spectrum.fit_intercept and folds is None:
+            growth = max(growth, 1.0 / max(1.0 - float(w.max()) / spectrum.total_weight, 1e-300))
+        elif spectrum.fit_intercept and folds is not None:
+            sums = [float(spectrum.sample_weight[xp.asarray(rows)].sum()) for rows in folds]
+            left = (float(sum(sums[:i]) + sum(sums[i + 1 :])) for i in range(len(sums)))
+            growth = max(growth, spectrum.total_weight / max(min(left), 1e-300))
+    error = 100.0 * float(np.finfo(spectrum.dtype).eps) * growth
+    if error > _LOST[str(spectrum.dtype)]:
+        warn_caller(
+            f"the weights are so different that held-out predictions lose digits in "
+            f"{spectrum.dtype}: the relative error may reach {min(error, 1.0):.2g}; give rows of "
+            "negligible weight the weight 0, or use more folds",
+            RuntimeWarning,
+        )
+
+
 def loo_columns(
     spectrum: Spectrum,
     lam: Any,
@@ -120,6 +149,7 @@ def loo_columns(
         )
     spectrum.check_leave_one_out()
     spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
+    _warn_of_weights(spectrum)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     residual = spectrum.residual_filters(lam, n_steps, lam_steps)
     smoother = spectrum.smoother_filters(lam, n_steps, lam_steps)
@@ -170,6 +200,7 @@ def fold_columns(
     position = np.cumsum(is_kept) - 1  # of a training row among the kept ones
     spectrum.check_leave_one_out()
     spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
+    _warn_of_weights(spectrum, folds)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     y = spectrum.kept(spectrum.Y)
     root = xp.ones(len(y))

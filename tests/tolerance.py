@@ -61,9 +61,25 @@ def silent(n, d_max, lam, c=1.0, dtype=np.float64):
     return promised if lam >= 0.5 * rounding(n, d_max, dtype) else min(promised, UNPROMISED)
 
 
-def nystrom(n, d_max, lam, c=1.0, dtype=np.float64):
-    """The same for solver="nystrom" against its landmark model."""
-    return silent(n, d_max, lam, c, dtype)
+def nystrom(rounding_of_model, lam, c=1.0, dtype=np.float64):
+    """The same for solver="nystrom" against its landmark model, by its own ``rounding``."""
+    return max(floor(dtype), 10 * rounding_of_model / lam * np.abs(c).sum())
+
+
+def held_out(weight, labels, intercept):
+    """What unequal weights cost held-out predictions: a factor of the tolerance.
+
+    A row of weight w is known to ε √(max w / w); with an intercept, a fold without which a
+    share s of the weight is left, to ε/s.
+    """
+    if weight is None:
+        return 1.0
+    kept = weight[weight > 0]
+    growth = float(np.sqrt(kept.max() / kept.min()))
+    if intercept:
+        left = min(float(weight[labels != label].sum()) for label in np.unique(labels))
+        growth = max(growth, float(weight.sum()) / max(left, 1e-300))
+    return growth
 
 
 def krylov(tol, c=1.0):

@@ -440,7 +440,7 @@ def _questions(problem, data, s):
         yield (
             "leave-one-out",
             lambda: leave_one_out(s, lam, data.alpha, T),
-            lambda a: _worst(problem, data, s, a, _held_out(problem, data, np.arange(problem.n))),
+            lambda a: _held_out(problem, data, s, a, np.arange(problem.n)),
         )
     if len(np.unique(data.labels)) > 1 and (
         not problem.intercept or len(np.unique(data.labels[kept])) > 1
@@ -448,7 +448,7 @@ def _questions(problem, data, s):
         yield (
             "folds",
             lambda: leave_fold_out(s, lam, data.alpha, T, data.labels),
-            lambda a: _worst(problem, data, s, a, _held_out(problem, data, data.labels)),
+            lambda a: _held_out(problem, data, s, a, data.labels),
         )
 
 
@@ -486,12 +486,14 @@ def _chain(problem, data, lam=None, alpha=None):
     )  # fmt: skip
 
 
-def _held_out(problem, data, labels):
+def _held_out(problem, data, s, actual, labels):
+    """The largest error of held-out predictions over its tolerance."""
     answer = judge.leave_out(
         labels, data.K, data.Y, data.lam, data.alphas, data.weight, problem.intercept,
         _needed(problem, data, data.lam), data.exact,
     )  # fmt: skip
-    return answer
+    cost = tolerance.held_out(data.weight, labels, problem.intercept)
+    return _worst(problem, data, s, actual, answer) / cost
 
 
 def _needed(problem, data, lam):
@@ -503,7 +505,6 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
     """The largest error over its tolerance, of all steps and targets."""
     lam = data.lam if lam is None else lam
     condition = float(data.d_max / judge.LONG(lam))
-    rule = tolerance.nystrom if problem.solver == "nystrom" else tolerance.silent
     actual = actual.reshape(answer.chain.shape).astype(judge.LONG)
     sizes = np.abs(data.Y).max(0)
     y_mean = np.average(data.Y, axis=0, weights=data.weight) if problem.intercept else 0.0
@@ -512,7 +513,10 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
         c = oracle.weights_of(data.alphas[: t + 1]) if growth is None else np.array([growth])
         mixed = np.flatnonzero(c)
         pure = np.abs(answer.pure[mixed]).max((0, 1))
-        rtol = rule(problem.n, condition, 1.0, c, data.dtype)
+        if problem.solver == "nystrom":
+            rtol = tolerance.nystrom(s.rounding, lam, c, data.dtype)
+        else:
+            rtol = tolerance.silent(problem.n, condition, 1.0, c, data.dtype)
         lost = min(rtol, tolerance.conditioning(condition, 1.0, c, data.dtype))
         allowed = np.maximum(rtol * pure, lost * sizes)
         tol = getattr(s, "tol", None)
