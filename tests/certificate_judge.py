@@ -132,7 +132,7 @@ class Problem(NamedTuple):
 def draw(seed):
     """A hard problem: offsets, graded weights, near-equal rows and targets, any λ, few vectors."""
     rng = np.random.default_rng(seed)
-    n = int(rng.integers(3, 61) if rng.uniform() < 0.85 else rng.integers(61, 161))
+    n = int(rng.integers(3, 61) if rng.uniform() < 0.75 else rng.integers(61, 161))
     p, d = int(rng.integers(1, 6)), int(rng.choice([1, 2, 3, 5, 12]))
     single = rng.uniform() < 0.15
     X = rng.normal(size=(n, d))

@@ -85,7 +85,7 @@ STORAGES = ("auto", "float64", "float32", "none")
 _ENOUGH = 0.7
 #: unit roundoff of the sums with K
 _U = 2.0**-53
-#: rows from which the rounding of a product with K is judged by what is seen of it
+#: different rows from which the rounding of a product with K is judged by what is seen of it
 _SEEN = 64
 #: share of the tolerance that the residuals of exact arithmetic are to meet, and the least of
 #: it that they are left beside rounding
@@ -388,6 +388,21 @@ class KrylovSpectrum(EighSpectrum):
         self._slack += float((self._magnitude * self._off_elsewhere).sum())
         self._slack += 2.0**-24 * self._trace if self._rounded else 0.0
         self._centred_trace = max(self._trace - along, 0.0)
+        self._many_rows = self._different_rows() >= _SEEN
+
+    def _different_rows(self) -> int:
+        """How many rows are not equal, or nearly so, to others; their rounding is alike."""
+        xp, n = self.backend.xp, len(self.target)
+        width = n if self.X is None else self.X.shape[1]
+        g = xp.asarray(np.random.default_rng(0).normal(size=(width, 1)))
+        if self.X is not None:
+            v = self.kept(self.X).astype("float64") @ g
+        elif self._root64 is None:
+            v = self._product(g)
+        else:
+            v = self._product(g / self._root64) / self._root64
+        v = np.sort(self.backend.to_numpy(v[:, 0]))
+        return 1 + int((np.diff(v) > 1e-9 * (v[-1] - v[0])).sum())
 
     def _widened(self, block: Any) -> Any:
         """The block with random vectors up to ``WIDTH`` of them."""
@@ -876,11 +891,12 @@ class KrylovSpectrum(EighSpectrum):
     def _lost_by_single(self, dual: Any, values: Any) -> np.ndarray:
         """What predictions in float32 lose at a training row at most, over √κ(x, x), (b,).
 
+        That of ``dual`` itself is in it, but no measure of others, being the same for all rows.
         From the exact ``values`` K_w dual (n, b); inf where that is not to be known.
         """
         be, xp = self.backend, self.backend.xp
         n = len(dual)
-        if not (self._single and self.kernel.pair and n >= _SEEN):
+        if not (self._single and self.kernel.pair and self._many_rows):
             return np.full(dual.shape[1], np.inf)
         root = xp.ones((n, 1)) if self._root64 is None else self._root64
         X, W = self.kept(self.X), xp.ascontiguousarray((dual * root).astype(self.dtype))
@@ -911,11 +927,11 @@ class KrylovSpectrum(EighSpectrum):
         off, off_squares, off_all = weighted(self._off)
 
         noise = 3.0 * sums * all_ * added + 8.0 * _U * _norms(self._t[None, :, targets], be)
-        if n >= _SEEN:  # it would be seen, in so many rows
+        if self._many_rows:  # it would be seen, in so many rows
             noise = np.minimum(noise, 2.0 * seen)
         noise = noise + off_all * np.minimum(off, MANY * off_squares)
 
-        point = 3.0 * u * np.minimum(added, ANY * squares) + sums * added
+        point = sums * added
         elsewhere, elsewhere_squares, _ = weighted(self._off_elsewhere)
         point += np.minimum(elsewhere, ANY * elsewhere_squares)
         if self._single:  # sums within a tile of K are in float32
@@ -923,7 +939,7 @@ class KrylovSpectrum(EighSpectrum):
                 point += u * np.minimum(sum_rounding(min(n, 192)) * added, 300.0 * squares)
             else:
                 point += u * sum_rounding(n) * added
-        point = np.minimum(point, 4.0 * lost)
+        point = np.minimum(point, 4.0 * lost) + 3.0 * u * np.minimum(added, ANY * squares)
         square = be.to_numpy((C * KC).sum(1))
         point += 3.0 * u * np.sqrt(np.maximum(square, 0.0))
         again = (2.0 * self.k**0.5 + 4.0) * _U * length  # of c, which is computed once more
