@@ -127,6 +127,7 @@ class Problem(NamedTuple):
     options: dict
     X_new: np.ndarray
     backend: str
+    precomputed: bool
 
 
 def draw(seed):
@@ -186,9 +187,11 @@ def draw(seed):
     options["lam_min"] = lam * 10.0 ** -rng.choice([0.0, 0.0, 2.0 * rng.uniform()])
     backend = "reference" if rng.uniform() < 0.2 else "cpu"
     intercept = bool(rng.uniform() < 0.6)
-    return Problem(
-        X, y, kernel, w, intercept, lam, int(rng.integers(1, 8)), options, X_new, backend
-    )
+    precomputed = rng.uniform() < 0.15
+    if precomputed and options["storage"] == "none":
+        options["storage"] = "auto"
+    n_steps = int(rng.integers(1, 8))
+    return Problem(X, y, kernel, w, intercept, lam, n_steps, options, X_new, backend, precomputed)
 
 
 class Outcome(NamedTuple):
@@ -209,22 +212,25 @@ def ratio(error, bound):
 
 def judge(problem):
     """Run a problem and compare; the errors of every step, target and row."""
-    X, y, kernel, w, intercept, lam, n_steps, options, X_new, backend = problem
+    X, y, kernel, w, intercept, lam, n_steps, options, X_new, backend, precomputed = problem
     K, K_new = kernel_matrix(kernel, X, X), kernel_matrix(kernel, X_new, X)
+    data, new = (K.astype(X.dtype), K_new.astype(X.dtype)) if precomputed else (X, X_new)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        s = spectrum(
-            X, y, kernel, solver="krylov", sample_weight=w, fit_intercept=intercept,
-            backend=backend, **options,
-        )  # fmt: skip
-        F = s.evaluate(X_new, s.pure_steps(lam, n_steps))
-        at_rows, plain = s.certificate(lam, n_steps, X_new), s.certificate(lam, n_steps)
+        options = {**options, "sample_weight": w, "fit_intercept": intercept, "backend": backend}
+        given = "precomputed" if precomputed else kernel
+        s = spectrum(data, y, given, solver="krylov", **options)
+        F = s.evaluate(new, s.pure_steps(lam, n_steps))
+        plain = s.certificate(lam, n_steps)
+        at_rows = plain[:, None] if precomputed else s.certificate(lam, n_steps, X_new)
     exact = pure_steps(K, K_new, y, [lam] * n_steps, w, intercept)
     error = np.abs(F - exact).astype(float)
     weights = np.ones(len(X)) if w is None else w
     kept = weights > 0
     diagonal = kernel_matrix(kernel, X_new, X_new).diagonal()
     near = diagonal <= K.diagonal()[kept].max() * (1 + 1e-15)
+    if precomputed:  # κ(x, x) elsewhere is not known
+        error, near = error[:, near], near[near]
     warned = any("krylov" in str(one.message) for one in caught)
     mean = np.average(y[kept], axis=0, weights=weights[kept]) if intercept else 0.0 * y[0]
     scale = np.abs(y[kept] - mean).max(0)

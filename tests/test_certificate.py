@@ -233,3 +233,21 @@ def test_constant_targets_are_no_reason_for_a_warning(rng):
         assert not warned
         error = np.abs(s.evaluate(X, s.pure_steps(0.1, 3))[..., 0] - constant).max()
         assert error <= s.certificate(0.1, 3)[:, 0].max() <= 1e-8 * abs(constant)
+
+
+@pytest.mark.parametrize("options", [{}, {"storage": "float32"}])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+def test_a_matrix_that_is_rounded_to_float32_may_have_low_rank(rng, dtype, options):
+    X = rng.normal(size=(90, 3)).astype(dtype)
+    y = X[:, 0] + 0.1 * rng.normal(size=90)
+    K = kernel_matrix(Linear(), X, X)
+    for intercept in (False, True):
+        s, warned = run(
+            K.astype(dtype), y, "precomputed", lam=1.0, tol=1e-2, fit_intercept=intercept, **options
+        )
+        exact = pure_steps(K, K, y[:, None], [1.0] * 3, None, intercept)
+        error = np.abs(s.evaluate(K.astype(dtype), s.pure_steps(1.0, 3)) - exact).max((1, 2))
+        assert not warned
+        assert (error <= s.certificate(1.0, 3)[:, 0]).all()
+    with pytest.raises(np.linalg.LinAlgError, match="positive semi-definite"):
+        run((K - np.eye(90)).astype(dtype), y, "precomputed", lam=2.0, **options)

@@ -257,14 +257,15 @@ class KrylovSpectrum(EighSpectrum):
         weight = 1.0 if self._root64 is None else self._root64[:, 0] ** 2
         weighted = diagonal * weight
         self._trace, self._scale_of_K = float(weighted.sum()), largest(weighted)
-        size, eps = diagonal, xp.full_like(diagonal, 2.0**-24 if self._rounded else 0.0)
+        size, eps = diagonal, xp.ones_like(diagonal)
         if self.X is not None:
             X = self.kept(self.X).astype("float64")
             size = magnitudes(self.kernel, diagonal, xp.square(X).sum(1))
             square = xp.square(X - X.mean(0)).sum(1)
             eps = entry_rounding(self.kernel, X.shape[1], square)
-        elsewhere = eps if self.X is None else self._unit_roundoff * eps
-        eps = eps if self.X is None else _U * eps  # computed exactly, see _product
+        elsewhere = self._unit_roundoff * eps
+        half = (self._rounded and self.X is None) or (self._single and not self.kernel.pair)
+        eps = (2.0**-24 if half else _U) * eps  # of the entries in an exact _product
         size = xp.maximum(size, 0.0)
         self._largest_magnitude = largest(size)
         # entries of K_w are at most m_i m_j, and off by e_i e_j; those of κ(x, X) by a_j √κ(x, x)
@@ -605,7 +606,10 @@ class KrylovSpectrum(EighSpectrum):
         if k in self._bases and k:
             return
         theta, S = be.eigh(xp.asarray(self._projected()))
-        self.d = _clamped(theta, len(self.target), self.kernel, xp, self._scale_of_K)
+        # entries kept in float32 are a reason for eigenvalues below zero, whatever θ's precision
+        precision = 2.0**29 if self.storage == "float32" else 1.0
+        scale = precision * max(largest(abs(theta)), self._scale_of_K)
+        self.d = _clamped(theta, len(self.target), self.kernel, xp, scale)
         S = xp.ascontiguousarray(S)
         self._z = S[: len(self._first)].T @ xp.asarray(self._first)
         self.z = self._z * xp.asarray(self._unit)
