@@ -728,11 +728,14 @@ class KrylovSpectrum(EighSpectrum):
             if X is None:
                 bounds = [bound[:n_steps] for bound, _, _ in found]
             else:
-                norms = self._feature_norms(X)
+                feature, root = self._feature_norms(X)
                 bounds = [
-                    Bound(*(part[:n_steps, None] for part in parts)).at(*norms)
+                    Bound(*(part[:n_steps, None] for part in parts)).at(feature, root)
                     for _, _, parts in found
                 ]
+                largest_entries = root[:, 0] * self._largest_magnitude**0.5
+                for bound in bounds:
+                    bound[:, largest_entries > float(np.finfo(self.dtype).max)] = np.inf
         return (np.stack(bounds) if lam.ndim else bounds[0]) * self._unit
 
     @property
