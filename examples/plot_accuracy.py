@@ -57,10 +57,10 @@ def solve(A, b):
 
 def refits(lam):
     """Predictions of the last step at the new samples."""
-    K, targets = gram(X, X), y.astype(np.longdouble)
-    for step in range(n_steps):
-        if step:
-            targets = alpha * y + (1 - np.longdouble(alpha)) * (K @ dual)
+    K, a = gram(X, X), np.longdouble(alpha)
+    dual = solve(K + np.longdouble(lam) * np.eye(len(K)), y.astype(np.longdouble))
+    for _ in range(1, n_steps):
+        targets = a * y + (1 - a) * (K @ dual)
         dual = solve(K + np.longdouble(lam) * np.eye(len(K)), targets)
     return gram(X_new, X) @ dual
 

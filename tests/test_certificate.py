@@ -22,6 +22,9 @@ from selfdistill_fast import (
 )
 from selfdistill_fast.spectrum.certificate import entry_rounding, magnitudes
 
+pytestmark = pytest.mark.skipif(
+    np.finfo(np.longdouble).eps > 1e-18, reason="long double has no more digits than double here"
+)
 DATA = Path(__file__).parent / "data"
 #: inputs that exceeded an earlier certificate, with a long-double reference of every pure step
 CASES = {
@@ -193,6 +196,10 @@ def test_at_given_rows(rng):
         assert (rows[:, :, :50] <= plain[:, :, None] * (1 + 1e-12)).all()
         assert (rows[:, :, 50:] > 10.0 * rows[:, :, :5]).all()
         assert np.array_equal(s.certificate(1.0, 2, far), rows[0, :2])
+    s = spectrum(X.astype(np.float32), y, Polynomial(4), solver="krylov", lam=100.0)
+    bound = s.certificate(100.0, 2, np.float32([[1.0, 1.0], [1e18, 0.0]]))
+    assert np.isfinite(bound[:, 0]).all()
+    assert np.isinf(bound[:, 1]).all()  # as the predictions
     s = spectrum(X @ X.T, y, "precomputed", solver="krylov", lam=1.0)
     with pytest.raises(ValueError, match="leave X out"):
         s.certificate(1.0, 2, X @ X.T)
@@ -233,3 +240,21 @@ def test_constant_targets_are_no_reason_for_a_warning(rng):
         assert not warned
         error = np.abs(s.evaluate(X, s.pure_steps(0.1, 3))[..., 0] - constant).max()
         assert error <= s.certificate(0.1, 3)[:, 0].max() <= 1e-8 * abs(constant)
+
+
+@pytest.mark.parametrize("options", [{}, {"storage": "float32"}])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+def test_a_matrix_that_is_rounded_to_float32_may_have_low_rank(rng, dtype, options):
+    X = rng.normal(size=(90, 3)).astype(dtype)
+    y = X[:, 0] + 0.1 * rng.normal(size=90)
+    K = kernel_matrix(Linear(), X, X)
+    for intercept in (False, True):
+        s, warned = run(
+            K.astype(dtype), y, "precomputed", lam=1.0, tol=1e-2, fit_intercept=intercept, **options
+        )
+        exact = pure_steps(K, K, y[:, None], [1.0] * 3, None, intercept)
+        error = np.abs(s.evaluate(K.astype(dtype), s.pure_steps(1.0, 3)) - exact).max((1, 2))
+        assert not warned
+        assert (error <= s.certificate(1.0, 3)[:, 0]).all()
+    with pytest.raises(np.linalg.LinAlgError, match="positive semi-definite"):
+        run((K - np.eye(90)).astype(dtype), y, "precomputed", lam=2.0, **options)

@@ -80,10 +80,10 @@ def entry_rounding(kernel: Kernel, d: int, square: Any) -> Any:
     """ε/u of each row of d columns, from its squared distance from the mean of all, (n,).
 
     An entry is off by at most √(ε_i ε_j) √κ(x_i, x_i) √κ(x_j, x_j), and at any other x by
-    ε_j √κ(x, x) √κ(x_j, x_j). 0 where the caller computes the entries: they are what he says.
+    ε_j √κ(x, x) √κ(x_j, x_j). Entries that the caller computes are taken to be rounded once.
     """
     sum_ = 2.0 * math.sqrt(d) + 2.0
-    constant = 0.0
+    constant = 1.0
     if kernel.pair == "inner":
         constant = kernel.degree * (sum_ + 4.0) if isinstance(kernel, Polynomial) else sum_
     elif kernel.pair == "angle":  # good to u, but where its cosine is about to cancel

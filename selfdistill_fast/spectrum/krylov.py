@@ -56,6 +56,7 @@ from selfdistill_fast.spectrum.base import (
     kernel_diagonal,
     largest,
     refuse_leave_one_out,
+    rounding,
 )
 from selfdistill_fast.spectrum.certificate import (
     ANY,
@@ -86,7 +87,7 @@ STORAGES = ("auto", "float64", "float32", "none")
 _ENOUGH = 0.7
 #: unit roundoff of the sums with K
 _U = 2.0**-53
-#: rows from which the rounding of a product with K is judged by what is seen of it
+#: different rows from which the rounding of a product with K is judged by what is seen of it
 _SEEN = 64
 #: share of the tolerance that the residuals of exact arithmetic are to meet, and the least of
 #: it that they are left beside rounding
@@ -256,14 +257,15 @@ class KrylovSpectrum(EighSpectrum):
         weight = 1.0 if self._root64 is None else self._root64[:, 0] ** 2
         weighted = diagonal * weight
         self._trace, self._scale_of_K = float(weighted.sum()), largest(weighted)
-        size, eps = diagonal, xp.full_like(diagonal, 2.0**-24 if self._rounded else 0.0)
+        size, eps = diagonal, xp.ones_like(diagonal)
         if self.X is not None:
             X = self.kept(self.X).astype("float64")
             size = magnitudes(self.kernel, diagonal, xp.square(X).sum(1))
             square = xp.square(X - X.mean(0)).sum(1)
             eps = entry_rounding(self.kernel, X.shape[1], square)
-        elsewhere = eps if self.X is None else self._unit_roundoff * eps
-        eps = eps if self.X is None else _U * eps  # computed exactly, see _product
+        elsewhere = self._unit_roundoff * eps
+        half = (self._rounded and self.X is None) or (self._single and not self.kernel.pair)
+        eps = (2.0**-24 if half else _U) * eps  # of the entries in an exact _product
         size = xp.maximum(size, 0.0)
         self._largest_magnitude = largest(size)
         # entries of K_w are at most m_i m_j, and off by e_i e_j; those of κ(x, X) by a_j √κ(x, x)
@@ -388,6 +390,21 @@ class KrylovSpectrum(EighSpectrum):
         self._slack += float((self._magnitude * self._off_elsewhere).sum())
         self._slack += 2.0**-24 * self._trace if self._rounded else 0.0
         self._centred_trace = max(self._trace - along, 0.0)
+        self._many_rows = self._different_rows() >= _SEEN
+
+    def _different_rows(self) -> int:
+        """How many rows are not equal, or nearly so, to others; their rounding is alike."""
+        xp, n = self.backend.xp, len(self.target)
+        width = n if self.X is None else self.X.shape[1]
+        g = xp.asarray(np.random.default_rng(0).normal(size=(width, 1)))
+        if self.X is not None:
+            v = self.kept(self.X).astype("float64") @ g
+        elif self._root64 is None:
+            v = self._product(g)
+        else:
+            v = self._product(g / self._root64) / self._root64
+        v = np.sort(self.backend.to_numpy(v[:, 0]))
+        return 1 + int((np.diff(v) > 1e-9 * (v[-1] - v[0])).sum())
 
     def _widened(self, block: Any) -> Any:
         """The block with random vectors up to ``WIDTH`` of them."""
@@ -591,7 +608,9 @@ class KrylovSpectrum(EighSpectrum):
             return
         theta, S = be.eigh(xp.asarray(self._projected()))
         self.scale = max(self.scale, self._norm)
-        self.d = _clamped(theta, self.kernel, xp, self.rounding, len(self.target))
+        # entries kept in float32 are a reason for eigenvalues below zero, whatever θ's precision
+        limit = rounding(self.scale, np.float32 if self.storage == "float32" else self.dtype)
+        self.d = _clamped(theta, self.kernel, xp, limit, len(self.target))
         S = xp.ascontiguousarray(S)
         self._z = S[: len(self._first)].T @ xp.asarray(self._first)
         self.z = self._z * xp.asarray(self._unit)
@@ -711,11 +730,14 @@ class KrylovSpectrum(EighSpectrum):
             if X is None:
                 bounds = [bound[:n_steps] for bound, _, _ in found]
             else:
-                norms = self._feature_norms(X)
+                feature, root = self._feature_norms(X)
                 bounds = [
-                    Bound(*(part[:n_steps, None] for part in parts)).at(*norms)
+                    Bound(*(part[:n_steps, None] for part in parts)).at(feature, root)
                     for _, _, parts in found
                 ]
+                largest_entries = root[:, 0] * self._largest_magnitude**0.5
+                for bound in bounds:
+                    bound[:, largest_entries > float(np.finfo(self.dtype).max)] = np.inf
         return (np.stack(bounds) if lam.ndim else bounds[0]) * self._unit
 
     @property
@@ -878,11 +900,12 @@ class KrylovSpectrum(EighSpectrum):
     def _lost_by_single(self, dual: Any, values: Any) -> np.ndarray:
         """What predictions in float32 lose at a training row at most, over √κ(x, x), (b,).
 
+        That of ``dual`` itself is in it, but no measure of others, being the same for all rows.
         From the exact ``values`` K_w dual (n, b); inf where that is not to be known.
         """
         be, xp = self.backend, self.backend.xp
         n = len(dual)
-        if not (self._single and self.kernel.pair and n >= _SEEN):
+        if not (self._single and self.kernel.pair and self._many_rows):
             return np.full(dual.shape[1], np.inf)
         root = xp.ones((n, 1)) if self._root64 is None else self._root64
         X, W = self.kept(self.X), xp.ascontiguousarray((dual * root).astype(self.dtype))
@@ -913,11 +936,11 @@ class KrylovSpectrum(EighSpectrum):
         off, off_squares, off_all = weighted(self._off)
 
         noise = 3.0 * sums * all_ * added + 8.0 * _U * _norms(self._t[None, :, targets], be)
-        if n >= _SEEN:  # it would be seen, in so many rows
+        if self._many_rows:  # it would be seen, in so many rows
             noise = np.minimum(noise, 2.0 * seen)
         noise = noise + off_all * np.minimum(off, MANY * off_squares)
 
-        point = 3.0 * u * np.minimum(added, ANY * squares) + sums * added
+        point = sums * added
         elsewhere, elsewhere_squares, _ = weighted(self._off_elsewhere)
         point += np.minimum(elsewhere, ANY * elsewhere_squares)
         if self._single:  # sums within a tile of K are in float32
@@ -925,7 +948,7 @@ class KrylovSpectrum(EighSpectrum):
                 point += u * np.minimum(sum_rounding(min(n, 192)) * added, 300.0 * squares)
             else:
                 point += u * sum_rounding(n) * added
-        point = np.minimum(point, 4.0 * lost)
+        point = np.minimum(point, 4.0 * lost) + 3.0 * u * np.minimum(added, ANY * squares)
         square = be.to_numpy((C * KC).sum(1))
         point += 3.0 * u * np.sqrt(np.maximum(square, 0.0))
         again = (2.0 * self.k**0.5 + 4.0) * _U * length  # of c, which is computed once more
