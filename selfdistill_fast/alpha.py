@@ -34,6 +34,7 @@ __all__ = [
     "cell_losses",
     "chain_weights",
     "check_alphas",
+    "exact_text",
     "greedy_alphas",
     "grid_losses",
     "joint_report",
@@ -50,6 +51,18 @@ def warn_caller(message: str, category: type[Warning]) -> None:
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=level)
+
+
+def exact_text(value: float) -> str:
+    """A number as text that reads back as the same number, with 12 digits where they do.
+
+    Examples
+    --------
+    >>> exact_text(0.1), exact_text(2.0), exact_text(1 / 3)
+    ('0.1', '2', '0.3333333333333333')
+    """
+    text = f"{value:.12g}"
+    return text if float(text) == value else repr(float(value))
 
 
 def _round_off(*arrays: Any) -> float:
