@@ -32,6 +32,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import check_alphas, step_weights, warn_caller
 from selfdistill_fast.backend import deliver
@@ -239,7 +240,14 @@ def fold_columns(
                 key = 0 if lam_steps is None else j  # one λ, one factor
                 if key not in solvers:
                     ridge = float(lam if lam_steps is None else lam_steps[j])
-                    solvers[key] = fold.solver(ridge, windows(residual, 1, j, j)[0])
+                    try:
+                        solvers[key] = fold.solver(ridge, windows(residual, 1, j, j)[0])
+                    except LinAlgError:
+                        raise LinAlgError(
+                            f"a fold of {len(fold.rows)} rows cannot be left out at lam={ridge:g}: "
+                            "I - A of its rows is singular to rounding; use a larger lam, or "
+                            "weights that are less different"
+                        ) from None
                 return solvers[key](r)
 
             def push(delta: Any, fold: Any = fold, means: Any = means) -> Any:

@@ -231,3 +231,47 @@ def test_landmarks_that_only_extrapolate_rounding_are_dropped(rng):
     whole = spectrum(X, y, RBF(0.1), n_landmarks=300, **options)  # nothing is extrapolated
     exact = predictions(spectrum(X, y, RBF(0.1)), 1e-3, X_new)
     np.testing.assert_allclose(predictions(whole, 1e-3, X_new), exact, rtol=0, atol=1e-6)
+
+
+# ------------------------------------------------------------ unequal weights
+def test_held_out_predictions_under_very_unequal_weights_are_told(rng):
+    """With an intercept the fold that holds nearly all weight leaves rounding."""
+    X, y = rng.normal(size=(6, 2)), rng.normal(size=6)
+    labels = [0, 0, 1, 1, 1, 1]
+    for light, told in ((1e-15, True), (1e-3, False)):
+        w = np.array([1.0, 1.0, light, light, light, light])
+        s = spectrum(X, y, RBF(1.0), sample_weight=w, fit_intercept=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            held_out = leave_fold_out(s, 0.4, 0.5, 2, labels)
+        assert any("held-out predictions lose digits" in str(w.message) for w in caught) is told
+        if not told:
+            want = oracle.leave_out(
+                np.array(labels),
+                oracle.kernel_matrix(RBF(1.0), X),
+                y[:, None],
+                0.4,
+                oracle.alphas_of(0.5, 2),
+                w,
+                True,
+            )[..., 0]
+            np.testing.assert_allclose(held_out, want, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("solver", ["eigh", "cholesky", "tridiagonal", "krylov", "nystrom"])
+@pytest.mark.parametrize("size", [1e60, 1e-60])
+def test_weights_that_leave_the_range_are_refused(solver, size, rng):
+    X, y = rng.normal(size=(12, 2)).astype("float32"), rng.normal(size=12)
+    with pytest.raises(
+        ValueError, match=r"sample_weight leads to .* float32: multiply all weights"
+    ):
+        spectrum(X, y, RBF(1.0), sample_weight=np.full(12, size), solver=solver, lam=1.0)
+
+
+def test_predictions_and_weights_that_overflow_are_refused(rng):
+    X, y = rng.normal(size=(12, 2)), rng.normal(size=12)
+    s = spectrum(X, y, Linear())
+    with pytest.raises(ValueError, match="predictions overflow float64"):
+        distill(s, 0.1, 0.3, 2).predict(np.full((1, 2), 1e308))
+    with pytest.raises(ValueError, match="alphas are too large"):
+        leave_one_out(s, 0.1, -1e200, 4)

@@ -118,6 +118,7 @@ class Spectrum:
         )
         weights = xp.ones(self.n) if w is None else w
         weights = self.kept(weights)
+        check_weighted(largest(weights), X.dtype)
         self._root = None if w is None else xp.sqrt(weights).astype(X.dtype)
         Y = y.reshape(self.n, -1).astype("float64")
         self.q: Any = None
@@ -166,6 +167,7 @@ class Spectrum:
             K *= self._root[:, None]
             K *= self._root[None, :]
         self.scale = _scale(K, xp)
+        check_weighted(self.scale, K.dtype)
         if self.q is not None:
             m, self.shift = _centre(K, self.q, shift, xp)
             self._offset = m / self.total_weight**0.5
@@ -425,6 +427,17 @@ def check_diagonal(diagonal: Any, X: Any, kernel: Kernel, dtype: Any) -> None:
         raise ValueError(f"{kernel!r} underflows {dtype} on these rows: scale X up{wider}")
 
 
+def check_weighted(size: float, dtype: Any) -> None:
+    """ValueError where weights, or the norm of K_w that they lead to, over- or underflow."""
+    info = np.finfo(dtype)
+    if not float(info.tiny) <= size <= float(info.max) and size != 0.0:
+        flow = "underflow" if size < 1.0 else "overflow"
+        raise ValueError(
+            f"sample_weight leads to numbers of size {size:g}, which {flow} {dtype}: multiply all "
+            "weights and lam by one factor, which is the same model"
+        )
+
+
 def _check_symmetric(K: Any, xp: Any) -> None:
     """ValueError unless K equals its transpose up to round-off."""
     blocks = range(0, K.shape[0], _BLOCK)
@@ -499,8 +512,12 @@ def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: A
     check_coefficients(dual, n)
     W = be.xp.ascontiguousarray(be.xp.moveaxis(dual, 0, 1).reshape(n, S * p))
     F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
-    F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0)
-    return F + constant[:, None, :]
+    F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0) + constant[:, None, :]
+    if not bool(be.xp.isfinite(F).all()):
+        raise ValueError(
+            f"predictions overflow {F.dtype}: {kernel!r} is too large at some of the new samples"
+        )
+    return F
 
 
 def check_lam(lam: Any, *, batch: bool, dtype: Any = None) -> Any:
