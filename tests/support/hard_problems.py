@@ -347,7 +347,12 @@ def _refused(what, error, problem, data):
         return Verdict(what, "crashed", math.inf, message, fault=True)
     rounding = tolerance.rounding(problem.n, float(data.d_max / judge.LONG(data.lam)), data.dtype)
     scaled = problem.family in EXTREME and type(error) is ValueError
-    honest = rounding > 1 or scaled or not data.in_range
+    cost = 1.0
+    if what in ("leave-one-out", "folds"):
+        labels = np.arange(problem.n) if what == "leave-one-out" else data.labels
+        cost = tolerance.held_out(data.weight, labels, problem.intercept)
+    weighted = 100 * tolerance.eps(data.dtype) * cost > 1
+    honest = rounding > 1 or scaled or weighted or not data.in_range
     return Verdict(what, "refused", math.nan, message, not honest)
 
 
@@ -454,7 +459,14 @@ def _questions(problem, data, s):
 
 def _certificate(problem, data, s, both):
     """The error of each pure step over its certificate, where that is given to hold."""
-    pure, _, _ = _ask(lambda: distill(s, data.lam, 0.0, problem.n_steps).predict(both, step="all"))
+    pure, _, error = _ask(
+        lambda: distill(s, data.lam, 0.0, problem.n_steps).predict(both, step="all")
+    )
+
+    def ask():
+        if error is not None:
+            raise error
+        return s.certificate(data.lam, problem.n_steps)
 
     def expect(certificate):
         answer = _chain(replace(problem, alphas="zero"), data, alpha=0.0)
@@ -464,7 +476,7 @@ def _certificate(problem, data, s, both):
         gaps = np.abs(actual - answer.pure)[:, covered].max(1) - answer.error
         return float(_ratio(np.maximum(gaps, 0), certificate).max())
 
-    return lambda: s.certificate(data.lam, problem.n_steps), expect
+    return ask, expect
 
 
 def _diagonal(problem, data):
