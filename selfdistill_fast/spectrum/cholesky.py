@@ -33,6 +33,7 @@ from selfdistill_fast.spectrum.base import (
     check_coefficients,
     check_lam,
     check_n_steps,
+    largest,
 )
 
 __all__ = ["CholeskySpectrum"]
@@ -222,7 +223,7 @@ class CholeskySpectrum(Spectrum):
         b = b / size
 
         def image(c: Any) -> Any:
-            return alpha * c + (1.0 - alpha) * self.lam * self._solve(c)
+            return alpha * c + (1.0 - alpha) * self._product(c)
 
         eps = float(xp.finfo(self.dtype).eps)
         c = xp.zeros_like(b)
@@ -268,7 +269,7 @@ class CholeskySpectrum(Spectrum):
         xp = self.backend.xp
         powers = [self.target]
         while len(powers) < filters.shape[-1]:
-            powers.append(self.lam * self._solve(powers[-1]))
+            powers.append(self._product(powers[-1]))
         return self.unweighted(xp.tensordot(filters, xp.stack(powers), 1))
 
     def fold(self, rows: Any) -> Fold:
@@ -297,6 +298,11 @@ class CholeskySpectrum(Spectrum):
             if self._inverse is None:
                 return self.backend.cholesky_solve(self._factor, t)
         return self._inverse @ t
+
+    def _product(self, t: Any) -> Any:
+        """x t = λM t; M t alone may underflow where K is large and t small."""
+        size = largest(abs(t)) or 1.0
+        return (self.lam * self._solve(t / size)) * size
 
     def _explicit_inverse(self) -> Any:
         """M, in the buffer of the factor."""
@@ -363,7 +369,7 @@ class _CholeskyFold(Fold):
         s = self.spectrum
         result = 0.0 * handles[0]
         for power in reversed(range(len(filters[0]))):
-            result = s.lam * s._solve(result)
+            result = s._product(result)
             for f, h in zip(filters, handles, strict=True):
                 result = result + f[power] * h
         return result
