@@ -225,7 +225,7 @@ class CholeskySpectrum(Spectrum):
         def image(c: Any) -> Any:
             return alpha * c + (1.0 - alpha) * self._product(c)
 
-        eps = float(xp.finfo(self.dtype).eps)
+        eps, tiny = float(xp.finfo(self.dtype).eps), float(xp.finfo(self.dtype).tiny)
         c = xp.zeros_like(b)
         r, search = b.copy(), b.copy()
         rr = first = (r * r).sum(0)
@@ -233,14 +233,14 @@ class CholeskySpectrum(Spectrum):
             if not bool((rr > first * eps**2).any()):
                 break
             step = image(search)
-            length = rr / xp.maximum((search * step).sum(0), xp.finfo(self.dtype).tiny)
+            length = rr / xp.maximum((search * step).sum(0), tiny)
             c += length * search
             r -= length * step
             previous, rr = rr, (r * r).sum(0)
-            search = r + rr / xp.maximum(previous, xp.finfo(self.dtype).tiny) * search
+            search = r + rr / xp.maximum(previous, tiny) * search
         if alpha > 0.0:
             rest = b - image(c)
-            error = float(((rest * rest).sum(0) / xp.maximum(first, 1e-300)).max()) ** 0.5
+            error = float(((rest * rest).sum(0) / xp.maximum(first, tiny)).max()) ** 0.5
             if not error <= min(alpha, 1.0) * max(1e-10, 1e3 * eps):
                 raise ValueError(
                     f"the limit at alpha={alpha:g} is too ill-conditioned for solver='cholesky'; "
