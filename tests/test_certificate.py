@@ -90,10 +90,13 @@ def test_cases_that_exceeded_an_earlier_certificate(name):
 @pytest.mark.parametrize("first", range(0, 80, 20))
 def test_hard_problems(first):
     for seed in range(first, first + 20):
-        outcome = judge(draw(seed))
-        assert outcome.at_rows <= 1.0, seed
-        assert outcome.plain <= 1.0, seed
-        assert outcome.tol <= 1.0, seed
+        assert max(judge(draw(seed))[:3]) <= 1.0, seed
+
+
+@pytest.mark.parametrize("seed", [307062, 207813])
+def test_problems_that_exceeded_an_earlier_version(seed):
+    # residuals not quite orthogonal to q, far from 0; predictions that overflow float32
+    assert max(judge(draw(seed))[:3]) <= 1.0
 
 
 def test_every_step_is_within_the_tolerance_or_there_is_a_warning(rng):

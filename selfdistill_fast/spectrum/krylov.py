@@ -308,9 +308,10 @@ class KrylovSpectrum(EighSpectrum):
         return self._centred(self._product(V))
 
     def _centred(self, P: Any) -> Any:
-        """P (n, b) on the complement of q, in place."""
+        """P (n, b) on the complement of q, in place; twice, since little of P may be left."""
         if self.q is not None:
-            P -= self.q[:, None] * (self.q @ P)
+            for _ in range(2):
+                P -= self.q[:, None] * (self.q @ P)
         return P
 
     def _product(self, V: Any, *, exactly: bool = False) -> Any:
@@ -841,7 +842,7 @@ class KrylovSpectrum(EighSpectrum):
         t = self._t[:, targets]
         seen = np.zeros((T, p))  # what the residuals have beyond those of exact arithmetic
         for s in range(T):
-            R[s] = t - KC[s] - lam * C[s]
+            R[s] = self._centred(t - KC[s] - lam * C[s])
             t = t - lam * C[s]
             known = self._next.T @ (self._coupling @ (filters[s][:, None] * z))
             seen[s] = _norms((R[s] + known)[None], be)[0]
