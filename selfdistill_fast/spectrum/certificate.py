@@ -112,9 +112,13 @@ class Bound(NamedTuple):
     fixed: np.ndarray
 
     def at(self, feature: Any, root: Any) -> np.ndarray:
-        """The bound for a feature norm and √κ(x, x), which must broadcast."""
-        with np.errstate(over="ignore"):
-            return self.size * feature + self.point * root + self.fixed
+        """The bound for a feature norm and √κ(x, x), which must broadcast.
+
+        Infinite where squares of K overflow, and nothing is known.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            bound = self.size * feature + self.point * root + self.fixed
+        return np.where(np.isnan(bound), np.inf, bound)
 
 
 def joined(parts: list[Bound]) -> Bound:
