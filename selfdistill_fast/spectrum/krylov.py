@@ -182,7 +182,9 @@ class KrylovSpectrum(EighSpectrum):
         )
         self._lock = threading.RLock()  # a run may be continued while others use it
         self._half: Any = None
-        self._root64 = None if self._root is None else self._root.astype("float64")[:, None]
+        # in float64 also where predictions are float32: as many digits as q has, or K_w mixes
+        # with what an intercept takes out
+        self._root64 = None if w is None else be.xp.sqrt(self.kept(w))[:, None]
         precomputed = isinstance(kernel, Precomputed)
         if precomputed or not kernel.pair:
             self._half = self._half_of_matrix(X)
