@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
-from selfdistill_fast.alpha import weights_to_alphas
+from selfdistill_fast.alpha import warn_caller, weights_to_alphas
 from selfdistill_fast.backend import device_of
 from selfdistill_fast.distill import (
     DistillationPath,
@@ -462,6 +462,8 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         if best is None:
             raise ValueError("no held-out error is finite: the targets or predictions overflow")
         kernel, path, lam, step = best
+        if path.alarm:
+            warn_caller(path.alarm, RuntimeWarning)
         self._keep(kernel, path)
         self.best_lam_, self.best_step_ = float(lam), step
         self.best_gamma_ = getattr(kernel, "gamma", None)
