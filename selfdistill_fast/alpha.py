@@ -162,6 +162,10 @@ def _check_columns(y: Any, F: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         )
     if y.ndim not in (1, 2) or y.shape[0] == 0:
         raise ValueError(f"targets must have shape (m,) or (m, p) with m > 0, got {tuple(y.shape)}")
+    if F.shape[0] == 0:
+        raise ValueError(
+            f"there are no predictions: shape {tuple(F.shape)}; give at least one step"
+        )
     m = y.shape[0]
     if sample_weight is not None:
         sample_weight = _double(sample_weight, "sample_weight")
@@ -314,6 +318,11 @@ def step_weights(alphas: Any) -> np.ndarray:
     -------
     C : ndarray of shape (T, T) or (T, T, p), lower triangular with rows that sum to 1
 
+    Raises
+    ------
+    ValueError
+        The weights overflow.
+
     Examples
     --------
     >>> step_weights([np.nan, 0.5, 0.25])
@@ -325,9 +334,12 @@ def step_weights(alphas: Any) -> np.ndarray:
     T = len(alphas)
     C = np.zeros((T, *alphas.shape))
     C[0, 0] = 1.0
-    for t in range(1, T):
-        C[t, 1:] = (1.0 - alphas[t]) * C[t - 1, :-1]
-        C[t, 0] = alphas[t]
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        for t in range(1, T):
+            C[t, 1:] = (1.0 - alphas[t]) * C[t - 1, :-1]
+            C[t, 0] = alphas[t]
+    if np.isinf(C).any():
+        raise ValueError("these alphas are too large: the weights of the steps overflow")
     return C
 
 
