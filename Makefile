@@ -9,12 +9,14 @@
 # the working tree, rebuilt on import). The stamps .installed and .editable say which;
 # each installation removes the other's stamp.
 # .venv-bench holds the benchmarks' peers beside a normal install.
+# .venv-fuzz holds a normal install whose C code is compiled with sanitizers.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; exit; }; \
   done; echo python3)
 VENV ?= .venv
 VENV_BENCH ?= .venv-bench
+VENV_FUZZ ?= .venv-fuzz
 VENV_TOOLS := .venv-tools-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 CONSTRAINTS ?= requirements/constraints.txt
 EXTRAS ?= test
@@ -33,7 +35,7 @@ BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options $(CONSTRAINTS
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
 DEMO := demo
 
-.PHONY: help demo test test-newest test-oldest matrix workflows lint lock bench wheel wheel-check clean
+.PHONY: help demo test test-newest test-oldest judge fuzz matrix workflows lint lock bench wheel wheel-check clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -54,6 +56,15 @@ test-newest:  ## the tests with the newest release of every dependency
 
 test-oldest: $(VENV_TOOLS)/oldest.txt  ## the tests with the oldest release that pyproject.toml allows
 	@$(MAKE) test VENV=.venv-oldest CONSTRAINTS=$<
+
+judge: $(VENV)/.editable  ## 20000 hard problems judged by long double; a table of error over tolerance
+	@$(IN_VENV) $(BIN)/python tools/judge.py $(ARGS)
+
+# the sanitizer's library must be the first one of the process; CPython itself leaks on purpose
+fuzz: $(VENV_FUZZ)/.installed  ## 100000 calls with drawn arguments, the C code under sanitizers
+	@LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(VENV_FUZZ)/bin/python tools/fuzz.py $(ARGS)
 
 lock: $(VENV_TOOLS)/bin/uv  ## renew requirements/constraints.txt
 	@$(RESOLVE) --universal --upgrade --output-file requirements/constraints.txt pyproject.toml
@@ -87,7 +98,7 @@ wheel-check:  ## the wheel of dist/ in a Debian folder without a compiler (root,
 	@sh tools/wheel_check.sh dist/*.whl
 
 clean:  ## remove everything that the other targets made
-	rm -rf $(VENV) $(VENV_BENCH) .venv-tools-* .venv-newest .venv-oldest .matrix
+	rm -rf $(VENV) $(VENV_BENCH) $(VENV_FUZZ) .venv-tools-* .venv-newest .venv-oldest .matrix
 	rm -rf $(DEMO) build dist .cache .benchmarks .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -124,6 +135,18 @@ $(VENV_BENCH)/.installed: $(SOURCES) | $(VENV_BENCH)/.python
 	@echo "installing into $(VENV_BENCH), with the peers that we are measured against"
 	@$(call pip_install,$(VENV_BENCH)) $(BUILD_REQUIRES)
 	@$(call pip_install,$(VENV_BENCH)) --no-build-isolation '.[bench]'
+	@touch $@
+
+$(VENV_FUZZ)/.python:
+	$(call new_venv,$(VENV_FUZZ))
+
+$(VENV_FUZZ)/.installed: $(SOURCES) | $(VENV_FUZZ)/.python
+	@echo "installing into $(VENV_FUZZ), with sanitizers"
+	@$(call pip_install,$(VENV_FUZZ)) $(BUILD_REQUIRES)
+	@$(call pip_install,$(VENV_FUZZ)) --no-build-isolation '.[sweep]' \
+	  --config-settings=setup-args=-Db_sanitize=address,undefined \
+	  --config-settings=setup-args=-Db_lundef=false \
+	  --config-settings=setup-args=-Dc_args=-fno-sanitize-recover=all
 	@touch $@
 
 # an editable install follows the sources by itself: it rebuilds what changed on import,

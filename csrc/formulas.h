@@ -33,8 +33,12 @@
 
 /* A squared distance from norms and inner product that is below this share of the norms' sum
  * has lost digits and is done again by differences (real_size 8: good to 1e-13 sqrt(d), 4:
- * 1e-5 sqrt(d)); likewise 1 - |cos| of an angle. */
+ * 1e-5 sqrt(d)). */
 #define SDF_CANCELLED(real_size) ((real_size) == 8 ? 1e-3 : 1e-2)
+
+/* 1 - |cos| below this is |u -+ v|^2 / 2 of unit rows: an inner product that rounds by eps
+ * would move the angle by eps / sqrt(2 SDF_PARALLEL), which is 4 eps, and more below. */
+#define SDF_PARALLEL (1.0 / 32)
 
 #endif
 

@@ -9,7 +9,8 @@
  *                      done again as sum (x - z)^2 from the rows as given: no distance has lost
  *                      more than a factor 1/CANCELLED, however close or far from 0 the points.
  *   angle of NTK       rho = <u, v> of unit rows is carried as e = 1 - |rho| with the sign of
- *                      rho; where e is small, e = |u -+ v|^2 / 2 is done again likewise.
+ *                      rho. Where e < SDF_PARALLEL, e = |u -+ v|^2 / 2 instead: the angle
+ *                      sqrt(2 e) is then good to the rounding of u and v.
  *
  * Everything is symmetric in x and z to the last bit, so K(X, X) is, and the order of the
  * operations for one entry depends on nothing but its two rows.
@@ -53,6 +54,7 @@ _Static_assert(NR % MR == 0 && TILE % NR == 0 && TILE % UNIT == 0, "tiles are wh
 _Static_assert(UNIT % MR == 0 && UNIT % LINE == 0, "units are whole register tiles and lines");
 
 #define CANCELLED ((real)SDF_CANCELLED(sizeof(real)))
+#define PARALLEL ((real)SDF_PARALLEL)
 #if SDF_BITS == 64
 #define LARGEST 1e307
 #else
@@ -187,9 +189,13 @@ static real norm_of(const real *row, ptrdiff_t d) {
     largest = largest < value ? value : largest;
   }
   if (largest == 0) return 0;
-  for (ptrdiff_t k = 0; k < d; k++) {
-    const double value = (double)row[k] / largest;
-    sum += value * value;
+  for (ptrdiff_t k0 = 0; k0 < d; k0 += CHUNK) { /* sums of sums round less */
+    double part = 0;
+    for (ptrdiff_t k = k0; k < least(k0 + CHUNK, d); k++) {
+      const double value = (double)row[k] / largest;
+      part += value * value;
+    }
+    sum += part;
   }
   return (real)(largest * __builtin_sqrt(sum));
 }
@@ -198,17 +204,18 @@ static void pack_panel(const sdf_job *job, const real *rows, ptrdiff_t n, ptrdif
                        ptrdiff_t panel, real *packed, real *norms) {
   const ptrdiff_t d = job->d, first = panel * NR - pad;
   const real *shift = job->shift;
-  real scale[NR];
+  const int unit_rows = job->pair == SDF_PAIR_ANGLE;
+  real divisor[NR]; /* 1 / norm would round once more, and overflow for tiny rows */
   packed += panel * NR * d;
   norms += panel * NR;
 
   for (int r = 0; r < NR; r++) {
     const ptrdiff_t i = first + r;
     norms[r] = 0;
-    scale[r] = 1;
-    if (job->pair == SDF_PAIR_ANGLE && i >= 0 && i < n) {
+    divisor[r] = 1;
+    if (unit_rows && i >= 0 && i < n) {
       norms[r] = norm_of(rows + i * d, d);
-      scale[r] = norms[r] > 0 ? 1 / norms[r] : 0;
+      if (norms[r] > 0) divisor[r] = norms[r];
     }
   }
   for (int r = 0; r < NR; r += LANES) {
@@ -219,7 +226,8 @@ static void pack_panel(const sdf_job *job, const real *rows, ptrdiff_t n, ptrdif
         vec block[LANES];
         const vec moved = load_any_(shift + k);
         for (int l = 0; l < LANES; l++) {
-          block[l] = (load_any_(corner + l * d + k) - moved) * scale[r + l];
+          block[l] = load_any_(corner + l * d + k) - moved;
+          if (unit_rows) block[l] /= divisor[r + l];
         }
         transpose_(block);
         for (int l = 0; l < LANES; l++) store_(packed + (k + l) * NR + r, block[l]);
@@ -229,7 +237,7 @@ static void pack_panel(const sdf_job *job, const real *rows, ptrdiff_t n, ptrdif
       const ptrdiff_t i = first + r + l;
       const int real_row = i >= 0 && i < n;
       for (ptrdiff_t c = k; c < d; c++) {
-        packed[c * NR + r + l] = real_row ? (rows[i * d + c] - shift[c]) * scale[r + l] : 0;
+        packed[c * NR + r + l] = real_row ? (rows[i * d + c] - shift[c]) / divisor[r + l] : 0;
       }
     }
   }
@@ -291,24 +299,21 @@ static sdf_status pack(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi) {
 
 PAIR_LOOP(pair_inner, sum[r][v] += b[v] * x[r];)
 PAIR_LOOP(pair_differences, const vec gap = b[v] - x[r]; sum[r][v] += gap * gap;)
+PAIR_LOOP(pair_sums, const vec sum_ = b[v] + x[r]; sum[r][v] += sum_ * sum_;)
 PAIR_LOOP(pair_l1, sum[r][v] += abs_(b[v] - x[r]);)
 
-/* sum (x/a - z/b)^2, without the divisions where a = b = 1. Quotients, not products: a
- * contracted a x - b z would round its two sides differently. */
-static inline __attribute__((always_inline)) real squared_gap(const real *x, real a,
-                                                              const real *z, real b,
-                                                              ptrdiff_t d, const int scaled) {
+/* sum (x - z)^2 */
+static real squared_gap(const real *x, const real *z, ptrdiff_t d) {
   vec sum = {0};
   ptrdiff_t k = 0;
   for (; k + LANES <= d; k += LANES) {
-    vec left = load_any_(x + k), right = load_any_(z + k);
-    if (scaled) left /= a, right /= b;
-    sum += (left - right) * (left - right);
+    const vec gap = load_any_(x + k) - load_any_(z + k);
+    sum += gap * gap;
   }
   real total = 0;
   for (int l = 0; l < LANES; l++) total += sum[l];
   for (; k < d; k++) {
-    const real gap = scaled ? x[k] / a - z[k] / b : x[k] - z[k];
+    const real gap = x[k] - z[k];
     total += gap * gap;
   }
   return total;
@@ -336,36 +341,41 @@ static void squares_of_row(const sdf_job *job, ptrdiff_t i, ptrdiff_t j, ptrdiff
   const real *x = job->x, *z = job->symmetric ? job->x : job->z;
   for (ptrdiff_t c = most(0, -j); c < least(width, job->m - j); c++) {
     if (!(t[c] >= CANCELLED * (norms[c] + norm))) {
-      t[c] = squared_gap(x + i * job->d, 1, z + (j + c) * job->d, 1, job->d, 0);
+      t[c] = squared_gap(x + i * job->d, z + (j + c) * job->d, job->d);
     }
   }
 }
 
-/* Cosines t of one row -> 1 - |cos| with the sign of cos; mended likewise. */
-static void angles_of_row(const sdf_job *job, ptrdiff_t i, ptrdiff_t j, ptrdiff_t width,
-                          real *t) {
-  const real *norms = (const real *)(job->symmetric ? job->norms_x : job->norms_z) + j;
-  const real norm = ((const real *)job->norms_x)[i];
-  ivec bad = {0};
-  for (ptrdiff_t c = 0; c < width; c += LANES) {
-    const vec cosine = load_(t + c);
-    const vec e = 1 - abs_(cosine);
-    bad |= ~(e >= CANCELLED);
-    store_(t + c, (vec)((ivec)e ^ (ivec)sign_(cosine)));
+/* Of cosines in t (MR rows, NR columns) that are near +-1: |u -+ v|^2 / 2 in their place. x and
+ * z are the unit rows in their panels. */
+static void near_parallel(const real *x, const real *z, ptrdiff_t d, real *t, ptrdiff_t width) {
+  real gaps[MR * NR] __attribute__((aligned(64))), sums[MR * NR] __attribute__((aligned(64)));
+  for (ptrdiff_t k = 0; k < d; k += DEPTH) {
+    const ptrdiff_t depth = least(DEPTH, d - k);
+    pair_differences(x + k * NR, z + k * NR, depth, k == 0, gaps, NR);
+    pair_sums(x + k * NR, z + k * NR, depth, k == 0, sums, NR);
   }
-  i -= job->pad_x;
-  j -= job->pad_z;
-  if (!any_(bad) || i < 0 || i >= job->n) return;
-  const real *x = job->x, *z = job->symmetric ? job->x : job->z;
-  for (ptrdiff_t c = most(0, -j); c < least(width, job->m - j); c++) {
-    /* e may have come out below 0, which looks like the other sign: e is small all the same */
-    const real e = t[c] < 0 ? -t[c] : t[c];
-    if (!(e >= CANCELLED)) {
-      const real *p = x + i * job->d, *q = z + (j + c) * job->d;
-      const real near = squared_gap(p, norm, q, norms[c], job->d, 1) / 2;
-      t[c] = near <= 1 ? near : -(squared_gap(p, norm, q, -norms[c], job->d, 1) / 2);
+  for (ptrdiff_t r = 0; r < MR; r++) {
+    for (ptrdiff_t c = 0; c < NR; c += LANES) {
+      const vec e = load_(t + r * width + c), gap = load_(gaps + r * NR + c);
+      const vec near = select_(negative_(e), load_(sums + r * NR + c), gap) * (real)0.5;
+      store_(t + r * width + c, copysign_(select_(abs_(e) < PARALLEL, near, e), e));
     }
   }
+}
+
+/* Cosines t of MR rows and NR columns -> 1 - |cos| with the sign of cos. */
+static void angles_of_block(const real *x, const real *z, ptrdiff_t d, real *t,
+                            ptrdiff_t width) {
+  ivec near = {0};
+  for (ptrdiff_t r = 0; r < MR; r++) {
+    for (ptrdiff_t c = 0; c < NR; c += LANES) {
+      const vec cosine = load_(t + r * width + c), e = 1 - abs_(cosine);
+      near |= e < PARALLEL;
+      store_(t + r * width + c, copysign_(e, cosine)); /* e < 0 is near 0 as well */
+    }
+  }
+  if (any_(near)) near_parallel(x, z, d, t, width);
 }
 
 /* ------------------------------------------------------------- kernel function */
@@ -599,15 +609,17 @@ static void do_tile(const sdf_job *job, ptrdiff_t ti, ptrdiff_t tj, int steps, r
           const real *z = packed_z + j * d + k * NR;
           for (ptrdiff_t i = at.i; i < at.i + at.rows; i += MR) {
             const real *x = packed_x + i / NR * NR * d + i % NR + k * NR;
-            pair_loop(x, z, depth, k == 0, s + (i - at.i) * width + (j - j0), width);
+            real *const t = s + (i - at.i) * width + (j - j0);
+            pair_loop(x, z, depth, k == 0, t, width);
+            if (job->pair == SDF_PAIR_ANGLE && k + depth == d) {
+              angles_of_block(x - k * NR, z - k * NR, d, t, width);
+            }
           }
         }
         if (k + depth < d) continue;
-        for (ptrdiff_t r = 0; r < at.rows; r++) {
-          if (job->pair == SDF_PAIR_SQUARES) {
+        if (job->pair == SDF_PAIR_SQUARES) {
+          for (ptrdiff_t r = 0; r < at.rows; r++) {
             squares_of_row(job, at.i + r, j0, width, s + r * width);
-          } else if (job->pair == SDF_PAIR_ANGLE) {
-            angles_of_row(job, at.i + r, j0, width, s + r * width);
           }
         }
       }

@@ -34,6 +34,7 @@ __all__ = [
     "cell_losses",
     "chain_weights",
     "check_alphas",
+    "exact_text",
     "greedy_alphas",
     "grid_losses",
     "joint_report",
@@ -50,6 +51,18 @@ def warn_caller(message: str, category: type[Warning]) -> None:
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=level)
+
+
+def exact_text(value: float) -> str:
+    """A number as text that reads back as the same number, with 12 digits where they do.
+
+    Examples
+    --------
+    >>> exact_text(0.1), exact_text(2.0), exact_text(1 / 3)
+    ('0.1', '2', '0.3333333333333333')
+    """
+    text = f"{value:.12g}"
+    return text if float(text) == value else repr(float(value))
 
 
 def _round_off(*arrays: Any) -> float:
@@ -98,6 +111,10 @@ def _check_columns(y: Any, F: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         )
     if y.ndim not in (1, 2) or y.shape[0] == 0:
         raise ValueError(f"targets must have shape (m,) or (m, p) with m > 0, got {tuple(y.shape)}")
+    if F.shape[0] == 0:
+        raise ValueError(
+            f"there are no predictions: shape {tuple(F.shape)}; give at least one step"
+        )
     m = y.shape[0]
     if sample_weight is not None:
         sample_weight = _double(sample_weight)
@@ -249,6 +266,11 @@ def step_weights(alphas: Any) -> np.ndarray:
     -------
     C : ndarray of shape (T, T) or (T, T, p), lower triangular with rows that sum to 1
 
+    Raises
+    ------
+    ValueError
+        The weights overflow.
+
     Examples
     --------
     >>> step_weights([np.nan, 0.5, 0.25])
@@ -260,9 +282,12 @@ def step_weights(alphas: Any) -> np.ndarray:
     T = len(alphas)
     C = np.zeros((T, *alphas.shape))
     C[0, 0] = 1.0
-    for t in range(1, T):
-        C[t, 1:] = (1.0 - alphas[t]) * C[t - 1, :-1]
-        C[t, 0] = alphas[t]
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        for t in range(1, T):
+            C[t, 1:] = (1.0 - alphas[t]) * C[t - 1, :-1]
+            C[t, 0] = alphas[t]
+    if np.isinf(C).any():
+        raise ValueError("these alphas are too large: the weights of the steps overflow")
     return C
 
 

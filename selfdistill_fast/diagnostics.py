@@ -13,7 +13,7 @@ import numpy as np
 
 from selfdistill_fast.alpha import check_alphas
 from selfdistill_fast.filters import shrinkage_path
-from selfdistill_fast.spectrum import check_lam, check_limit
+from selfdistill_fast.spectrum import check_lam, check_limit, check_n_steps
 
 __all__ = [
     "convergence_rate",
@@ -22,6 +22,8 @@ __all__ = [
     "shrinkage_ratios",
     "steps_to_tolerance",
 ]
+
+_EPS = float(np.finfo(np.float64).eps)
 
 
 def shrinkage_ratios(d: Any, lam: float, alpha: Any, n_steps: int) -> np.ndarray:
@@ -69,28 +71,41 @@ def ratio_sign(d_k: float, d_j: float, lam: float, alpha: float, n_steps: int) -
     Returns
     -------
     sign : ndarray of shape (T − 1,) of −1, 0 or 1
-        Predicted sign of the change of B_k/B_j from step τ − 1 to τ, for τ = 2..T, from
-        the shrinkages of step τ − 1 alone.
+        Sign of the change of B_k/B_j from step τ − 1 to τ, for τ = 2..T. It does not depend
+        on how far the ratio has converged. 0 where the two sides of (15) agree to rounding.
 
     Raises
     ------
     ValueError
-        Unless d_k > d_j > 0 and 0 < α < 1, as the theorem needs.
+        Unless ∞ > d_k > d_j > 0 and 0 < α < 1, as the theorem needs.
 
     Examples
     --------
     >>> ratio_sign(3.0, 1.0, 1.0, 0.1, 4)
     array([1, 1, 1])
     """
-    if not d_k > d_j > 0:
-        raise ValueError(f"(15) needs d_k > d_j > 0, got {d_k!r} and {d_j!r}")
+    if not math.inf > d_k > d_j > 0:
+        raise ValueError(f"(15) needs finite d_k > d_j > 0, got {d_k!r} and {d_j!r}")
     if not 0 < alpha < 1:
         raise ValueError(f"(15) needs 0 < alpha < 1, got {alpha!r}")
-    B = shrinkage_path([d_j, d_k], lam, alpha, n_steps)[:-1]
-    A_j, A_k = (d / (d + lam) for d in (d_j, d_k))
-    B_j, B_k = B.T
-    threshold = 1.0 / ((B_k / B_j - A_k / A_j) * A_j / (B_k * (A_k - A_j)) + 1.0)
-    return np.sign(threshold - alpha).astype(int)
+    n_steps = check_n_steps(n_steps)
+    lam = float(check_lam(lam, batch=False))
+    v_k, v_j, beta = lam / float(d_k), lam / float(d_j), 1.0 - float(alpha)
+    # The change is a positive factor, which tends to 0 like ((1 − α) a)^τ, times 1 − rule, with
+    #     rule = v_k v_j Σ_m α (1 − α)^(τ−1−m) E_m,   m = 2..τ−1,   v = λ/d,
+    # and E_m the divided difference of ((1 + v)^m − 1)/v: sums of positive terms throughout.
+    # Everything carries the factor v_k v_j, for range.
+    rule = divided = 0.0
+    power = complete = v_k * v_j  # (1 + v_j)^i and Σ_i (1 + v_k)^(m−i) (1 + v_j)^i
+    sign = np.empty(n_steps - 1, dtype=int)
+    for step in range(n_steps - 1):
+        margin = 1.0 - rule
+        sign[step] = np.sign(margin) if abs(margin) > 4.0 * (step + 1) * _EPS else 0
+        divided += complete
+        rule = beta * rule + alpha * divided
+        power *= 1.0 + v_j
+        complete = (1.0 + v_k) * complete + power
+    return sign
 
 
 def effective_dof(d: Any, lam: float, alpha: Any, n_steps: int) -> np.ndarray:

@@ -609,8 +609,6 @@ def distill(
         alphas = check_alphas(alpha, n_steps, spectrum.p)
         C = step_weights(alphas)
 
-    if np.isinf(C).any():
-        raise ValueError("these alphas are too large: the weights of the steps overflow")
     return assemble(
         spectrum,
         lam,
@@ -637,6 +635,7 @@ def assemble(
     xp = spectrum.backend.xp
     n_steps, scheduled = len(C), lam_steps is not None
     native_C = xp.asarray(C)
+    spectrum.warn_below_rounding(lam_steps if scheduled else lam)
     pure = spectrum.pure_steps(lam, n_steps, lam_steps)
     coordinates = mix(native_C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
     return DistillationPath(
@@ -705,6 +704,7 @@ def held_out_columns(
     if y_val.shape[1] != spectrum.p:
         raise ValueError(f"y_val has {y_val.shape[1]} target(s), the training set {spectrum.p}")
     w = check_sample_weight(be, sample_weight_val, X_val.shape[0], "sample_weight_val")
+    spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
     return y_val, spectrum.evaluate(X_val, spectrum.pure_steps(lam, n_steps, lam_steps)), w
 
 

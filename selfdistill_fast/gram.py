@@ -2,7 +2,8 @@
 
 The public functions check what they are given and hand native arrays to the backend.
 :func:`native_gram` and :func:`native_matmul` are the same for arrays that are native
-already; the solvers use those. They alone know the two kernels that no backend
+already, as are the other ``native_*``; the solvers use those. They see to ranges
+(:mod:`selfdistill_fast.ranges`), and alone know the two kernels that no backend
 computes: a precomputed matrix and the caller's own function.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast import ranges
 from selfdistill_fast.backend import deliver, get_backend, offload
 from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
 
@@ -57,9 +59,16 @@ def gram(
     TypeError
         Sparse, complex or non-numeric input; not a kernel.
     ValueError
-        Wrong shapes, NaN or infinity.
+        Wrong shapes, NaN or infinity; a distance kernel whose unit of length is too small beside
+        the largest feature for the dtype.
     MemoryError
         K does not fit; the message gives the bytes.
+
+    Notes
+    -----
+    Features and parameters may have any size: where squares or products would leave the range
+    of the dtype, rows are scaled by powers of two first. Entries that the dtype cannot hold are
+    infinite, or subnormal or 0.
 
     Examples
     --------
@@ -208,7 +217,7 @@ def gram_sweep(
         check_memory(be, 2 * shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
     if out is None and be.caller == "numpy" and be.xp is not np:
         out = np.empty(shape, dtype=X.dtype)  # one buffer on the host, too
-    return (_delivered(be, K, out) for K in be.gram_sweep(X, Z, checked, out=target))
+    return (_delivered(be, K, out) for K in native_sweep(be, X, Z, checked, target))
 
 
 def _sizes(X: Any, Z: Any, kernel: Kernel) -> tuple[int, int, int]:
@@ -254,21 +263,48 @@ def native_gram(be: Any, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any
             return K
         out[...] = K
         return out
-    return be.gram(X, Z, kernel, out=out)
+    if ranges.usual(X, Z, kernel):
+        return be.gram(X, Z, kernel, out=out)
+    if kernel.unit_diagonal:
+        return be.gram(*ranges.in_units(X, Z, kernel, be.xp), out=out)
+    return ranges.by_rows(be, X, Z, kernel, out)
 
 
 def native_matmul(be: Any, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = None) -> Any:
     """:func:`gram_matmul` on native arrays of one dtype; W (m, p)."""
-    if kernel.pair:
+    if kernel.pair and ranges.usual(X, Z, kernel):
+        return be.gram_matmul(X, Z, W, kernel, out=out)
+    if kernel.unit_diagonal:
+        X, Z, kernel = ranges.in_units(X, Z, kernel, be.xp)
         return be.gram_matmul(X, Z, W, kernel, out=out)
     if out is None:
-        out = be.xp.empty((X.shape[0], W.shape[1]), dtype=X.dtype)
+        out = be.xp.empty((X.shape[0], W.shape[1]), dtype=W.dtype)
     other = X if Z is None else Z
     block = max(1, (1 << 22) // max(W.shape[0], 1))
     for start in range(0, X.shape[0], block):
         rows = slice(start, start + block)
         out[rows] = native_gram(be, X[rows], other, kernel) @ W
     return out
+
+
+def native_sweep(be: Any, X: Any, Z: Any, kernels: Sequence[Kernel], out: Any) -> Iterator[Any]:
+    """:func:`gram_sweep` on native arrays of one dtype."""
+    if all(ranges.usual(X, Z, kernel) for kernel in kernels):
+        yield from be.gram_sweep(X, Z, kernels, out=out)
+        return
+    for kernel in kernels:
+        out = native_gram(be, X, Z, kernel, out)
+        yield out
+
+
+def native_half(be: Any, X: Any, kernel: Kernel, dtype: Any = None) -> Any:
+    """A backend's ``half_gram``: K(X, X) kept for products, for a kernel with a pair quantity."""
+    if ranges.usual(X, None, kernel):
+        return be.half_gram(X, kernel, dtype=dtype)
+    if kernel.unit_diagonal:
+        X, _, kernel = ranges.in_units(X, None, kernel, be.xp)
+        return be.half_gram(X, kernel, dtype=dtype)
+    return be.half_of(ranges.by_rows(be, X, None, kernel), dtype=dtype)
 
 
 def check_memory(be: Any, needed: int, what: str, limit: int | None = None, cure: str = "") -> None:

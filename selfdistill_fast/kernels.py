@@ -104,6 +104,26 @@ class Kernel:
         """κ(x, x) from ‖x‖², shape (n,)."""
         return xp.ones_like(xx)
 
+    # What ranges.py needs to keep squares and products within the range of a dtype: of a
+    # distance kernel the first two, of the others that have a pair quantity the last two.
+    @property
+    def log2_rate(self) -> float:
+        """log₂ of 1 over the kernel's own unit of length, beyond which κ decays."""
+        raise NotImplementedError
+
+    def rescaled(self, e: int) -> Kernel:
+        """The kernel κ′ with κ′(2^e x, 2^e z) = κ(x, z)."""
+        raise NotImplementedError
+
+    @property
+    def core(self) -> Kernel:
+        """A kernel with core(2^a x, 2^b z) = 2^(a + b) core(x, z), of which κ is a function."""
+        return self
+
+    def of_core(self, xp: Any, core: Any, e: Any) -> Any:
+        """κ(x, z) from core(x, z) = ``core`` · 2^e."""
+        return xp.ldexp(core, e)
+
     def to_dict(self) -> dict[str, Any]:
         """Name and parameters, enough for :func:`kernel_from_dict`."""
         values = asdict(self).items()  # JSON has no infinity
@@ -132,6 +152,13 @@ class RBF(Kernel):
     def c_spec(self) -> tuple[str, float, float, int]:
         return ("rbf", self.gamma, 0.0, 0)
 
+    @property
+    def log2_rate(self) -> float:
+        return 0.5 * math.log2(self.gamma)
+
+    def rescaled(self, e: int) -> RBF:
+        return RBF(math.ldexp(self.gamma, -2 * e))
+
     def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
         return xp.exp(-self.gamma * s)
 
@@ -157,6 +184,13 @@ class Laplacian(Kernel):
     @property
     def c_spec(self) -> tuple[str, float, float, int]:
         return ("laplacian", self.gamma, 0.0, 0)
+
+    @property
+    def log2_rate(self) -> float:
+        return math.log2(self.gamma)
+
+    def rescaled(self, e: int) -> Laplacian:
+        return Laplacian(math.ldexp(self.gamma, -e))
 
     def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
         return xp.exp(-self.gamma * s)
@@ -192,13 +226,21 @@ class Matern(Kernel):
     @property
     def c_spec(self) -> tuple[str, float, float, int]:
         if self.nu == math.inf:
-            return ("rbf", 0.5 / self.length_scale**2, 0.0, 0)
+            return ("rbf", 0.5 / (self.length_scale * self.length_scale), 0.0, 0)
         return (f"matern{round(2 * self.nu)}2", 1.0 / self.length_scale, 0.0, 0)
+
+    @property
+    def log2_rate(self) -> float:
+        return -math.log2(self.length_scale)
+
+    def rescaled(self, e: int) -> Matern:
+        return Matern(math.ldexp(self.length_scale, e), self.nu)
 
     def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
         if self.nu == math.inf:
-            return xp.exp(s * (-0.5 / self.length_scale**2))
+            return xp.exp(s * (-0.5 / (self.length_scale * self.length_scale)))
         r = xp.sqrt(s) * (math.sqrt(2.0 * self.nu) / self.length_scale)
+        r = xp.minimum(r, 1e3)  # κ has long been 0 there, and ∞ · 0 would not be
         if self.nu == 0.5:
             return xp.exp(-r)
         if self.nu == 1.5:
@@ -243,6 +285,14 @@ class Polynomial(Kernel):
 
     def diagonal(self, xp: Any, xx: Any) -> Any:
         return (self.gamma * xx + self.coef0) ** self.degree
+
+    @property
+    def core(self) -> Kernel:
+        return Linear()
+
+    def of_core(self, xp: Any, core: Any, e: Any) -> Any:
+        mantissa, exponent = math.frexp(self.gamma)
+        return (mantissa * xp.ldexp(core, e + exponent) + self.coef0) ** self.degree
 
 
 @dataclass(frozen=True)

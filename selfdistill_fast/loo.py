@@ -32,8 +32,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.linalg import LinAlgError
 
-from selfdistill_fast.alpha import check_alphas, step_weights
+from selfdistill_fast.alpha import check_alphas, step_weights, warn_caller
 from selfdistill_fast.backend import deliver
 from selfdistill_fast.gram import check_memory
 from selfdistill_fast.spectrum import Spectrum, check_lam, check_lam_steps, check_n_steps, mix
@@ -46,6 +47,9 @@ __all__ = [
     "loo_columns",
     "mixed_held_out",
 ]
+
+#: relative error of held-out predictions that unequal weights may cause in silence
+_LOST = {"float64": 1e-6, "float32": 0.1}
 
 
 def _held_out(
@@ -96,6 +100,32 @@ def _check_columns_fit(spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: An
     )
 
 
+def _warn_of_weights(spectrum: Spectrum, folds: list[Any] | None = None) -> None:
+    """RuntimeWarning where weights leave held-out predictions too few digits.
+
+    The rounding of a row of weight w is ε √(max w / w) of its prediction; and with an intercept
+    ε/s, where only a share s of all weight is left without a fold.
+    """
+    xp, growth = spectrum.backend.xp, 1.0
+    if spectrum.sample_weight is not None:
+        w = spectrum.kept(spectrum.sample_weight)
+        growth = float(w.max() / w.min()) ** 0.5
+        if spectrum.fit_intercept and folds is None:
+            growth = max(growth, 1.0 / max(1.0 - float(w.max()) / spectrum.total_weight, 1e-300))
+        elif spectrum.fit_intercept and folds is not None:
+            sums = [float(spectrum.sample_weight[xp.asarray(rows)].sum()) for rows in folds]
+            left = (float(sum(sums[:i]) + sum(sums[i + 1 :])) for i in range(len(sums)))
+            growth = max(growth, spectrum.total_weight / max(min(left), 1e-300))
+    error = 100.0 * float(np.finfo(spectrum.dtype).eps) * growth
+    if error > _LOST[str(spectrum.dtype)]:
+        warn_caller(
+            f"the weights are so different that held-out predictions lose digits in "
+            f"{spectrum.dtype}: the relative error may reach {min(error, 1.0):.2g}; give rows of "
+            "negligible weight the weight 0, or use more folds",
+            RuntimeWarning,
+        )
+
+
 def loo_columns(
     spectrum: Spectrum,
     lam: Any,
@@ -119,7 +149,8 @@ def loo_columns(
             "without the only one nothing is left to fit"
         )
     spectrum.check_leave_one_out()
-    spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
+    spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
+    _warn_of_weights(spectrum)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     residual = spectrum.residual_filters(lam, n_steps, lam_steps)
     smoother = spectrum.smoother_filters(lam, n_steps, lam_steps)
@@ -169,7 +200,8 @@ def fold_columns(
         is_kept = spectrum.backend.to_numpy(spectrum.sample_weight) > 0
     position = np.cumsum(is_kept) - 1  # of a training row among the kept ones
     spectrum.check_leave_one_out()
-    spectrum.warn_without_digits(lam if lam_steps is None else lam_steps)
+    spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
+    _warn_of_weights(spectrum, folds)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
     y = spectrum.kept(spectrum.Y)
     root = xp.ones(len(y))
@@ -208,7 +240,14 @@ def fold_columns(
                 key = 0 if lam_steps is None else j  # one λ, one factor
                 if key not in solvers:
                     ridge = float(lam if lam_steps is None else lam_steps[j])
-                    solvers[key] = fold.solver(ridge, windows(residual, 1, j, j)[0])
+                    try:
+                        solvers[key] = fold.solver(ridge, windows(residual, 1, j, j)[0])
+                    except LinAlgError:
+                        raise LinAlgError(
+                            f"a fold of {len(fold.rows)} rows cannot be left out at lam={ridge:g}: "
+                            "I - A of its rows is singular to rounding; use a larger lam, or "
+                            "weights that are less different"
+                        ) from None
                 return solvers[key](r)
 
             def push(delta: Any, fold: Any = fold, means: Any = means) -> Any:

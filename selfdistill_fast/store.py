@@ -371,12 +371,15 @@ def _differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
         return found
     if stored == wanted:
         return []
-    return [f"{where} was {_short(stored)}, is now {_short(wanted)}"]
+    was, now = (v if isinstance(v, str) else json.dumps(v) for v in (stored, wanted))
+    same = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0)
+    return [f"{where} was {_excerpt(was, same)}, is now {_excerpt(now, same)}"]
 
 
-def _short(value: Any, limit: int = 160) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= limit else text[:limit] + " …"
+def _excerpt(text: str, same: int, limit: int = 160) -> str:
+    """A text, or where it is long the part about its first difference from another."""
+    start = max(0, same - limit // 2) if len(text) > limit else 0
+    return "… " * (start > 0) + text[start : start + limit] + " …" * (len(text) > start + limit)
 
 
 def _checksums(folder: Path) -> dict[str, list[Any]]:

@@ -30,6 +30,7 @@ from selfdistill_fast.alpha import (
     cell_losses,
     chain_weights,
     check_alphas,
+    exact_text,
     step_weights,
     weights_to_alphas,
 )
@@ -813,9 +814,9 @@ def _check_entries(alphas: Any, n_steps: int, p: int) -> tuple[tuple[Any, ...], 
         values = check_alphas(alpha, n_steps, p)
         entries.append(values)
         if np.ndim(alpha) == 0:
-            labels.append(f"{float(alpha):.12g}")
+            labels.append(exact_text(float(alpha)))
         else:
-            rows = [", ".join(f"{a:.12g}" for a in np.ravel(row)) for row in values[1:]]
+            rows = [", ".join(map(exact_text, np.ravel(row).tolist())) for row in values[1:]]
             labels.append(("; " if values.ndim == 2 else ", ").join(rows))
     if not entries:
         raise ValueError("alphas is empty: give at least one")

@@ -271,9 +271,10 @@ def _function(name):
 
 #: functions that solvers use: all of them are CuPy's, with these arguments
 FUNCTIONS = [
-    "abs", "square", "sqrt", "exp", "log", "sin", "cos", "arcsin", "arctan2", "sign", "power",
-    "maximum", "minimum", "where", "isfinite", "isnan", "clip", "sum", "mean", "cumsum", "any",
-    "all", "argmax", "argmin", "argsort", "sort", "nonzero", "argwhere", "flatnonzero", "unique",
+    "abs", "square", "sqrt", "exp", "ldexp", "log", "sin", "cos", "arcsin", "arctan2", "sign",
+    "power", "maximum", "minimum", "where", "isfinite", "isnan", "clip", "sum", "mean", "cumsum",
+    "any", "all", "argmax", "argmin", "argsort", "sort", "nonzero", "argwhere", "flatnonzero",
+    "unique",
     "searchsorted", "trace", "diagonal", "diag", "triu", "tril", "tensordot", "einsum", "dot",
     "matmul", "outer", "moveaxis", "swapaxes", "repeat", "tile", "stack", "concatenate", "vstack",
     "hstack", "column_stack", "ravel", "reshape", "transpose", "zeros_like", "ones_like",

@@ -256,6 +256,44 @@ def mp_leave_one_out(K, Y, lam, alphas, digits=60):
     return out
 
 
+# ------------------------------------------------------------------ the same in long double
+
+
+def long_double_rbf(kernel, X, Z):
+    """RBF kernel matrix in long double, from direct differences."""
+    A, B = (np.asarray(a, np.longdouble) for a in (X, Z))
+    return np.exp(-np.longdouble(kernel.gamma) * np.square(A[:, None] - B[None]).sum(-1))
+
+
+def long_double_factor(A):
+    """Lower Cholesky factor of A."""
+    L = np.array(A, np.longdouble)
+    for j in range(len(L)):
+        L[j, j] = np.sqrt(L[j, j])
+        L[j + 1 :, j] /= L[j, j]
+        L[j + 1 :, j + 1 :] -= np.outer(L[j + 1 :, j], L[j + 1 :, j])
+    return np.tril(L)
+
+
+def long_double_forward(L, B):
+    """L⁻¹ B for lower L."""
+    B = np.array(B, np.longdouble)
+    for i in range(len(L)):
+        B[i] = (B[i] - L[i, :i] @ B[:i]) / L[i, i]
+    return B
+
+
+def long_double_landmarks(kernel, X, y, landmarks, X_new, lam):
+    """Predictions of ridge regression on κ(·, L) K_LL^(−½), its kernel an RBF."""
+    L = long_double_factor(long_double_rbf(kernel, landmarks, landmarks))
+    features, new = (
+        long_double_forward(L, long_double_rbf(kernel, landmarks, a)) for a in (X, X_new)
+    )
+    C = long_double_factor(features @ features.T + np.longdouble(lam) * np.eye(len(L)))
+    inner = long_double_forward(C, features @ np.asarray(y, np.longdouble))
+    return (long_double_forward(C, new).T @ inner).astype(np.float64)
+
+
 # ------------------------------------------------------------------ the best α, the best weights
 
 

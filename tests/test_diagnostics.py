@@ -5,6 +5,8 @@ Their theorems (4.3 and 4.5) are in test_theorems.py.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import oracle
 import pytest
@@ -70,6 +72,49 @@ def test_ratio_sign_needs_ordered_eigenvalues():
         ratio_sign(0.5, 1.0, 0.5, 0.3, 3)
     with pytest.raises(ValueError, match="d_k"):
         ratio_sign(1.0, 1.0, 0.5, 0.3, 3)
+
+
+def exact_signs(d_k, d_j, lam, alpha, n_steps):
+    """Signs of the changes of B_k/B_j, from the recursion (12) in rational numbers."""
+    a_k, a_j = (Fraction(d) / (Fraction(d) + Fraction(lam)) for d in (d_k, d_j))
+    alpha = Fraction(alpha)
+    B_k, B_j, signs = a_k, a_j, []
+    for _ in range(n_steps - 1):
+        b_k, b_j = (a * ((1 - alpha) * B + alpha) for a, B in ((a_k, B_k), (a_j, B_j)))
+        change = b_k * B_j - b_j * B_k
+        signs.append((change > 0) - (change < 0))
+        B_k, B_j = b_k, b_j
+    return signs
+
+
+def test_ratio_sign_of_converged_ratios(rng):
+    """Ratios whose change is far below their rounding still have the sign of that change."""
+    n_steps, both = 12, 0
+    for _ in range(300):
+        d_k = 10.0 ** rng.uniform(-8, 8)
+        d_j = d_k * 10.0 ** -(10.0 ** rng.uniform(-6, 1))
+        alpha = rng.choice([rng.uniform(0, 1), 10.0 ** rng.uniform(-12, 0)])
+        lam = d_k * 10.0 ** rng.uniform(-8, 8)
+        expected = exact_signs(d_k, d_j, lam, alpha, n_steps)
+        assert ratio_sign(d_k, d_j, lam, alpha, n_steps).tolist() == expected
+        both += len(set(expected)) > 1
+    assert both > 50
+
+
+def test_ratio_sign_of_a_change_that_is_zero():
+    """At step 3 (15) is the sign of d_k d_j − α λ²."""
+    assert exact_signs(2.0, 0.25, 1.0, 0.5, 4) == [1, 0, -1]
+    assert ratio_sign(2.0, 0.25, 1.0, 0.5, 4).tolist() == [1, 0, -1]
+    for lam in (1e-3, 1.0, 7.0):  # zero to rounding
+        assert ratio_sign(2.3 * lam, 0.3 / 2.3 * lam, lam, 0.3, 3).tolist() == [1, 0]
+
+
+def test_ratio_sign_of_many_steps():
+    """Thousands of steps at λ far above both eigenvalues: large powers of (d + λ)/d."""
+    signs = ratio_sign(2.0, 1.0, 1e6, 0.5, 5000)
+    assert signs[0] == 1
+    assert (signs[1:] == -1).all()
+    assert (ratio_sign(2.0, 1.0, 1e-6, 0.5, 5000) == 1).all()
 
 
 def test_steps_to_tolerance_by_hand():

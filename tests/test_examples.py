@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ("plot_constrained", "{}/constrained.png", ["constrained.png"]),
         ("plot_leave_one_out", "{}/leave_one_out.png", ["leave_one_out.png"]),
         ("plot_wide_network", "{}/wide_network.png", ["wide_network.png"]),
+        ("plot_accuracy", "{}/accuracy.png", ["accuracy.png"]),
     ],
 )
 def test_example(name, output, written, tmp_path):
@@ -62,6 +63,7 @@ def test_every_example_is_tested():
         "plot_constrained",
         "plot_leave_one_out",
         "plot_wide_network",
+        "plot_accuracy",
     }
 
 

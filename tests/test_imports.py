@@ -26,8 +26,9 @@ LAYERS = {
     "kernels": set(),
     "alpha": set(),
     "backend": {"kernels", "alpha"},  # warn_caller
-    "gram": {"kernels", "backend", "alpha"},
-    "spectrum": {"kernels", "backend", "gram", "alpha"},
+    "ranges": {"kernels"},
+    "gram": {"kernels", "backend", "alpha", "ranges"},
+    "spectrum": {"kernels", "backend", "gram", "alpha", "ranges"},
     "filters": {"kernels", "backend", "gram", "spectrum", "alpha"},
     "loo": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
     "diagnostics": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
@@ -40,7 +41,8 @@ LAYERS["store"] = {"alpha"}  # its warnings
 LAYERS["sweep"] = LAYERS["distill"] | {"distill", "store", "plotting"}  # .plot() draws
 LAYERS["estimator"] = LAYERS["distill"] | {"distill", "plotting"}  # .plot() draws
 #: what speaks only in the backend's verbs and its array namespace
-SOLVERS = ["gram", "filters", "loo", *(name for name in FILES if name.startswith("spectrum"))]
+SOLVERS = ["ranges", "gram", "filters", "loo"]
+SOLVERS += [name for name in FILES if name.startswith("spectrum")]
 
 
 def room(module):

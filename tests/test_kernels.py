@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
 
@@ -66,6 +67,39 @@ def test_ntk_scales_with_both_norms_and_has_diagonal_depth_plus_one(backend, rng
         K = gram(X, None, NTK(depth), backend=backend)
         assert_close(np.diag(K), (depth + 1) * np.square(X).sum(1), 1e-14)
         assert_close(gram(3 * X, 0.5 * X, NTK(depth), backend=backend), 1.5 * K, 1e-12)
+
+
+@functools.cache
+def rows_at_small_angles(d, centre, dtype):
+    """Rows, and κ of all pairs over ‖x‖ ‖z‖ by depth; ``centre`` None: nearly (anti)parallel."""
+    random = np.random.default_rng([d, int(centre or 0)])
+    X = random.standard_normal((6, d)) + (centre or 0.0)
+    if centre is None:
+        X[1] = X[0] * (1 + 1e-9 * random.standard_normal(d))
+        X[2] = -X[0] * (1 + 1e-3 * random.standard_normal(d))
+        X[3], X[4] = 3 * X[0], -0.7 * X[1]
+    X = X.astype(dtype)
+    with mp.workdps(60):
+        K = {h: [[oracle.mp_kernel(NTK(h), x, z) for z in X] for x in X] for h in (1, 3)}
+        return X, {h: np.array(values, dtype=np.float64) for h, values in K.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    ("d", "centre"),
+    [
+        *((d, 1e4) for d in (1, 2, 5, 30)),
+        *((2, 1e2), (5, 1e6), (30, 30.0), (300, 10.0), (300, 30.0), (300, 1e2)),
+        *((d, None) for d in (2, 5, 30, 300)),
+    ],
+)
+def test_ntk_at_small_angles(backend, d, centre, dtype):
+    """κ has a cusp at angle 0, so the angle must be right to ε, not to √ε."""
+    X, expected = rows_at_small_angles(d, centre, dtype)
+    for depth, K in expected.items():
+        allowed = tolerance.gram(NTK(depth), X, X, dtype)
+        for Z in (None, X.copy()):
+            assert_close(gram(X, Z, NTK(depth), backend=backend), K, allowed, 1.0)
 
 
 def test_ntk_of_a_zero_row_is_zero(backend, rng):

@@ -404,6 +404,47 @@ def test_a_store_made_for_another_sweep_is_refused(change, named, problem, tmp_p
     assert before == after
 
 
+NEXT = np.nextafter(0.25, 1)  # 0.25 to 15 digits
+
+
+@pytest.mark.parametrize(
+    ("alphas", "others"),
+    [
+        ([0.25], [NEXT]),
+        ([1 / 3], [1 / 3 + 1e-13]),
+        ([[0.5, 0.25]], [[0.5, NEXT]]),
+        ([np.full((2, 3), 0.25)], [np.where(np.eye(2, 3) > 0, NEXT, 0.25)]),
+    ],
+)
+def test_a_store_knows_every_digit_of_its_alphas(alphas, others, rng, tmp_path):
+    data, grid = draw(rng, p=3), {"kernels": [RBF(0.3)], "lams": [0.3]}
+    go(data, tmp_path / "store", alphas=alphas, **grid)
+    with pytest.raises(ValueError, match=r"alphas was .* is now") as refusal:
+        go(data, tmp_path / "store", alphas=others, **grid)
+    before, now = str(refusal.value).split("alphas was ")[1].split(", is now ")
+    assert before != now.split(". Give this sweep")[0]
+    both = go(data, alphas=[*alphas, *others], **grid)  # and they are two entries of a grid
+    assert len(set(both.dataset.alpha.values.tolist())) == 2
+
+
+def test_labels_are_short_where_twelve_digits_say_it_all(problem):
+    entries = [0.1, 1 / 3, 0, 1e-5, -2.5, [0.1, 2e20]]
+    found = go(problem, alphas=entries, kernels=[RBF(0.3)]).dataset.alpha.values.tolist()
+    assert found == ["0.1", "0.3333333333333333", "0", "1e-05", "-2.5", "0.1, 2e+20"]
+
+
+def test_a_difference_far_down_a_long_list_is_shown(problem, tmp_path):
+    grid = {"kernels": [RBF(0.3)], "alphas": [0.0], "n_steps": 1}
+    lams = np.geomspace(1e-3, 1e3, 60)
+    go(problem, tmp_path / "store", lams=lams, **grid)
+    other = lams.copy()
+    other[-2] = 123.0
+    with pytest.raises(ValueError, match=r"lams was (.*), is now (.*)\. Give") as refusal:
+        go(problem, tmp_path / "store", lams=other, **grid)
+    assert repr(float(lams[-2])) in str(refusal.value)
+    assert "123.0" in str(refusal.value)
+
+
 def test_a_store_is_discarded_only_when_asked(problem, tmp_path, factorised):
     first = go(problem, tmp_path / "store")
     with pytest.raises(ValueError, match="overwrite=True"):

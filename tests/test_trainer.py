@@ -26,6 +26,7 @@ from selfdistill_fast.trainer import (  # noqa: E402
     ImageSet,
     SelfDistillation,
     checkpoint,
+    experiment,
     load_cifar10,
     load_digits,
     load_folder,
@@ -678,6 +679,26 @@ def test_a_directory_of_another_configuration_is_refused(digits, tmp_path):
     other = ((digits[0][0] * 0.5, digits[0][1]), digits[1])
     with pytest.raises(ValueError, match="data was"):
         chain(other, checkpoint_dir=tmp_path, epochs=1)
+
+
+def weighted_loss(outputs, targets, weights):
+    return ((outputs - targets) ** 2 * torch.as_tensor(weights)).sum(1).mean()
+
+
+@pytest.mark.parametrize("kind", [partial(torch.tensor, dtype=torch.float64), np.asarray, list])
+def test_the_numbers_of_a_partial_are_compared_exactly(kind, digits, tmp_path):
+    weights = np.linspace(1, 2, 10).tolist()
+    run = {"checkpoint_dir": tmp_path, "epochs": 1, "n_steps": 1}
+    chain(digits, loss=partial(weighted_loss, weights=kind(weights)), **run)
+    chain(digits, loss=partial(weighted_loss, weights=kind(weights)), **run)
+    weights[3] += 1e-12
+    with pytest.raises(ValueError, match="loss was 'partial"):
+        chain(digits, loss=partial(weighted_loss, weights=kind(weights)), **run)
+
+
+def test_chains_with_nearly_the_same_alpha_are_apart():
+    alphas = [0.3, 0.3 + 1e-7, 0.3 + 1e-16, [0.3, 0.25], [0.3, np.nextafter(0.25, 1)]]
+    assert len({experiment.chain_name(alpha) for alpha in alphas}) == len(alphas)
 
 
 def test_a_damaged_checkpoint_is_named(digits, tmp_path):

@@ -6,6 +6,9 @@ better. So predictions agree to
 
     max(floor, 100 · eps · (d_max/λ) · Σ|c_k|)   relative to the largest pure step in the mix.
 
+That is promised where λ is at least n · eps · d_max. Below that an answer may still be right, and
+may be warned of; but one that is wrong in the second digit must not come without a warning.
+
 A Gram matrix loses digits to the rounding of a squared distance, eps · (‖x‖² + ‖z‖²),
 multiplied by the slope of the kernel.
 """
@@ -29,9 +32,59 @@ def floor(dtype=np.float64):
     return TABLE[np.dtype(dtype)][1]
 
 
+def conditioning(d_max, lam, c=1.0, dtype=np.float64):
+    """What the conditioning of the ridge system and the weights ``c`` cost."""
+    return 100 * eps(dtype) * (d_max / lam) * np.abs(c).sum()
+
+
 def chain(d_max, lam, c=1.0, dtype=np.float64):
     """Relative tolerance of a mixed chain with weights ``c`` on the pure steps."""
-    return max(floor(dtype), 100 * eps(dtype) * (d_max / lam) * np.abs(c).sum())
+    return max(floor(dtype), conditioning(d_max, lam, c, dtype))
+
+
+#: relative error of an answer without a warning where λ is below rounding and nothing is promised
+UNPROMISED = 1e-2
+
+
+def rounding(n, d_max, dtype=np.float64):
+    """The λ from which digits are promised; ``d_max`` is that of W^½KW^½ before centring."""
+    return n * eps(dtype) * d_max
+
+
+def silent(n, d_max, lam, c=1.0, dtype=np.float64):
+    """Relative tolerance of an answer that comes without a warning.
+
+    Below half of :func:`rounding` (d_max may be known to its size only) it is not that of
+    :func:`chain`, which lets everything pass there.
+    """
+    promised = chain(d_max, lam, c, dtype)
+    return promised if lam >= 0.5 * rounding(n, d_max, dtype) else min(promised, UNPROMISED)
+
+
+def nystrom(rounding_of_model, lam, c=1.0, dtype=np.float64):
+    """The same for solver="nystrom" against its landmark model, by its own ``rounding``."""
+    return max(floor(dtype), 10 * rounding_of_model / lam * np.abs(c).sum())
+
+
+def held_out(weight, labels, intercept):
+    """What unequal weights cost held-out predictions: a factor of the tolerance.
+
+    A row of weight w is known to ε √(max w / w); with an intercept, a fold without which a
+    share s of the weight is left, to ε/s.
+    """
+    if weight is None:
+        return 1.0
+    kept = weight[weight > 0]
+    growth = float(np.sqrt(kept.max() / kept.min()))
+    if intercept:
+        left = min(float(weight[labels != label].sum()) for label in np.unique(labels))
+        growth = max(growth, float(weight.sum()) / max(left, 1e-300))
+    return growth
+
+
+def krylov(tol, c=1.0):
+    """What solver="krylov" may add: ``tol`` of every pure step, relative to the targets."""
+    return tol * np.abs(c).sum()
 
 
 def gram(kernel, X, Z, dtype=np.float64):
@@ -48,13 +101,13 @@ def gram(kernel, X, Z, dtype=np.float64):
         # bounded by the slope where the points are apart; coincident ones are exact
         slope, size = 3.0 / kernel.length_scale**2, 1.0
     elif name == "Polynomial":
-        size = (kernel.gamma * np.sqrt(xx * zz) + abs(kernel.coef0)) ** kernel.degree
-        base = kernel.gamma * np.sqrt(xx * zz) + abs(kernel.coef0)
+        size = (kernel.gamma * np.sqrt(xx) * np.sqrt(zz) + abs(kernel.coef0)) ** kernel.degree
+        base = kernel.gamma * np.sqrt(xx) * np.sqrt(zz) + abs(kernel.coef0)
         slope = kernel.degree * kernel.gamma * base ** (kernel.degree - 1)
     elif name == "Linear":
-        slope, size = 1.0, np.sqrt(xx * zz)
+        slope, size = 1.0, np.sqrt(xx) * np.sqrt(zz)
     elif name == "NTK":
-        slope, size = kernel.depth + 1.0, (kernel.depth + 1.0) * np.sqrt(xx * zz)
+        slope, size = kernel.depth + 1.0, (kernel.depth + 1.0) * np.sqrt(xx) * np.sqrt(zz)
     else:
         raise KeyError(name)
     return 8 * eps(dtype) * (slope * (xx + zz) + size)

@@ -306,16 +306,14 @@ DEVICE real squared_gap(const real *x, const real *z, wide d, real sign) {
  * x and z are the rows as given, and unit rows for ANGLE. */
 template <int PAIR>
 DEVICE real mended(real inner, const real *x, const real *z, real norm_x, real norm_z, wide d) {
-  const real cancelled = (real)SDF_CANCELLED(sizeof(real));
   if (PAIR == INNER) return inner;
   if (PAIR == SQUARES) {
+    const real cancelled = (real)SDF_CANCELLED(sizeof(real));
     const real both = norm_z + norm_x, s = both - 2 * inner;
     return s >= cancelled * both ? s : squared_gap(x, z, d, 1); /* also where s is NaN */
   }
-  const real e = 1 - ABS(inner);
-  if (e >= cancelled) return COPYSIGN(e, inner);
-  const real near = squared_gap(x, z, d, 1) / 2;
-  return near <= 1 ? near : -(squared_gap(x, z, d, -1) / 2);
+  const real e = 1 - ABS(inner), sign = COPYSIGN((real)1, inner);
+  return sign * (e >= (real)SDF_PARALLEL ? e : squared_gap(x, z, d, sign) / 2);
 }
 
 template <int PAIR>

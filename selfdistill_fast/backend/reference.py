@@ -205,15 +205,16 @@ class Reference:
         xp = self.xp
         A = X.astype(np.float64)
         B = A if Z is None else Z.astype(np.float64)
-        xx = (A * A).sum(1)[:, None]
-        zz = (B * B).sum(1)[None, :]
-        K = kernel.of_pair(xp, self._pair(A, B, kernel.pair), xx, zz)
-        if Z is None:
-            K = 0.5 * (K + K.T)
-            K[np.diag_indices_from(K)] = kernel.diagonal(xp, xx[:, 0])
-        if out is None:
-            return K.astype(X.dtype, copy=False)
-        out[...] = K
+        with np.errstate(over="ignore", under="ignore"):
+            xx = (A * A).sum(1)[:, None]
+            zz = (B * B).sum(1)[None, :]
+            K = kernel.of_pair(xp, self._pair(A, B, kernel.pair), xx, zz)
+            if Z is None:
+                K = 0.5 * (K + K.T)
+                K[np.diag_indices_from(K)] = kernel.diagonal(xp, xx[:, 0])
+            if out is None:
+                return K.astype(X.dtype, copy=False)
+            out[...] = K
         return out
 
     @staticmethod

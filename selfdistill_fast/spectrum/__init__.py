@@ -41,7 +41,7 @@ from selfdistill_fast.spectrum.base import (
     mix,
     refuse_leave_one_out,
 )
-from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, StrongRidge, check_loo_steps
+from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, OutOfRange, check_loo_steps
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.krylov import KrylovSpectrum, ShortOfTolerance
 from selfdistill_fast.spectrum.nystrom import NystromSpectrum
@@ -323,7 +323,7 @@ def _factorised(
             raise ValueError("solver='cholesky' factorises K + lam I: it needs one scalar lam")
         try:
             return CholeskySpectrum(*training, float(lam), automatic=chosen is not None)
-        except StrongRidge:
+        except OutOfRange:
             pass
         except LinAlgError:
             if chosen is None:
@@ -344,8 +344,7 @@ def _factorised(
     if solver == "tridiagonal":
         result = TridiagonalSpectrum(*training)
         smallest = math.inf if chosen is None or lam is None else float(lam.min())
-        rounding = result.n * float(np.finfo(result.dtype).eps) * result.largest_eigenvalue()
-        if smallest >= rounding:
+        if smallest >= result.rounding:
             return result
         del result  # as for Cholesky
     if solver == "nystrom":

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast import ranges
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.gram import check_memory, native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
@@ -55,6 +56,9 @@ class Spectrum:
     y_mean : (p,) the intercept's share of every prediction; 0 without an intercept
     one_target : bool
         y was one-dimensional, and so are predictions.
+    scale : float
+        Largest eigenvalue of K_w before it is centred, or a bound that is not far above it. What
+        is rounding is judged against it: see :attr:`rounding`.
     plan : Plan or None
         Why ``solver="auto"`` chose this one.
     max_loo_steps : int or inf
@@ -74,6 +78,7 @@ class Spectrum:
     y_mean: Any
     one_target: bool
     fit_intercept: bool
+    scale: float
     plan: Any = None
     max_loo_steps: float = math.inf
 
@@ -113,6 +118,7 @@ class Spectrum:
         )
         weights = xp.ones(self.n) if w is None else w
         weights = self.kept(weights)
+        check_weighted(largest(weights), X.dtype)
         self._root = None if w is None else xp.sqrt(weights).astype(X.dtype)
         Y = y.reshape(self.n, -1).astype("float64")
         self.q: Any = None
@@ -125,6 +131,13 @@ class Spectrum:
         Y = Y - self.y_mean
         self.Y = Y.astype(X.dtype)
         self.target = (self.kept(Y) * xp.sqrt(weights)[:, None]).astype(X.dtype)
+        if not largest(abs(self.target)) * self.n <= float(np.finfo(X.dtype).max):
+            raise ValueError(
+                f"y overflows {X.dtype}"
+                + ("" if w is None else ", times the roots of sample_weight")
+                + ": scale y down"
+                + (", or use float64 rows" if X.dtype == np.float32 else "")
+            )
 
     def _checked_matrix(self, X: Any, *, copy: bool) -> Any:
         """K of the kept rows, unweighted, finite and symmetric; ``copy``: it may be destroyed."""
@@ -138,11 +151,7 @@ class Spectrum:
             K = X[self.rows][:, self.rows]
         if copy and not kernel.pair and not (precomputed and self.rows is not None):
             K = K.copy()  # the caller keeps his matrix, and may keep his function's result
-        if not bool(xp.isfinite(xp.diagonal(K)).all()):
-            raise ValueError(
-                f"{kernel!r} overflows {K.dtype} on these rows: scale X down"
-                + (" or use float64" if K.dtype == np.float32 else "")
-            )
+        check_diagonal(xp.diagonal(K), self.kept(X) if kernel.pair else None, kernel, K.dtype)
         if not kernel.definite:
             _check_symmetric(K, xp)
         return K
@@ -157,10 +166,17 @@ class Spectrum:
         if self._root is not None:
             K *= self._root[:, None]
             K *= self._root[None, :]
+        self.scale = _scale(K, xp)
+        check_weighted(self.scale, K.dtype)
         if self.q is not None:
             m, self.shift = _centre(K, self.q, shift, xp)
             self._offset = m / self.total_weight**0.5
         return K
+
+    @property
+    def rounding(self) -> float:
+        """Size of an eigenvalue that may be rounding alone: 10 ε ‖K_w‖, before centring."""
+        return rounding(self.scale, self.dtype)
 
     @property
     def p(self) -> int:
@@ -235,10 +251,6 @@ class Spectrum:
         """diag B of steps that mix the pure steps with weights C; None without eigenvalues."""
         raise NotImplementedError
 
-    def largest_eigenvalue(self) -> float:
-        """Largest eigenvalue of K_w, or a bound that is not far above it."""
-        raise NotImplementedError
-
     def dual(self, coordinates: Any) -> Any:
         """Dual coefficients (…, n, p) of coordinates (…, k, p); zero for rows of weight 0."""
         kept = self.in_rows(coordinates)
@@ -308,14 +320,18 @@ class Spectrum:
         F = evaluate(self.backend, X_new, self.basis, self.kernel, dual, constant)
         return F.reshape(*lead, X_new.shape[0], p)
 
-    def warn_without_digits(self, lam: Any) -> None:
-        """RuntimeWarning where λ is below round-off of the largest eigenvalue."""
-        largest, smallest = self.largest_eigenvalue(), float(np.min(lam))
-        if smallest < float(np.finfo(self.dtype).eps) * largest:
+    def warn_below_rounding(self, lam: Any) -> None:
+        """RuntimeWarning where no digit is promised for λ, which is below the rounding of K."""
+        smallest = float(np.min(lam))
+        single = self.dtype == np.float32
+        limit = self.rounding * (10.0 if single else max(10.0, 0.1 * len(self.target)))
+        if smallest < limit:
+            error = 10.0 * self.rounding / smallest
             warn_caller(
-                f"lam={smallest:g} is below the round-off of the largest eigenvalue {largest:g} in "
-                f"{self.dtype}: held-out predictions may have no correct digit; use a larger lam"
-                + (" or float64" if self.dtype == np.float32 else ""),
+                f"lam={smallest:g} is below the rounding of K in {self.dtype}, {limit:.2g} (its "
+                f"norm is {self.scale:.3g}): the relative error of predictions may reach "
+                f"{min(error, 1.0):.2g}; it is at most 1e-3 from lam={1e4 * self.rounding:.2g} on: "
+                f"use a larger lam{' or float64' if single else ''}",
                 RuntimeWarning,
             )
 
@@ -362,6 +378,21 @@ def refuse_leave_one_out(solver: str) -> None:
     )
 
 
+def rounding(scale: float, dtype: Any) -> float:
+    """Size of an eigenvalue that may be rounding alone, for a matrix K_w of norm ``scale``.
+
+    The one rule for what is rounding, 10 ε ‖K_w‖ of the matrix *before* it is centred: that is
+    what its entries, and the eigenvalues after centring, are rounded against.
+
+    * An eigenvalue below −√n times this shows that K is no kernel matrix; a smaller one is 0.
+    * An eigenvalue up to this is not known. Solvers that see eigenvalues take it as 0 where λ is
+      below this, too; the landmark model always does.
+    * λ below 10 times this (in float64 also n/10 times) is warned about: the relative error may
+      reach 100 ε ‖K_w‖/λ.
+    """
+    return 10.0 * float(np.finfo(dtype).eps) * scale
+
+
 def largest(a: Any) -> float:
     """The largest entry, 0 where there is none."""
     return float(a.max()) if a.size else 0.0
@@ -370,9 +401,41 @@ def largest(a: Any) -> float:
 def kernel_diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
     """κ(x, x) of every row, float64."""
     if kernel.pair:
-        return kernel.diagonal(be.xp, (X.astype("float64") ** 2).sum(1))
+        return ranges.diagonal(be, X, kernel)
     values = [native_gram(be, X[i : i + 1], None, kernel)[0, 0] for i in range(X.shape[0])]
     return be.xp.asarray(values, dtype="float64")
+
+
+def check_diagonal(diagonal: Any, X: Any, kernel: Kernel, dtype: Any) -> None:
+    """ValueError where K over- or underflows ``dtype``, judged by its diagonal.
+
+    Parameters
+    ----------
+    diagonal : (n,) κ(x, x), of any precision
+    X : (n, d) the rows, or None where κ(0, 0) is not all that may be 0
+    kernel : Kernel
+    dtype : float32 or float64
+    """
+    info, size = np.finfo(dtype), largest(abs(diagonal))
+    wider = ", or use float64" if dtype == np.float32 else ""
+    if not size * len(diagonal) <= float(info.max):  # a bound of the largest eigenvalue
+        raise ValueError(f"{kernel!r} overflows {dtype} on these rows: scale X down{wider}")
+    nothing = size == 0.0 and not (
+        X is not None and kernel.definite and largest(abs(X)) > 0.0  # definite: κ(x, x) > 0
+    )
+    if size < float(info.tiny) and not nothing:
+        raise ValueError(f"{kernel!r} underflows {dtype} on these rows: scale X up{wider}")
+
+
+def check_weighted(size: float, dtype: Any) -> None:
+    """ValueError where weights, or the norm of K_w that they lead to, over- or underflow."""
+    info = np.finfo(dtype)
+    if not float(info.tiny) <= size <= float(info.max) and size != 0.0:
+        flow = "underflow" if size < 1.0 else "overflow"
+        raise ValueError(
+            f"sample_weight leads to numbers of size {size:g}, which {flow} {dtype}: multiply all "
+            "weights and lam by one factor, which is the same model"
+        )
 
 
 def _check_symmetric(K: Any, xp: Any) -> None:
@@ -390,19 +453,30 @@ def _check_symmetric(K: Any, xp: Any) -> None:
             )
 
 
+def _scale(K: Any, xp: Any) -> float:
+    """Bound of the norm of symmetric K: the smaller of those by Frobenius and by row sums."""
+    squares, rows = 0.0, 0.0
+    for start in range(0, K.shape[0], _BLOCK // 4):
+        block = abs(K[start : start + _BLOCK // 4])
+        rows = max(rows, float(block.sum(1).max()))
+        size = float(block.max())
+        if size > 0.0:  # scaled, so that no square over- or underflows
+            block /= size
+            squares = math.hypot(squares, float(xp.einsum("ij,ij->", block, block)) ** 0.5 * size)
+    return min(squares, rows)
+
+
 def _centre(K: Any, q: Any, shift: float, xp: Any) -> tuple[Any, float]:
-    """K ← H K H + s q qᵀ in place, with s = shift · trace/n (or shift, where that is 0).
+    """K ← H K H + s q qᵀ in place, with s = shift · trace(K)/n (or shift, where that is 0).
 
     With m = Kq: H K H + s qqᵀ = K − q mᵀ − (m − (qᵀm + s) q) qᵀ. Returns m (float64) and s.
-    The trace is that of K for a positive shift and of H K H for a negative one.
+    A shift of this size is clear of rounding, and is no larger than the entries of K.
     """
     n = K.shape[0]
     qt = q.astype(K.dtype)
     m = K @ qt
     qm = float(q @ m.astype("float64"))
     trace = float(xp.trace(K, dtype="float64"))
-    if shift < 0.0:  # no larger than the centred matrix needs, but clear of its round-off
-        trace = max(trace - qm, 1e3 * n * float(xp.finfo(K.dtype).eps) * trace)
     s = shift * (trace / n if trace > 0.0 else 1.0)
     left = (m.astype("float64") - (qm + s) * q).astype(K.dtype)
     for start in range(0, n, _BLOCK):
@@ -435,19 +509,26 @@ def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: A
     X_new (m, d), X (n, d), dual (S, n, p), constant (S, p) → (S, m, p).
     """
     S, n, p = dual.shape
+    check_coefficients(dual, n)
     W = be.xp.ascontiguousarray(be.xp.moveaxis(dual, 0, 1).reshape(n, S * p))
-    F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
-    F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0)
-    return F + constant[:, None, :]
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
+    F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0) + constant[:, None, :]
+    if not bool(be.xp.isfinite(F).all()):
+        raise ValueError(
+            f"predictions overflow {F.dtype}: {kernel!r} is too large at some of the new samples"
+        )
+    return F
 
 
-def check_lam(lam: Any, *, batch: bool) -> Any:
+def check_lam(lam: Any, *, batch: bool, dtype: Any = None) -> Any:
     """``lam`` as float64: a 0-d value, or with ``batch`` possibly a 1-D array (L,).
 
     Raises
     ------
     TypeError, ValueError
-        Not a number, not finite, not > 0, or an array where one value is wanted.
+        Not a number, not finite, not > 0, or an array where one value is wanted; λ or 1/λ not a
+        normal number of ``dtype``, if that is given.
     """
     try:
         value = np.asarray(lam)
@@ -466,7 +547,25 @@ def check_lam(lam: Any, *, batch: bool) -> Any:
         )
     if not (np.isfinite(value) & (value > 0)).all():
         raise ValueError(f"lam must be finite and > 0 (the ridge λ of (K + λI)⁻¹), got {lam!r}")
+    tiny = 0.0 if dtype is None else float(np.finfo(dtype).tiny)
+    bad = value[(value < tiny) | (value * tiny > 1.0)]
+    if bad.size:
+        raise ValueError(
+            f"lam={bad[0]:g} is out of range in {dtype}: lam and 1/lam must be at least "
+            f"{tiny:.2g}. Multiply the kernel and lam by one number, which changes no prediction"
+            + (", or use float64" if dtype == np.float32 else "")
+        )
     return value
+
+
+def check_coefficients(a: Any, terms: int = 1) -> Any:
+    """``a``, coordinates or dual coefficients; ValueError where sums of ``terms`` overflow."""
+    if not largest(abs(a)) * terms <= float(np.finfo(a.dtype).max):
+        raise ValueError(
+            f"coefficients of size y/lam overflow {a.dtype}: scale y down, or the kernel and lam up"
+            + (", or use float64" if a.dtype == np.float32 else "")
+        )
+    return a
 
 
 def check_lam_steps(lam_steps: Any, n_steps: int) -> Any:

@@ -27,7 +27,14 @@ from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, Spectrum, check_lam, check_n_steps
+from selfdistill_fast.spectrum.base import (
+    Fold,
+    Spectrum,
+    check_coefficients,
+    check_lam,
+    check_n_steps,
+    largest,
+)
 
 __all__ = ["CholeskySpectrum"]
 
@@ -39,8 +46,8 @@ _BLOCK = 256
 MAX_LOO_STEPS = 4
 
 
-class StrongRidge(ValueError):
-    """λ is far above the spectrum of K, where A = I − x cancels."""
+class OutOfRange(Exception):
+    """λ is far above the spectrum of K, where A = I − x cancels, or below the rounding of K."""
 
 
 def check_loo_steps(n_steps: int) -> None:
@@ -73,7 +80,7 @@ class CholeskySpectrum(Spectrum):
         automatic: bool,
     ) -> None:
         xp = be.xp
-        self.lam = lam
+        self.lam = float(check_lam(lam, batch=False, dtype=X.dtype))
         n = X.shape[0] if w is None else int((w > 0).sum())
         self._prepare(
             be,
@@ -87,19 +94,22 @@ class CholeskySpectrum(Spectrum):
         )
         K = self._kernel_matrix(X, shift=1.0)  # q among the other eigenvalues
         self.k = K.shape[0]
-        trace, squares = float(xp.trace(K, dtype="float64")), 0.0
+        if automatic and lam < self.rounding:
+            raise OutOfRange
+        unit = float(xp.trace(K, dtype="float64")) / max(self.k, 1) or 1.0
+        squares = 0.0  # ‖K‖_F² / unit²: squares of K itself may overflow
         for start in range(0, self.k, _BLOCK):
-            squares += float(xp.square(K[start : start + _BLOCK], dtype="float64").sum())
-        self._norm = squares**0.5
-        if lam * trace > MAX_RIDGE * squares:  # ‖K‖_F² / trace is a lower bound of d_max
-            message = (
+            rows = K[start : start + _BLOCK].astype("float64") / unit
+            squares += float(xp.square(rows).sum())
+        if lam / unit * self.k > MAX_RIDGE * squares:  # ‖K‖_F² / trace is below d_max
+            if automatic:
+                raise OutOfRange
+            warn_caller(
                 f"lam={lam:g} is more than {MAX_RIDGE:g} times the largest eigenvalue of K: "
                 "solver='cholesky' knows the smoother only as I - lam (K + lam I)^-1 and loses "
-                "digits of small predictions; use solver='eigh'"
+                "digits of small predictions; use solver='eigh'",
+                RuntimeWarning,
             )
-            if automatic:
-                raise StrongRidge(message)
-            warn_caller(message, RuntimeWarning)
         K[xp.arange(self.k), xp.arange(self.k)] += xp.asarray(lam, K.dtype)
         try:
             self._factor = be.cholesky(K)
@@ -138,10 +148,6 @@ class CholeskySpectrum(Spectrum):
         """The coordinates themselves: they are weighted dual coefficients."""
         return coordinates
 
-    def largest_eigenvalue(self) -> float:
-        """The Frobenius norm of K, which bounds it."""
-        return self._norm
-
     # --------------------------------------------------------------- filters
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Coordinates M A^(τ−1) t of the pure steps.
@@ -162,7 +168,7 @@ class CholeskySpectrum(Spectrum):
         for step in range(len(steps)):
             steps[step] = self._solve(t)
             t = t - self.lam * steps[step]
-        return steps
+        return check_coefficients(steps)
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters M A^(τ−1) as coefficients of 1, x, …, x^T: (T, T + 1)."""
@@ -217,9 +223,9 @@ class CholeskySpectrum(Spectrum):
         b = b / size
 
         def image(c: Any) -> Any:
-            return alpha * c + (1.0 - alpha) * self.lam * self._solve(c)
+            return alpha * c + (1.0 - alpha) * self._product(c)
 
-        eps = float(xp.finfo(self.dtype).eps)
+        eps, tiny = float(xp.finfo(self.dtype).eps), float(xp.finfo(self.dtype).tiny)
         c = xp.zeros_like(b)
         r, search = b.copy(), b.copy()
         rr = first = (r * r).sum(0)
@@ -227,14 +233,14 @@ class CholeskySpectrum(Spectrum):
             if not bool((rr > first * eps**2).any()):
                 break
             step = image(search)
-            length = rr / xp.maximum((search * step).sum(0), xp.finfo(self.dtype).tiny)
+            length = rr / xp.maximum((search * step).sum(0), tiny)
             c += length * search
             r -= length * step
             previous, rr = rr, (r * r).sum(0)
-            search = r + rr / xp.maximum(previous, xp.finfo(self.dtype).tiny) * search
+            search = r + rr / xp.maximum(previous, tiny) * search
         if alpha > 0.0:
             rest = b - image(c)
-            error = float(((rest * rest).sum(0) / xp.maximum(first, 1e-300)).max()) ** 0.5
+            error = float(((rest * rest).sum(0) / xp.maximum(first, tiny)).max()) ** 0.5
             if not error <= min(alpha, 1.0) * max(1e-10, 1e3 * eps):
                 raise ValueError(
                     f"the limit at alpha={alpha:g} is too ill-conditioned for solver='cholesky'; "
@@ -263,7 +269,7 @@ class CholeskySpectrum(Spectrum):
         xp = self.backend.xp
         powers = [self.target]
         while len(powers) < filters.shape[-1]:
-            powers.append(self.lam * self._solve(powers[-1]))
+            powers.append(self._product(powers[-1]))
         return self.unweighted(xp.tensordot(filters, xp.stack(powers), 1))
 
     def fold(self, rows: Any) -> Fold:
@@ -293,6 +299,11 @@ class CholeskySpectrum(Spectrum):
                 return self.backend.cholesky_solve(self._factor, t)
         return self._inverse @ t
 
+    def _product(self, t: Any) -> Any:
+        """x t = λM t; M t alone may underflow where K is large and t small."""
+        size = largest(abs(t)) or 1.0
+        return (self.lam * self._solve(t / size)) * size
+
     def _explicit_inverse(self) -> Any:
         """M, in the buffer of the factor."""
         with self._lock:
@@ -312,11 +323,12 @@ class CholeskySpectrum(Spectrum):
             powers[1] = xp.diagonal(M) * self.lam
             for start in range(0, self.k, _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                powers[2, rows] = xp.einsum("ij,ij->i", M[rows], M[rows]) * self.lam**2
+                x = M[rows] * self.lam  # at most 1, whatever the size of K
+                powers[2, rows] = xp.einsum("ij,ij->i", x, x)
                 if count > 2:
-                    squared = M[rows] @ M
-                    powers[3, rows] = xp.einsum("ij,ij->i", squared, M[rows]) * self.lam**3
-                    powers[4, rows] = xp.einsum("ij,ij->i", squared, squared) * self.lam**4
+                    squared = x @ M * self.lam
+                    powers[3, rows] = xp.einsum("ij,ij->i", squared, x)
+                    powers[4, rows] = xp.einsum("ij,ij->i", squared, squared)
             if self.q is not None:
                 for power in range(len(powers)):
                     powers[power] -= (self.q**2).astype(self.dtype) * self._xi**power
@@ -357,7 +369,7 @@ class _CholeskyFold(Fold):
         s = self.spectrum
         result = 0.0 * handles[0]
         for power in reversed(range(len(filters[0]))):
-            result = s.lam * s._solve(result)
+            result = s._product(result)
             for f, h in zip(filters, handles, strict=True):
                 result = result + f[power] * h
         return result

@@ -14,15 +14,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from numpy.linalg import LinAlgError
 
+from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Fold,
     Spectrum,
+    check_coefficients,
     check_lam,
     check_limit,
     check_n_steps,
+    largest,
     mix,
 )
 
@@ -30,6 +34,9 @@ __all__ = ["EighSpectrum"]
 
 #: rows of V that one step of a blocked O(n²) pass touches
 _BLOCK = 256
+#: change of a prediction, relative to max |y|, that removing a negative eigenvalue may cause in
+#: silence
+_MOVED = 1e-4
 
 
 class EighSpectrum(Spectrum):
@@ -37,6 +44,10 @@ class EighSpectrum(Spectrum):
 
     d: Any
     z: Any
+    #: eigenvalues, from the first, that may be rounding alone, and are 0 where λ may be, too
+    unknown: int = 0
+    #: eigenvalues as they were computed, where they have been set to 0
+    _negative: Any = ()
 
     def __init__(
         self,
@@ -62,7 +73,12 @@ class EighSpectrum(Spectrum):
         d, V = be.eigh(self._kernel_matrix(X, shift=-1.0))
         if fit_intercept:
             d, V = _without(d, V, self.q, be.xp)
-        self.d = _clamped(d, len(self.target), kernel, be.xp)
+        # ‖K‖ <= ‖H K H‖ + qᵀKq for a positive semi-definite K
+        along = float(self.q @ self._offset) * self.total_weight**0.5 if fit_intercept else 0.0
+        self.scale = min(self.scale, largest(abs(d)) + abs(along))
+        self.d = _clamped(d, kernel, be.xp, self.rounding, len(self.target))
+        self._negative = d[: int((d < 0.0).sum())].astype("float64")
+        self.unknown = int((self.d <= self.rounding).sum())
         self.V, self.k = V, int(self.d.shape[0])
         self.z = V.T @ self.target
 
@@ -90,10 +106,6 @@ class EighSpectrum(Spectrum):
         product = (self.V @ flat).reshape(self.V.shape[0], S, p)
         return xp.moveaxis(product, 1, 0).reshape(*lead, self.V.shape[0], p)
 
-    def largest_eigenvalue(self) -> float:
-        """The last entry of d."""
-        return float(self.d[-1]) if self.k else 0.0
-
     # --------------------------------------------------------------- filters
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Coordinates a^(τ−1)/(d + λ) z of the pure steps.
@@ -111,7 +123,8 @@ class EighSpectrum(Spectrum):
         ndarray of shape (T, k, p), or (L, T, k, p) for a batch; for a schedule
         (T, T, k, p), where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
         """
-        return self.pure_filters(lam, n_steps, lam_steps)[..., None] * self.z
+        steps = self.pure_filters(lam, n_steps, lam_steps)[..., None] * self.z
+        return check_coefficients(steps)
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters a^(τ−1)/(d + λ) of the pure steps; d times them is diag A^τ.
@@ -135,8 +148,11 @@ class EighSpectrum(Spectrum):
             for j in range(len(W)):
                 C[j, : j + 1] = W[j, j::-1]
             return C
-        lam = check_lam(lam, batch=True)
-        C = self.backend.pure_filters(self.d, lam.reshape(-1), check_n_steps(n_steps))
+        lam = check_lam(lam, batch=True, dtype=self.dtype)
+        lams = lam.reshape(-1)
+        C = self.backend.pure_filters(self.d, lams, check_n_steps(n_steps))
+        for i in np.flatnonzero(lams < self.rounding) if self.unknown else ():
+            C[int(i), :, : self.unknown] = 0.0  # every prediction is 0 there
         return C if lam.ndim else C[0]
 
     def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
@@ -157,9 +173,16 @@ class EighSpectrum(Spectrum):
         """
         xp = self.backend.xp
         if lam_steps is not None:
-            return self._windows(lam_steps) * xp.asarray(lam_steps, self.dtype)[:, None, None]
+            R = self._windows(lam_steps) * xp.asarray(lam_steps, self.dtype)[:, None, None]
+            if self._unknown_at(lam_steps):
+                steps = xp.arange(n_steps)
+                R[steps, steps, : self.unknown] = 1.0
+            return R
         lam = check_lam(lam, batch=True)
-        return self.pure_filters(lam, n_steps) * xp.asarray(lam, self.dtype)[..., None, None]
+        R = self.pure_filters(lam, n_steps) * xp.asarray(lam, self.dtype)[..., None, None]
+        for i in np.argwhere(lam < self.rounding) if self.unknown else ():
+            R[(*map(int, i), 0, slice(self.unknown))] = 1.0
+        return R
 
     def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters of A^τ, or of A_j … A_s under a ridge for each step.
@@ -178,10 +201,13 @@ class EighSpectrum(Spectrum):
         ValueError
             The limit does not exist.
         """
-        check_limit(self.d.astype("float64"), lam, alpha)
-        return ((alpha / (alpha * self.d.astype("float64") + lam))[:, None] * self.z).astype(
-            self.dtype
-        )
+        lam = float(check_lam(lam, batch=False, dtype=self.dtype))
+        d = self.d.astype("float64")
+        check_limit(d, lam, alpha)
+        f = alpha / (alpha * d + lam)
+        if self._unknown_at(lam):
+            f[: self.unknown] = 0.0
+        return check_coefficients((f[:, None] * self.z).astype(self.dtype))
 
     def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
         """diag B of steps that mix the pure steps with weights C: (T, k), or (T, k, p)."""
@@ -224,9 +250,34 @@ class EighSpectrum(Spectrum):
         return _EighFold(self, rows)
 
     # --------------------------------------------------------------- helpers
+    def warn_below_rounding(self, lam: Any) -> None:
+        """Also where negative eigenvalues of a matrix that is the caller's were set to 0."""
+        super().warn_below_rounding(lam)
+        count, smallest = len(self._negative), float(np.min(lam))
+        if count == 0 or self.kernel.definite:
+            return
+        xp, negative = self.backend.xp, self._negative[:, None]
+        share = negative / xp.maximum(smallest + negative, 1e-2 * smallest) * self.z[:count]
+        moved = self.unweighted(self.V[:, :count] @ share.astype(self.dtype))
+        size = xp.maximum(abs(self.kept(self.Y)).max(0), xp.finfo(self.dtype).tiny)
+        change = largest(abs(moved).max(0) / size)
+        if change > _MOVED:
+            warn_caller(
+                f"K has negative eigenvalues down to {float(negative[0, 0]):.3g} (the norm of K is "
+                f"{self.scale:.3g}), which were set to 0: at lam={smallest:g} that moves a "
+                f"prediction by {change:.2g} of max |y|; compute K in float64, use a positive "
+                f"semi-definite kernel, or a larger lam",
+                RuntimeWarning,
+            )
+
+    def _unknown_at(self, lam: Any) -> bool:
+        """Whether eigenvalues that may be rounding alone are taken as 0 for one λ, or schedule."""
+        return self.unknown > 0 and bool(np.min(lam) < self.rounding)
+
     def _windows(self, lam_steps: Any) -> Any:
         """Pure filters 1/(d + λ_j) Π_(s <= t < j) d/(d + λ_t) of the steps s..j: (T, T, k)."""
         xp = self.backend.xp
+        check_lam(lam_steps, batch=True, dtype=self.dtype)
         d = self.d.astype("float64")
         T = len(lam_steps)
         W = xp.zeros((T, T, self.k), self.dtype)
@@ -236,6 +287,8 @@ class EighSpectrum(Spectrum):
                 M = passed / (d + float(lam_steps[j]))
                 W[j, s] = M
                 passed = M * d
+        if self._unknown_at(lam_steps):
+            W[..., : self.unknown] = 0.0
         return W
 
 
@@ -287,24 +340,22 @@ class _EighFold(Fold):
         return sum(f[:, None] * h for f, h in zip(filters, handles, strict=True))
 
 
-def _clamped(d: Any, n: int, kernel: Kernel, xp: Any, scale: float = 0.0) -> Any:
-    """Eigenvalues with round-off below zero removed: the only place where that is done.
-
-    ``scale`` is the size of K where that of its largest eigenvalue here is not.
+def _clamped(d: Any, kernel: Kernel, xp: Any, rounding: float, n: int) -> Any:
+    """Eigenvalues with rounding below zero removed: the only place where that is done.
 
     Raises
     ------
     numpy.linalg.LinAlgError
-        One is clearly below round-off and the kernel is not definite by construction.
+        One is clearly below rounding and the kernel is not definite by construction.
     """
     if d.shape[0] == 0:
         return d
-    lowest, largest = float(d[0]), max(float(abs(d).max()), scale)
-    if not kernel.definite and lowest < -10.0 * n * float(xp.finfo(d.dtype).eps) * largest:
+    lowest = float(d[0])
+    if not kernel.definite and lowest < -(n**0.5) * rounding:
         raise LinAlgError(
             f"K is not positive semi-definite: its smallest eigenvalue is {lowest:g} (the largest "
-            f"is {largest:g}), far below round-off; use a positive semi-definite kernel, or add "
-            f"at least {-lowest:g} to the diagonal of K"
+            f"is {float(d[-1]):g}), far below rounding; use a positive semi-definite kernel, or "
+            f"add at least {-lowest:g} to the diagonal of K"
         )
     return xp.maximum(d, 0.0).astype(d.dtype)
 
@@ -318,7 +369,9 @@ def _without(d: Any, V: Any, q: Any, xp: Any) -> tuple[Any, Any]:
             f"K is not positive semi-definite: centred, it has the eigenvalue {float(d[0]):g}"
         )
     d, V, along = d[1:], V[:, 1:], along[1:]
-    for start in range(0, V.shape[0], _BLOCK):  # V ⟂ q to the last digit
+    length = xp.sqrt(1.0 - along**2)
+    for start in range(0, V.shape[0], _BLOCK):  # V ⟂ q to the last digit, and of length 1
         rows = slice(start, start + _BLOCK)
         V[rows] -= qt[rows, None] * along[None, :]
+        V[rows] /= length
     return d, V

@@ -17,15 +17,22 @@ pure steps, and r_s = t̂_(s−1) − (K + λ)ĉ_s their residuals; in exact ari
     r_s = −Q₊ B Eᵀ (T + λ)⁻¹ (T(T + λ)⁻¹)^(s−1) Qᵀt.
 
 Then ĉ_τ − c_τ = (K + λ)⁻¹ (δ_(τ−1) − r_τ) and δ_s = A δ_(s−1) + λ(K + λ)⁻¹ r_s for the error
-δ_s of t̂_s. Since |κ(x, X)ᵀe| <= √κ(x, x) ‖K^½ e‖ at every x, with u = d/(d + λ)
+δ_s of t̂_s. A function with coefficients e is ⟨φ(x), Φᵀe⟩, with ‖Φᵀe‖ = ‖K^½e‖; so with F(x) =
+√κ(x, x) and u = d/(d + λ)
 
-    |f̂_τ(x) − f_τ(x)| <= √κ(x, x) Σ_(s<=τ) ‖r_s‖ g_(τ−s),
+    |f̂_τ(x) − f_τ(x)| <= F(x) Σ_(s<=τ) ‖r_s‖ g_(τ−s),
     g_0 = max √d/(d + λ) = 1/(2√λ),   g_i = max u^(i−½) (1 − u)^(3/2) / √λ  for i >= 1,
 
 and what r_s does later is known more closely for its part in the basis, and bounded for the
-rest by its moments rᵀKr and ‖Kr‖². The process stops by the residuals of exact arithmetic and
-g; the certificate is that of residuals computed anew with products with K, and so contains
-rounding.
+rest by its moments rᵀKr and ‖Kr‖². With an intercept φ is centred: F(x) = ‖φ(x) − φ̄‖, which is
+at most √κ(x, x) + ‖φ̄‖; and a part η of ĉ along q, which must not be there, adds η ‖K^½q‖ F(x).
+
+The process stops by the residuals of exact arithmetic and g, for every step at ``lam_min`` and
+for every λ that is asked for: the bound need not fall as λ grows, since a residual r_s, s > 1,
+may vanish at one λ and not at the next. The certificate is that of residuals computed anew with
+products with K, and of what rounding may hide in them and add to a prediction; see
+certificate.py and docs/certificate.md. Rounding falls as λ grows: it is a multiple of ‖ĉ_s‖, and
+(K + λ)⁻¹, A and the gains all fall.
 """
 
 from __future__ import annotations
@@ -33,21 +40,36 @@ from __future__ import annotations
 import math
 import numbers
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.backend import Reference, get_backend
-from selfdistill_fast.gram import native_matmul
+from selfdistill_fast.gram import native_half, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
 from selfdistill_fast.spectrum.base import (
+    check_diagonal,
     check_lam,
     check_n_steps,
+    check_weighted,
     kernel_diagonal,
     largest,
     refuse_leave_one_out,
+    rounding,
+)
+from selfdistill_fast.spectrum.certificate import (
+    ANY,
+    MANY,
+    Bound,
+    entry_rounding,
+    gains,
+    gains_by_moments,
+    joined,
+    magnitudes,
+    propagated,
+    sum_rounding,
 )
 from selfdistill_fast.spectrum.eigh import EighSpectrum, _clamped
 
@@ -64,6 +86,20 @@ _CERTIFIED = 3
 STORAGES = ("auto", "float64", "float32", "none")
 #: length that a vector may lose in an orthogonalisation that need not be repeated
 _ENOUGH = 0.7
+#: unit roundoff of the sums with K
+_U = 2.0**-53
+#: different rows from which the rounding of a product with K is judged by what is seen of it
+_SEEN = 64
+#: share of the tolerance that the residuals of exact arithmetic are to meet, and the least of
+#: it that they are left beside rounding
+_SHARE, _ROOM = 0.8, 0.25
+
+
+class _Asked(NamedTuple):
+    """Ridges that are to be within the tolerance; or a schedule of them."""
+
+    lams: list[float]
+    schedule: Any
 
 
 class ShortOfTolerance(Exception):
@@ -78,8 +114,9 @@ class KrylovSpectrum(EighSpectrum):
     Attributes
     ----------
     tol : float
-        Bound asked for of the error of every pure step, relative to max |y| (centred, with
-        an intercept) of each target.
+        Bound asked for of the error of every pure step 1..n_steps, for every λ that is asked
+        for, at every x with κ(x, x) <= max_i κ(x_i, x_i), relative to max |y| (centred, with
+        an intercept) of each target. Where it is not met there is a RuntimeWarning.
     lam_min : float
         The smallest ridge that was asked for so far.
     n_steps : int
@@ -116,6 +153,7 @@ class KrylovSpectrum(EighSpectrum):
         if lam_min is None and lam is None:
             raise ValueError("solver='krylov' needs lam_min (or lam): its run depends on it")
         smallest = float(np.min(lam if lam_min is None else check_lam(lam_min, batch=False)))
+        check_lam(smallest, batch=False, dtype=X.dtype)
         n_steps = check_n_steps(n_steps)
         single = X.dtype == np.float32
         self.tol = check_tol((1e-3 if single else 1e-8) if tol is None else tol)
@@ -144,17 +182,16 @@ class KrylovSpectrum(EighSpectrum):
         )
         self._lock = threading.RLock()  # a run may be continued while others use it
         self._half: Any = None
-        self._root64 = None if self._root is None else self._root.astype("float64")[:, None]
+        # in float64 also where predictions are float32: as many digits as q has, or K_w mixes
+        # with what an intercept takes out
+        self._root64 = None if w is None else be.xp.sqrt(self.kept(w))[:, None]
         precomputed = isinstance(kernel, Precomputed)
         if precomputed or not kernel.pair:
             self._half = self._half_of_matrix(X)
         else:
-            self._measure(kernel_diagonal(be, self.kept(self.X), kernel))
-        if not math.isfinite(self._largest_diagonal):
-            raise ValueError(
-                f"{kernel!r} overflows {X.dtype} on these rows: scale X down"
-                + (" or use float64" if single else "")
-            )
+            diagonal = kernel_diagonal(be, self.kept(self.X), kernel)
+            check_diagonal(diagonal, self.X, kernel, X.dtype)
+            self._measure(diagonal)
         self._measure_targets()
         self._start()
         if len(self._next) > self.max_rank:
@@ -167,9 +204,11 @@ class KrylovSpectrum(EighSpectrum):
                 + ", or fewer targets at a time"
             )
         self.lam_min, self.n_steps = smallest, n_steps
-        self._certified = (smallest, n_steps)
         self._automatic = automatic
-        self._continue()
+        self._good = 0.0  # ridges that are not below this are within the tolerance
+        self._forget()
+        lams = np.array([smallest]) if lam is None else np.unique(lam)
+        self._continue(_Asked(lams[lams >= smallest].tolist(), None))
         self._automatic = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -215,50 +254,92 @@ class KrylovSpectrum(EighSpectrum):
         return be.half_of(K, dtype=self.storage)
 
     def _measure(self, diagonal: Any) -> None:
-        """Scales of K_w from the diagonal of K: its largest entry, and the trace."""
+        """Scales of K_w from the diagonal of K, and how much rounding its entries have."""
+        xp = self.backend.xp
         self._largest_diagonal = largest(diagonal)
-        weighted = diagonal if self._root64 is None else diagonal * self._root64[:, 0] ** 2
+        weight = 1.0 if self._root64 is None else self._root64[:, 0] ** 2
+        weighted = diagonal * weight
         self._trace, self._scale_of_K = float(weighted.sum()), largest(weighted)
+        check_weighted(self._trace, self.dtype)
+        size, eps = diagonal, xp.ones_like(diagonal)
+        if self.X is not None:
+            X = self.kept(self.X).astype("float64")
+            size = magnitudes(self.kernel, diagonal, xp.square(X).sum(1))
+            square = xp.square(X - X.mean(0)).sum(1)
+            eps = entry_rounding(self.kernel, X.shape[1], square)
+        elsewhere = self._unit_roundoff * eps
+        half = (self._rounded and self.X is None) or (self._single and not self.kernel.pair)
+        eps = (2.0**-24 if half else _U) * eps  # of the entries in an exact _product
+        size = xp.maximum(size, 0.0)
+        self._largest_magnitude = largest(size)
+        # entries of K_w are at most m_i m_j, and off by e_i e_j; those of κ(x, X) by a_j √κ(x, x)
+        self._magnitude = xp.sqrt(size * weight)
+        self._off, self._off_elsewhere = self._magnitude * xp.sqrt(eps), self._magnitude * elsewhere
+        self._entry = largest(elsewhere)
 
     def _measure_targets(self) -> None:
         """Scale of each target, and its unit: a power of two, in which the run is made.
 
         So targets of very different sizes are alike to it, and no square over- or underflows.
-        A target that is constant but for the rounding of its mean is 0.
+        A target that is constant but for the rounding of its mean is 0, and its tolerance is
+        relative to the constant.
         """
         be, xp = self.backend, self.backend.xp
         scale = be.to_numpy(abs(self.kept(self.Y)).max(0)).astype(np.float64)
         rounding = 8.0 * float(np.finfo(np.float64).eps) * len(self.target) ** 0.5
-        constant = scale <= rounding * abs(be.to_numpy(self.y_mean))
+        mean = abs(be.to_numpy(self.y_mean))
+        constant = scale <= rounding * mean
+        size = np.where(constant, mean, scale)  # what the error of a constant is relative to
         scale[constant] = 0.0
-        unit = np.exp2(np.floor(np.log2(np.where(scale > 0.0, scale, 1.0))))
-        self._unit, self._scale = np.maximum(unit, 1e-300), scale / np.maximum(unit, 1e-300)
+        unit = np.exp2(np.floor(np.log2(np.where(size > 0.0, size, 1.0))))
+        self._unit = np.maximum(unit, 1e-300)
+        self._scale, self._goal = scale / self._unit, self.tol * size / self._unit
+        added = (mean + scale) / self._unit if self.fit_intercept else 0.0 * scale
+        #: of ȳ, which every prediction contains, whatever λ is
+        sums = sum_rounding(len(self.target)) * _U
+        self._mean_rounding = (3.0 * sums + 4.0 * self._unit_roundoff) * added
         t = self.target.astype("float64") / xp.asarray(self._unit)
+        self._dropped = np.where(constant, _norms(t[None], be)[0], 0.0)
         t[:, xp.asarray(constant)] = 0.0
         if self.q is not None:
             t -= self.q[:, None] * (self.q @ t)
         self._t = t  # what the run is about: centred targets in their units
 
-    def _apply(self, V: Any, *, exactly: bool = False) -> Any:
-        """K_w V on the complement of q, for V (n, b) in float64.
+    def _apply(self, V: Any) -> Any:
+        """K_w V on the complement of q, for V (n, b) in float64."""
+        return self._centred(self._product(V))
 
-        ``exactly``: with the entries of K computed anew where they are kept in float32.
-        """
-        P = self._product(V, exactly=exactly)
+    def _centred(self, P: Any) -> Any:
+        """P (n, b) on the complement of q, in place; twice, since little of P may be left."""
         if self.q is not None:
-            P -= self.q[:, None] * (self.q @ P)
+            for _ in range(2):
+                P -= self.q[:, None] * (self.q @ P)
         return P
 
     def _product(self, V: Any, *, exactly: bool = False) -> Any:
-        """K_w V, (n, b)."""
+        """K_w V, (n, b). ``exactly``: with the entries of K in float64, if they are ours."""
         be, xp = self.backend, self.backend.xp
         U = V if self._root64 is None else V * self._root64
-        if self._half is not None and not (exactly and self._rounded and self.X is not None):
+        ours = self.kernel.pair != ""
+        anew = exactly and self.X is not None and (self._rounded or (self._single and ours))
+        if self._half is not None and not anew:
             P = be.half_matmul(self._half, U)
         else:
-            U = xp.ascontiguousarray(U)
-            P = native_matmul(be, self.kept(self.X), None, U, self.kernel)
+            X = self.kept(self.X)
+            if anew and ours:
+                X = X.astype("float64")
+            P = native_matmul(be, X, None, xp.ascontiguousarray(U), self.kernel)
         return P if self._root64 is None else P * self._root64
+
+    @property
+    def _single(self) -> bool:
+        """Whether rows and predictions are float32."""
+        return bool(self.dtype == np.float32)
+
+    @property
+    def _unit_roundoff(self) -> float:
+        """Of the entries of K and of the predictions."""
+        return 0.5 * float(np.finfo(self.dtype).eps)
 
     @property
     def _rounded(self) -> bool:
@@ -270,7 +351,7 @@ class KrylovSpectrum(EighSpectrum):
         if self._half is not None or self.storage == "none":
             return False
         X = self.kept(self.X)
-        self._half = self.backend.half_gram(X, self.kernel, dtype=self.storage)
+        self._half = native_half(self.backend, X, self.kernel, dtype=self.storage)
         return True
 
     # ------------------------------------------------------------ the process
@@ -281,12 +362,17 @@ class KrylovSpectrum(EighSpectrum):
         self._sizes: list[int] = []  # of the blocks
         self._A: list[np.ndarray] = []  # diagonal blocks of T
         self._B: list[np.ndarray] = []  # B[j] couples block j + 1 to block j
-        self._norm = self._scale_of_K  # of K_w, as seen so far
+        self._norm = self.scale = self._scale_of_K  # of K_w, as seen so far
         self._last: Any = None  # block that was appended last
         self._done = False  # an invariant subspace: nothing is left to find
         self.k = 0
         self._bases: dict[int, Any] = {0: xp.zeros((0, 0))}
         block, coefficients = self._orthonormal(xp.ascontiguousarray(self._t.T), 0.0)
+        if self.q is not None and len(block):
+            # a short direction of the targets is not orthogonal to q to as many digits as they
+            block -= (block @ self.q)[:, None] * self.q
+            block, change = self._orthonormal(block, 0.5)
+            coefficients = change @ coefficients
         block = self._widened(block)
         missing = xp.zeros((len(block) - len(coefficients), coefficients.shape[1]))
         coefficients = xp.concatenate([coefficients, missing])
@@ -294,13 +380,36 @@ class KrylovSpectrum(EighSpectrum):
         self._first = self.backend.to_numpy(coefficients)
         self._first[:, self._scale == 0.0] = 0.0  # not the rounding of the others
         self._offset = None
+        self._mean_feature, along = 0.0, 0.0  # ‖mean feature‖, and qᵀKq
         if self.fit_intercept:
-            m = self._product(self.q.astype("float64")[:, None])[:, 0]
+            m = self._product(self.q.astype("float64")[:, None], exactly=True)[:, 0]
+            self.scale = max(self.scale, float(xp.sqrt((m * m).sum())))
             self._offset = m / self.total_weight**0.5
-            mean_square = float(self.q @ m) / self.total_weight  # ‖mean feature‖²
-            self._feature_norm = self._largest_diagonal**0.5 + max(mean_square, 0.0) ** 0.5
+            along = max(float(self.q @ m), 0.0)
+            self._mean_feature = (along / self.total_weight) ** 0.5
+            self._mean_root = float(xp.square(self._magnitude).sum() / self.total_weight) ** 0.5
+        self._mean_length = along**0.5  # ‖K^½q‖
+        self._feature_norm = self._largest_diagonal**0.5 + self._mean_feature
+        #: rounding of K as an operator, and the trace of K on the complement of q
+        self._slack = sum_rounding(len(self.target)) * _U * self._trace
+        self._slack += float((self._magnitude * self._off_elsewhere).sum())
+        self._slack += 2.0**-24 * self._trace if self._rounded else 0.0
+        self._centred_trace = max(self._trace - along, 0.0)
+        self._many_rows = self._different_rows() >= _SEEN
+
+    def _different_rows(self) -> int:
+        """How many rows are not equal, or nearly so, to others; their rounding is alike."""
+        xp, n = self.backend.xp, len(self.target)
+        width = n if self.X is None else self.X.shape[1]
+        g = xp.asarray(np.random.default_rng(0).normal(size=(width, 1)))
+        if self.X is not None:
+            v = self.kept(self.X).astype("float64") @ g
+        elif self._root64 is None:
+            v = self._product(g)
         else:
-            self._feature_norm = self._largest_diagonal**0.5
+            v = self._product(g / self._root64) / self._root64
+        v = np.sort(self.backend.to_numpy(v[:, 0]))
+        return 1 + int((np.diff(v) > 1e-9 * (v[-1] - v[0])).sum())
 
     def _widened(self, block: Any) -> Any:
         """The block with random vectors up to ``WIDTH`` of them."""
@@ -409,34 +518,60 @@ class KrylovSpectrum(EighSpectrum):
         self._B.append(B)
         self._last, self._next, self._done = block, following, len(following) == 0
 
-    def _continue(self) -> None:
-        """Go on until the certificate at ``lam_min`` and ``n_steps`` meets ``tol``."""
+    def _continue(self, asked: _Asked) -> None:
+        """Go on until all that was asked for meets ``tol``; a warning where it does not."""
         kept = False
+        floor: Any = 0.0
+        strictness = 1.0
         try:
             if not self._done and len(self._next):
                 kept = self._keep_matrix()
             before = set(self._bases)
-            self._run()
-            self._diagonalise()
+            for _ in range(20):
+                room = np.maximum(self._goal - floor, _ROOM * self._goal)
+                self._run(_SHARE / strictness * room)
+                self._diagonalise()
+                self._forget()
+                excess = self._excess(asked, room)
+                if excess > 1.0 and not self._ended:
+                    strictness *= 2.0 * min(excess, 1e3)
+                    continue
+                floor = self._certified(self.lam_min)[1]
+                room = np.maximum(self._goal - floor, _ROOM * self._goal)
+                if self._ended or self._excess(asked, room) <= 1.0:
+                    break
             for k in set(self._bases) - before - {self.k}:  # nobody has seen these
                 del self._bases[k]
-            self._certify()
+            self._warn(asked)
         finally:
             if kept:
                 self._half = None
-        self._warn()
 
-    def _run(self) -> None:
-        """Steps of the process; it is stopped by the residual of the first pure step.
+    @property
+    def _ended(self) -> bool:
+        """Whether the run cannot go on."""
+        return self._done or self.k + len(self._next) > self.max_rank
 
-        That follows from T = LDLᵀ by blocks, with Δ_j = A_j + λ − B_(j−1) Δ_(j−1)⁻¹ B_(j−1)ᵀ:
+    def _excess(self, asked: _Asked, room: Any) -> float:
+        """By what factor the residuals of exact arithmetic exceed ``room`` (T, p) at most."""
+        room = np.maximum(np.broadcast_to(room, (self.n_steps, self.p)), 1e-300)
+        bounds = [self._recursion(lam, self.n_steps) for lam in {self.lam_min, *asked.lams}]
+        if asked.schedule is not None:
+            bounds.append(self._recursion_of_schedule(asked.schedule))
+        return max(float(np.max(b / room[: len(b)], initial=0.0)) for b in bounds)
+
+    def _run(self, target: np.ndarray) -> None:
+        """Steps of the process, until :meth:`_recursion` meets ``target``, (p,) or (T, p).
+
+        It is asked for as soon as the residual of the first pure step is small enough. That
+        follows from T = LDLᵀ by blocks, with Δ_j = A_j + λ − B_(j−1) Δ_(j−1)⁻¹ B_(j−1)ᵀ:
         the last block of (T + λ)⁻¹ E₁ C₀, times B_m, is ± Π_j B_j Δ_j⁻¹ C₀.
         """
         if len(self._next) == 0:
             self._done = True
         lam, small = self.lam_min, Reference()
-        target = self.tol * self._scale
-        goal = target * 2.0 * lam**0.5 / max(self._feature_norm, 1e-300)  # of the residual
+        target = np.broadcast_to(target, (self.n_steps, self.p))
+        goal = target[0] * 2.0 * lam**0.5 / max(self._feature_norm, 1e-300)  # of the residual
         residual = self._first
         delta: Any = None
 
@@ -457,11 +592,11 @@ class KrylovSpectrum(EighSpectrum):
         for j in range(len(self._A)):
             residual, delta = advance(j, residual, delta)
         factor = 1.0
-        while not self._done and self.k + len(self._next) <= self.max_rank:
+        while not self._ended:
             size = np.sqrt(np.square(residual).sum(0))
             if self._A and (size <= factor * goal).all():
                 bound = self._bound_by_solves(lam, self.n_steps)
-                excess = float(np.max(bound / np.maximum(0.8 * target, 1e-300), initial=0.0))
+                excess = float(np.max(bound / np.maximum(target, 1e-300), initial=0.0))
                 if excess <= 1.0:
                     return
                 factor = min(factor, float(np.max(size / np.maximum(goal, 1e-300)))) / min(
@@ -477,17 +612,20 @@ class KrylovSpectrum(EighSpectrum):
         if k in self._bases and k:
             return
         theta, S = be.eigh(xp.asarray(self._projected()))
-        self.d = _clamped(theta, len(self.target), self.kernel, xp, self._scale_of_K)
+        self.scale = max(self.scale, self._norm)
+        # entries kept in float32 are a reason for eigenvalues below zero, whatever θ's precision
+        limit = rounding(self.scale, np.float32 if self.storage == "float32" else self.dtype)
+        self.d = _clamped(theta, self.kernel, xp, limit, len(self.target))
         S = xp.ascontiguousarray(S)
-        self._bases[k] = S
         self._z = S[: len(self._first)].T @ xp.asarray(self._first)
         self.z = self._z * xp.asarray(self._unit)
         last = self._sizes[-1] if self._sizes else 0
         coupling = xp.asarray(self._B[-1]) if self._B else xp.zeros((0, 0))
         self._coupling = coupling @ S[k - last :]  # B Eᵀ S, (b, k)
+        self._bases[k] = S  # last: from here on all of it is there
 
     def _bound_by_solves(self, lam: float, n_steps: int) -> np.ndarray:
-        """What :meth:`_recursion` says of the last step, (p,), without eigenvectors of T."""
+        """What :meth:`_recursion` says, (T, p), without eigenvectors of T."""
         small = get_backend("cpu")  # blocks of four are faster in NumPy, T in LAPACK
         T = self._projected()
         T[np.diag_indices_from(T)] += lam
@@ -499,8 +637,8 @@ class KrylovSpectrum(EighSpectrum):
             c = small.cholesky_solve(L, t)
             t = t - lam * c
             sizes.append(np.square(self._B[-1] @ c[self.k - self._sizes[-1] :]).sum(0) ** 0.5)
-        bounds = _gains(lam, n_steps)[:, None, None] * np.stack(sizes)
-        return _propagated(bounds)[-1] * self._feature_norm
+        bounds = gains(lam, n_steps)[:, None, None] * np.stack(sizes)
+        return propagated(bounds) * self._feature_norm
 
     def _projected(self) -> np.ndarray:
         """T = QᵀKQ, block tridiagonal, (k, k)."""
@@ -516,103 +654,200 @@ class KrylovSpectrum(EighSpectrum):
             at += size
         return T
 
-    def _ensure(self, lam: Any, n_steps: int) -> None:
-        """Continue the run where ``lam`` or ``n_steps`` go beyond what it has met."""
-        smallest = float(np.min(lam))
+    def _ensure(self, lam: Any, n_steps: int, lam_steps: Any = None) -> None:
+        """Continue the run where what is asked for is not within the tolerance."""
+        lams = check_lam(lam if lam_steps is None else lam_steps, batch=True, dtype=self.dtype)
+        lams = lams.reshape(-1)
+        smallest = float(lams.min())
         with self._lock:
-            met = self.lam_min, self.n_steps
-            if smallest >= self.lam_min and n_steps <= self.n_steps:
-                return
-            self.lam_min = min(smallest, self.lam_min)
-            self.n_steps = max(n_steps, self.n_steps)
+            before = self.lam_min, self.n_steps
+            new = smallest < self.lam_min or n_steps > self.n_steps
+            # a warning has named those for which the tolerance cannot be met
+            open_ = lams if new else lams[lams >= self._good]
+            schedule = lams if lam_steps is not None and len(open_) == len(lams) else None
+            asked = _Asked(np.unique(open_).tolist(), schedule)
             try:
-                bound = self._expected(self.lam_min, self.n_steps)
-                if not (bound <= self.tol * self._scale).all():
-                    self._continue()
+                self.lam_min = min(smallest, self.lam_min)
+                if n_steps > self.n_steps:
+                    self.n_steps = n_steps
+                    self._forget()
+                if self.k not in self._bases or not self._within(asked):
+                    self._continue(asked)
             except BaseException:  # interrupted: ask again the next time
-                self.lam_min, self.n_steps = met
+                self.lam_min, self.n_steps = before
+                self._forget()
                 raise
 
-    # ------------------------------------------------------------ certificate
-    def certificate(self, lam: Any, n_steps: int) -> np.ndarray:
-        """Bound of the error of each pure step, at every x with κ(x, x) <= max_i κ(x_i, x_i).
+    def _within(self, asked: _Asked) -> bool:
+        """Whether every step is within the tolerance for all that is asked."""
+        if asked.schedule is not None:
+            bound = self._recursion_of_schedule(asked.schedule)
+            bound += self._floor(min(asked.lams))[: len(bound)]
+            return bool((bound <= self._goal).all())
+        for lam in asked.lams:
+            if lam in self._met:
+                continue
+            bound = self._recursion(lam, self.n_steps) + self._floor(lam)
+            if not (bound <= self._goal).all():
+                bound = self._certified(lam)[0]  # not by the triangle inequality
+                if not (bound <= self._goal).all():
+                    return False
+            self._met.add(lam)
+        return True
 
-        From residuals that are computed anew, with about 2 L T p products with K; see the head
-        of this module. The error of a mixed chain is at most Σ_k |c_k| times this.
+    def _forget(self) -> None:
+        """What was certified, since the basis or the number of steps is another one."""
+        self._certificates: dict[float, tuple[np.ndarray, np.ndarray, Bound]] = {}
+        self._met: set[float] = set()  # ridges that are within the tolerance
+
+    # ------------------------------------------------------------ certificate
+    def certificate(self, lam: Any, n_steps: int, X: Any = None) -> np.ndarray:
+        """Bound of the error of each pure step, rounding included.
+
+        Without ``X`` it holds at every x with κ(x, x) <= max_i κ(x_i, x_i), so for a stationary
+        kernel at every x; with ``X`` at its rows. From residuals that are computed anew, with
+        about 2 L T p products with K. The error of a mixed chain is at most Σ_k |c_k| times
+        this. See the head of this module and docs/certificate.md.
 
         Parameters
         ----------
         lam : float, or array_like of shape (L,)
             The ridge λ. A 1-D array is a batch of ridges, never a schedule.
         n_steps : int T
+        X : array_like of shape (m, d), optional
+            Rows to bound the error at. Not with a precomputed kernel, whose κ(x, x) is not known.
 
         Returns
         -------
-        bound : ndarray of shape (T, p), or (L, T, p) for a batch
-            In units of y; for a stationary kernel at every x.
+        bound : ndarray of shape (T, p), or (L, T, p) for a batch; with X (T, m, p), (L, T, m, p)
+            In units of y.
         """
         lam, n_steps = check_lam(lam, batch=True), check_n_steps(n_steps)
+        if X is not None and self.X is None:
+            raise ValueError(
+                "κ(x, x) at new points is not known for a precomputed kernel: leave X out, and "
+                "multiply the bound by the root of κ(x, x) / max K_ii where that is above 1"
+            )
+        X = None if X is None else self.check_new(X)
         self._ensure(lam, n_steps)
         with self._lock:
-            bounds = [self._explicit(float(one), n_steps) for one in lam.reshape(-1)]
+            found = [self._certified(float(one)) for one in lam.reshape(-1)]
+            if X is None:
+                bounds = [bound[:n_steps] for bound, _, _ in found]
+            else:
+                feature, root = self._feature_norms(X)
+                bounds = [
+                    Bound(*(part[:n_steps, None] for part in parts)).at(feature, root)
+                    for _, _, parts in found
+                ]
+                largest_entries = root[:, 0] * self._largest_magnitude**0.5
+                for bound in bounds:
+                    bound[:, largest_entries > float(np.finfo(self.dtype).max)] = np.inf
         return (np.stack(bounds) if lam.ndim else bounds[0]) * self._unit
 
     @property
     def certificate_(self) -> np.ndarray:
         """Bound of the error of each pure step at ``lam_min``, (T, p); computed when stale."""
         with self._lock:
-            if self._certified != (self.lam_min, self.n_steps):
-                self._certify()
-            return self._certificate * self._unit
+            return self._certified(self.lam_min)[0] * self._unit
 
-    def _certify(self) -> None:
-        """The certificate at ``lam_min``, and from it the floor of rounding."""
-        exact = self._recursion(self.lam_min, self.n_steps)
-        self._certificate = self._explicit(self.lam_min, self.n_steps)
-        self._floor = np.maximum(self._certificate - exact, 0.0)[-1]
-        self._certified = (self.lam_min, self.n_steps)
+    def _feature_norms(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """‖φ(x) − φ̄‖ (φ̄ = 0 without an intercept) and √κ(x, x) at rows X, (m, 1) each."""
+        be, xp = self.backend, self.backend.xp
+        diagonal = kernel_diagonal(be, X, self.kernel)
+        size = magnitudes(self.kernel, diagonal, xp.square(X.astype("float64")).sum(1))
+        root = be.to_numpy(xp.sqrt(xp.maximum(size, 0.0)))[:, None]
+        feature = be.to_numpy(xp.sqrt(xp.maximum(diagonal, 0.0)))[:, None]
+        if not self.fit_intercept:
+            return feature, root
+        weights = xp.square(self.q.astype("float64"))[:, None]
+        mean = native_matmul(be, X, self.kept(self.X), weights, self.kernel)
+        square = np.square(feature) - 2.0 * be.to_numpy(mean) + self._mean_feature**2
+        rounding = 4.0 * (self._entry + sum_rounding(len(self.target)) * _U)
+        square = np.maximum(square, 0.0) + rounding * np.square(root + self._mean_root)
+        return np.minimum(feature + self._mean_feature, np.sqrt(square)), root
+
+    def _certified(self, lam: float) -> tuple[np.ndarray, np.ndarray, Bound]:
+        """The certificate (T, p), its share of rounding (T, p), and the parts of the first."""
+        if lam not in self._certificates:
+            whole, floor = self._explicit(lam)
+            norms = self._feature_norm, self._largest_magnitude**0.5
+            self._certificates[lam] = whole.at(*norms), floor.at(*norms), whole
+        return self._certificates[lam]
+
+    def _floor(self, lam: float, *, likely: bool = False) -> np.ndarray:
+        """Rounding in the certificate at λ, (T, p), from that at a λ where it is known.
+
+        It falls as λ grows, since ‖c_s‖ and the gains do, and grows with λ^(−3/2) at most
+        towards smaller ones. ``likely``: as it changes with ‖c₁‖ and the gain.
+        """
+        if not self._certificates:
+            self._certified(self.lam_min)
+        below = [known for known in self._certificates if known <= lam]
+        known = max(below) if below else min(self._certificates)
+        floor = self._certificates[known][1]
+        if not below:
+            return floor * math.exp(min(1.5 * (math.log(known) - math.log(lam)), 600.0))
+        if not likely:
+            return floor
+        share = self._length(lam) / self._length(known)
+        return self._mean_rounding + (floor - self._mean_rounding) * share
+
+    def _length(self, lam: float) -> np.ndarray:
+        """‖c₁‖/√λ, (p,)."""
+        c = self._z / (self.d.astype("float64")[:, None] + lam)
+        return np.maximum(_norms(c[None], self.backend)[0], 1e-300) / lam**0.5
 
     def _recursion(self, lam: float, n_steps: int) -> np.ndarray:
         """The certificate (T, p) from residuals of exact arithmetic, in the targets' units."""
         filters = self.backend.pure_filters(self.d.astype("float64"), np.array([lam]), n_steps)[0]
-        bound = _propagated(_gains(lam, n_steps)[:, None, None] * self._exact_sizes(filters))
+        bound = propagated(gains(lam, n_steps)[:, None, None] * self._exact_sizes(filters))
         return bound * self._feature_norm
 
-    def _expected(self, lam: float, n_steps: int) -> np.ndarray:
-        """What the certificate of the last step is likely to be, (p,), rounding included."""
-        growth = 1.5 * (math.log(self._certified[0]) - math.log(lam))
-        floor = self._floor * math.exp(min(growth, 600.0))
-        return self._recursion(lam, n_steps)[-1] + floor
+    def _recursion_of_schedule(self, lam_steps: np.ndarray) -> np.ndarray:
+        """As :meth:`_recursion` for a ridge for each step: of the chains s..τ the worst.
+
+        What a residual does later is at most what it does at once, max √d/(d + λ_τ).
+        """
+        T = len(lam_steps)
+        filters = self._windows(lam_steps).astype("float64")  # [τ, s]: of c_τ from step s on
+        sizes = np.stack([self._exact_sizes(filters[t]) for t in range(T)])
+        lost = np.stack([sizes[: t + 1].sum(0).max(0) for t in range(T)])
+        return 0.5 / np.sqrt(lam_steps)[:, None] * lost * self._feature_norm
 
     def _exact_sizes(self, filters: Any) -> np.ndarray:
         """‖r_s‖ of exact arithmetic, (T, p), for pure filters (T, k)."""
-        xp = self.backend.xp
-        R = xp.stack([self._coupling @ (f[:, None] * self._z) for f in filters])
-        return _norms(R, self.backend)
+        return _norms(self._coupling @ (filters[..., None] * self._z), self.backend)
 
-    def _explicit(self, lam: float, n_steps: int) -> np.ndarray:
-        """The certificate (T, p) from residuals with K itself; few targets at a time."""
+    def _explicit(self, lam: float) -> tuple[Bound, Bound]:
+        """The certificate, and the rounding in it, from residuals with K; few targets at a time."""
+        n_steps = self.n_steps
         filters = self.backend.pure_filters(self.d.astype("float64"), np.array([lam]), n_steps)[0]
-        exact = self._exact_sizes(filters)
         count = max(1, _CERTIFIED * self.p // n_steps)
         parts = [slice(at, at + count) for at in range(0, self.p, count)]
-        bounds = [self._explicit_of(part, lam, filters, exact[:, part]) for part in parts]
-        return np.concatenate(bounds, 1)
+        with np.errstate(over="ignore"):
+            found = [self._explicit_of(part, lam, filters) for part in parts]
+        whole, floor = zip(*found, strict=True)
+        return joined(list(whole)), joined(list(floor))
 
-    def _explicit_of(
-        self, targets: slice, lam: float, filters: Any, exact: np.ndarray
-    ) -> np.ndarray:
-        """The certificate of some targets; their residuals of exact arithmetic are given."""
+    def _explicit_of(self, targets: slice, lam: float, filters: Any) -> tuple[Bound, Bound]:
+        """The certificate of some targets, and the rounding in it."""
         xp, be = self.backend.xp, self.backend
-        C = self._rows_of(filters[..., None] * self._z[:, targets])  # (T, n, p)
+        z = self._z[:, targets]
+        C = self._rows_of(filters[..., None] * z)  # (T, n, p)
         T, n, p = C.shape
         dual = xp.ascontiguousarray(xp.moveaxis(C, 1, 0).reshape(n, T * p))
-        KC = xp.moveaxis(self._apply(dual, exactly=True).reshape(n, T, p), 1, 0)
+        values = self._product(dual, exactly=True)
+        lost = self._lost_by_single(dual, values).reshape(T, p)
+        KC = xp.moveaxis(self._centred(values).reshape(n, T, p), 1, 0)
         R = xp.empty_like(C)
         t = self._t[:, targets]
+        seen = np.zeros((T, p))  # what the residuals have beyond those of exact arithmetic
         for s in range(T):
-            R[s] = t - KC[s] - lam * C[s]
+            R[s] = self._centred(t - KC[s] - lam * C[s])
             t = t - lam * C[s]
+            known = self._next.T @ (self._coupling @ (filters[s][:, None] * z))
+            seen[s] = _norms((R[s] + known)[None], be)[0]
         sizes = _norms(R, be)
         # what the basis holds of R, in Ritz coordinates, and the rest
         inside = self._ritz_coordinates(R)
@@ -622,31 +857,116 @@ class KrylovSpectrum(EighSpectrum):
         flat = xp.ascontiguousarray(xp.moveaxis(R, 1, 0).reshape(n, T * p))
         KR = xp.moveaxis(self._apply(flat).reshape(n, T, p), 1, 0)
         square = np.maximum(np.square(rest), 1e-300)
-        mean = np.maximum(be.to_numpy((R * KR).sum(1)), 0.0) / square
-        mean_square = np.square(_norms(KR, be)) / square
-        now, later = _gains_of(mean, mean_square, lam)
-        contraction = self._trace / (self._trace + lam)
+        mean = np.maximum(be.to_numpy((R * KR).sum(1)), 0.0) / square + self._slack
+        mean_square = np.square(_norms(KR, be) + self._slack * rest) / square
+        now, later = gains_by_moments(mean, mean_square, lam)
+        contraction = self._contraction(lam)
         # for i >= 2 also u² (1 − u)³ u/λ <= (d/λ)² max (1 − u)³ u/λ
-        with np.errstate(over="ignore"):  # for the smallest λ the second is no bound
-            much_later = np.minimum(
-                later * contraction, (27.0 / 256.0 * mean_square / lam) ** 0.5 / lam
-            )
+        at_most = (27.0 / 256.0 * mean_square / lam) ** 0.5 / lam
+        much_later = np.minimum(later * contraction, at_most)
         outside = [now, later, *(much_later * contraction ** (i - 2) for i in range(2, T))][:T]
-        bounds = np.minimum(held + rest * np.stack(outside), _gains(lam, T)[:, None, None] * sizes)
-        if self._rounded and self.X is None:  # ‖ΔK‖ <= 2⁻²⁴ ‖K‖_F, and there is no other K
-            lost = 2.0**-24 * self._trace * _norms(C, be)
-            bounds = bounds + _gains(lam, T)[:, None, None] * lost
-        # rounding may hide as much as it shows; at least that of a product with K, whose
-        # entries are off by eps |κ(x_i, X)| |c| with |κ(x, X)|² <= κ ‖K‖, where K is large
-        eps, K = float(np.finfo(self.dtype).eps), self._norm
-        hidden = np.maximum(sizes - exact, 0.0) / np.maximum(sizes, 1e-300)
-        noise = [eps * K / (K + lam)] + [eps * K / (K + lam) * (lam / (K + lam))] * (T - 1)
-        bounds = bounds * (1.0 + hidden) + np.array(noise)[:, None, None] * _norms(C, be) * (
-            self._largest_diagonal**0.5
-        )
-        # of κ(x, X)ᵀc; what a step loses its successors do not find again
-        rounding = np.maximum.accumulate(2.0 * eps * be.to_numpy(abs(C).max(1)) * K**0.5)
-        return (_propagated(bounds) + rounding) * self._feature_norm
+        largest_gains = gains(lam, T)[:, None, None]
+        bounds = np.minimum(held + rest * np.stack(outside), largest_gains * sizes)
+
+        noise, rounding = self._rounding(targets, C, KC, seen, lost)
+        by = self._gains_of_rounding(lam, T)[:, None, None]
+        of_t = 4.0 * (self._unit_roundoff + T * _U) * _norms(self._t[None, :, targets], be)
+        size = propagated(by * noise) + by[0] * (of_t + self._dropped[targets]) + rounding.size
+        whole = rounding._replace(size=propagated(bounds) + size)
+        return whole, rounding._replace(size=propagated(by * seen) + size)
+
+    def _gains_of_rounding(self, lam: float, n_steps: int) -> np.ndarray:
+        """As :func:`gains`, for a residual that may have any direction, with what is known of K.
+
+        In the basis K is known from the Ritz values and the coupling; on its complement it is
+        at most its trace there.
+        """
+        cap = 0.5 / lam**0.5
+        if self._trace + self._slack < lam:
+            cap = (self._trace + self._slack) ** 0.5 / (self._trace + self._slack + lam)
+        theta = self.d.astype("float64")
+        inside = 0.0
+        if self.k:
+            leak = float(self.backend.xp.sqrt(((self._coupling / (theta + lam)) ** 2).sum()))
+            leak += self._slack / (float(theta.min()) + lam)
+            inside = float(((theta + self._slack) ** 0.5 / (theta + lam)).max()) + cap * leak
+        rest = max(self._centred_trace - float(theta.sum()), 0.0) + self._slack
+        largest_now = min(cap, math.hypot(inside, min(cap, rest**0.5 / lam)))
+        later = largest_now * self._contraction(lam) ** np.arange(n_steps - 1)
+        result = gains(lam, n_steps)
+        result[0], result[1:] = largest_now, np.minimum(result[1:], later)
+        return result
+
+    def _contraction(self, lam: float) -> float:
+        """A bound of ‖A‖."""
+        largest_eigenvalue = self._trace + self._slack
+        return largest_eigenvalue / (largest_eigenvalue + lam)
+
+    def _lost_by_single(self, dual: Any, values: Any) -> np.ndarray:
+        """What predictions in float32 lose at a training row at most, over √κ(x, x), (b,).
+
+        That of ``dual`` itself is in it, but no measure of others, being the same for all rows.
+        From the exact ``values`` K_w dual (n, b); inf where that is not to be known.
+        """
+        be, xp = self.backend, self.backend.xp
+        n = len(dual)
+        if not (self._single and self.kernel.pair and self._many_rows):
+            return np.full(dual.shape[1], np.inf)
+        root = xp.ones((n, 1)) if self._root64 is None else self._root64
+        X, W = self.kept(self.X), xp.ascontiguousarray((dual * root).astype(self.dtype))
+        found = native_matmul(be, X, X, W, self.kernel).astype("float64")
+        size = xp.maximum(self._magnitude[:, None], 1e-300)  # of a row of zeros
+        return be.to_numpy((abs(found * root - values) / size).max(0))
+
+    def _rounding(
+        self, targets: slice, C: Any, KC: Any, seen: np.ndarray, lost: np.ndarray
+    ) -> tuple[np.ndarray, Bound]:
+        """First-order bounds of rounding, for dual coefficients C (T, n, p) and K C.
+
+        The first (T, p) is of residuals: of the entries of K times C and of the sums. In the
+        second: that C is not orthogonal to q; and of predictions κ(x, X)ᵀc, from the entries,
+        the sums, c, and the constant ȳ − r·c. ``seen`` and ``lost`` (T, p) are measured, of the
+        residuals and of the predictions. See docs/certificate.md.
+        """
+        be, xp = self.backend, self.backend.xp
+        n, u = C.shape[1], self._unit_roundoff
+        sums = sum_rounding(n) * _U
+
+        def weighted(by: Any) -> tuple[np.ndarray, np.ndarray, float]:
+            P = abs(C) * by[:, None]
+            return be.to_numpy(P.sum(1)), _norms(P, be), float(xp.sqrt(xp.square(by).sum()))
+
+        length = _norms(C, be)
+        added, squares, all_ = weighted(self._magnitude)
+        off, off_squares, off_all = weighted(self._off)
+
+        noise = 3.0 * sums * all_ * added + 8.0 * _U * _norms(self._t[None, :, targets], be)
+        if self._many_rows:  # it would be seen, in so many rows
+            noise = np.minimum(noise, 2.0 * seen)
+        noise = noise + off_all * np.minimum(off, MANY * off_squares)
+
+        point = sums * added
+        elsewhere, elsewhere_squares, _ = weighted(self._off_elsewhere)
+        point += np.minimum(elsewhere, ANY * elsewhere_squares)
+        if self._single:  # sums within a tile of K are in float32
+            if self.kernel.pair:
+                point += u * np.minimum(sum_rounding(min(n, 192)) * added, 300.0 * squares)
+            else:
+                point += u * sum_rounding(n) * added
+        point = np.minimum(point, 4.0 * lost) + 3.0 * u * np.minimum(added, ANY * squares)
+        square = be.to_numpy((C * KC).sum(1))
+        point += 3.0 * u * np.sqrt(np.maximum(square, 0.0))
+        again = (2.0 * self.k**0.5 + 4.0) * _U * length  # of c, which is computed once more
+        again = again * min(all_, ANY * largest(self._magnitude))
+        point += again
+        if not self.fit_intercept:
+            return noise, Bound(np.zeros_like(point), point, np.zeros_like(point))
+        along = abs(be.to_numpy(xp.tensordot(self.q.astype("float64"), C, ([0], [1]))))
+        shift = abs(be.to_numpy(xp.tensordot(self._offset, C, ([0], [1]))))
+        fixed = self._mean_root * (3.0 * sums * added + again) + 3.0 * u * shift
+        fixed += off_all / self.total_weight**0.5 * off
+        fixed += self._mean_rounding[targets]
+        return noise, Bound((along + sums * length) * self._mean_length, point, fixed)
 
     def _propagated_inside(self, u: Any, lam: float) -> np.ndarray:
         """What residuals V u do i = 0, 1, … steps later, (T, T, p), for u (T, k, p).
@@ -656,13 +976,14 @@ class KrylovSpectrum(EighSpectrum):
         """
         be = self.backend
         theta = self.d.astype("float64")[:, None]
-        a, cap = theta / (theta + lam), 0.5 / lam**0.5
+        a, cap, slack = theta / (theta + lam), 0.5 / lam**0.5, self._slack
 
         def leaks(u: Any) -> np.ndarray:
-            return _norms(self._coupling @ (u / (theta + lam)), be) * cap
+            u = u / (theta + lam)
+            return (_norms(self._coupling @ u, be) + slack * _norms(u, be)) * cap
 
         def size(u: Any) -> np.ndarray:
-            return _norms(theta**0.5 / (theta + lam) * u, be) + leaks(u)
+            return _norms((theta + slack) ** 0.5 / (theta + lam) * u, be) + leaks(u)
 
         bounds, leaked = [size(u)], np.zeros_like(cap)
         while len(bounds) < len(u):
@@ -678,31 +999,55 @@ class KrylovSpectrum(EighSpectrum):
         inside = xp.concatenate(parts) if parts else xp.zeros((0, R.shape[0], R.shape[2]))
         return xp.moveaxis(xp.tensordot(self._bases[self.k].T, inside, 1), 0, 1)
 
-    def _warn(self) -> None:
+    def _warn(self, asked: _Asked) -> None:
         """RuntimeWarning where the run ended before its tolerance was met."""
-        target = self.tol * self._scale
-        bound = self._certificate[-1]
-        if (bound <= target).all():
+        bound = self._certified(self.lam_min)[0]
+        if self._within(asked) and (bound <= self._goal).all():
+            self._good = 0.0
             return
-        if self._automatic and not self._done and self.k + len(self._next) > self.max_rank:
+        if self._automatic and not self._done and self._ended:
             raise ShortOfTolerance
-        low, high = math.log(self.lam_min), math.log(max(self.lam_min, self._norm) * 1e12)
-        for _ in range(60):
-            middle = 0.5 * (low + high)
-            met = (self._expected(math.exp(middle), self.n_steps) <= target).all()
-            low, high = (low, middle) if met else (middle, high)
+        self._good = self._good_from(asked)
         ended = (
             f"the tolerance is below rounding{' of K to float32' if self._rounded else ''}"
-            if self._done or self.k + len(self._next) <= self.max_rank
+            if self._done or not self._ended
             else f"max_rank={self.max_rank} was reached"
         )
+        good = f"only for lam >= {self._good:.3g}" if self._good < math.inf else "for no lam"
         warn_caller(
             f"solver='krylov' stopped after {self.k} vectors: {ended}; its answers are to "
-            f"tol={self.tol:g} only for lam >= {math.exp(high):.3g}, and at "
-            f"lam={self.lam_min:g} to {float((bound * self._unit).max()):.2g}; use a larger "
-            f"tol or max_rank, {'another storage, ' if self._rounded else ''}or solver='eigh'",
+            f"tol={self.tol:g} {good}, and at lam={self.lam_min:g} to "
+            f"{float((bound * self._unit).max()):.2g}; use a larger tol or max_rank, "
+            f"{'another storage, ' if self._rounded else ''}or solver='eigh'",
             RuntimeWarning,
         )
+
+    def _good_from(self, asked: _Asked) -> float:
+        """A λ whose certificate meets the tolerance; inf if there is none.
+
+        Not far above the smallest for which it does not, and above all that were asked for
+        and whose residuals exceed it (which need not fall as λ grows).
+        """
+        lam, top = self.lam_min, max(self.lam_min, self._norm) * 1e12
+        for one in asked.lams:
+            met = asked.schedule is None and self._recursion(one, self.n_steps) <= self._goal
+            lam = lam if np.all(met) else max(lam, one)
+
+        def likely(lam: float) -> bool:
+            bound = self._recursion(lam, self.n_steps) + self._floor(lam, likely=True)
+            return bool((bound <= self._goal).all())
+
+        for attempt in range(12):
+            low, high = math.log(lam) + 0.01 * 2.0**attempt, math.log(top)
+            if low >= high or not likely(top):
+                break
+            for _ in range(40):
+                middle = 0.5 * (low + high)
+                low, high = (low, middle) if likely(math.exp(middle)) else (middle, high)
+            lam = float(f"{1.005 * math.exp(high):.3g}")  # as it is printed
+            if (self._certified(lam)[0] <= self._goal).all():
+                return lam
+        return math.inf
 
     # ------------------------------------------------------------ the protocol
     def _rows_of(self, coordinates: Any) -> Any:
@@ -761,7 +1106,7 @@ class KrylovSpectrum(EighSpectrum):
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """As for a full spectrum; a smaller λ, or more steps, continue the run."""
         with self._lock:
-            self._ensure(lam if lam_steps is None else lam_steps, check_n_steps(n_steps))
+            self._ensure(lam, check_n_steps(n_steps), lam_steps)
             return super().pure_filters(lam, n_steps, lam_steps)
 
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
@@ -772,15 +1117,18 @@ class KrylovSpectrum(EighSpectrum):
     def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
         """As for a full spectrum, but on Ritz values."""
         with self._lock:
-            self._ensure(lam if lam_steps is None else lam_steps, len(C))
+            self._ensure(lam, len(C), lam_steps)
             return super().shrinkage(C, lam, lam_steps)
 
     def limit(self, lam: float, alpha: float) -> Any:
         """As for a full spectrum: one step under the ridge λ/α."""
         with self._lock:
             if alpha > 0.0:  # λ is asked for with it: continued, and warned, once
-                self._ensure(min(lam, lam / alpha), self.n_steps)
+                self._ensure([lam, lam / alpha], self.n_steps)
             return super().limit(lam, alpha)
+
+    def warn_below_rounding(self, lam: Any) -> None:
+        """Nothing: the certificate has rounding in it, and warns."""
 
     def check_leave_one_out(self) -> None:
         """Always a ValueError: this spectrum holds f(K)y, never diag f(K)."""
@@ -799,46 +1147,9 @@ class KrylovSpectrum(EighSpectrum):
         self.check_leave_one_out()
 
 
-def _gains(lam: float, n_steps: int) -> np.ndarray:
-    """g_0, g_1, … of the head of this module, (T,): what an error of i steps ago can do."""
-    i = np.arange(1, n_steps)
-    u = (2.0 * i - 1.0) / (2.0 * i + 2.0)
-    return np.concatenate([[0.5], u ** (i - 0.5) * (1.0 - u) ** 1.5]) / lam**0.5
-
-
-def _gains_of(
-    mean: np.ndarray, mean_square: np.ndarray, lam: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of ‖K^½ (K + λ)⁻¹ r‖/‖r‖, and with λ(K + λ)⁻¹ too, from two moments of r.
-
-    These are the mean rᵀKr/‖r‖² and mean square ‖Kr‖²/‖r‖². Where the mean is below λ by
-    Jensen's inequality; above it by Cantelli's, which limits how much of r lies below half the
-    mean (at least λ), with the largest possible value there.
-    """
-    a = np.minimum(mean, lam)
-    below = np.sqrt(a) / (a + lam)
-    half = np.maximum(0.5 * mean, lam)
-    variance = np.maximum(mean_square - mean**2, 0.0)
-    share = variance / np.maximum(variance + np.maximum(mean - half, 0.0) ** 2, 1e-300)
-    at_half = half**0.5 / (half + lam)  # and no square of λ, which may overflow
-    now = np.sqrt(0.25 / lam * share + at_half**2)
-    later = np.sqrt(27.0 / 256.0 / lam * share + (at_half * (lam / (half + lam))) ** 2)
-    above = mean > half
-    return (
-        np.minimum(below, np.where(above, now, np.inf)),
-        np.minimum(below, np.where(above, later, np.inf)),
-    )
-
-
 def _norms(R: Any, be: Any) -> np.ndarray:
     """‖R_sj‖, (T, p), for R (T, n, p)."""
     return be.to_numpy(be.xp.sqrt(be.xp.square(R).sum(1)))
-
-
-def _propagated(bounds: np.ndarray) -> np.ndarray:
-    """Σ_(s<=τ) of what r_s does τ − s steps later, (T, p), from bounds (T, T, p) by i and s."""
-    steps = range(bounds.shape[1])
-    return np.stack([sum(bounds[t - s, s] for s in range(t + 1)) for t in steps])
 
 
 def krylov_bytes(
@@ -851,7 +1162,8 @@ def krylov_bytes(
     certified = max(_CERTIFIED * p, n_steps)
     blocks = 8 * n * (12 * p + 10 * certified + 16)  # of the process; of the certificate
     matrix = be.half_bytes(n, storage) if storage != "none" else 0
-    return matrix + basis + blocks + 4 * n * d * itemsize + 4 * rank * rank * 8
+    rows = n * d * (2 * itemsize + 16)  # as given and in float64, and packed
+    return matrix + basis + blocks + rows + 4 * rank * rank * 8
 
 
 def fitting_rank(

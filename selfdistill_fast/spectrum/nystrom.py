@@ -17,10 +17,18 @@ complement: (k + 1,). project(x) = (φ(x) − μ) G D^½. V (n, k) is not held: 
 (leave-one-out, folds) computes them again, block by block, in another pass.
 
 Digits: S squares the condition number of Φ, but not that of the problem. D are the eigenvalues
-of the model's kernel matrix, known to ε d_max like those of a full eigendecomposition, and a
-ridge λ leaves an error of ε d_max/λ; so did the singular values of Φ itself where both were
-compared with 60 digits, since the rounding of κ is then what remains. What must not be done
-is to take R⁻¹ out of the sum: R⁻ᵀ (K_LXᵀ…) R⁻¹ would multiply rounding by 1/ε.
+of the model's kernel matrix, and what remains is the rounding of κ. A pivot p_j of K_LL is known
+to ε max κ, so that the trace of the model's kernel matrix is known to
+
+    δ = ε max κ(x, x) Σ_j (Σ_i w_i φ_j(x_i)²) / p_j.
+
+Where landmarks are chosen among all rows, φ_j² is of the size of p_j and δ stays near ε tr(K).
+Where they lie so that rows are extrapolated from nearly equal landmarks, δ grows like 1/p_j:
+then the last landmarks, in the order of pivots, are dropped until δ <= 5000 ε tr(K), which the
+pass allows without another one (a prefix of the columns of φ is the model of a prefix of the
+landmarks). A λ value leaves a relative error of about δ/λ, or ε d_max/λ where that is more.
+What must not be done is to take R⁻¹ out of the sum: R⁻ᵀ (K_LXᵀ…) R⁻¹ would multiply rounding
+by 1/ε.
 
 Leave-one-out and leave-fold-out are exact for this model with its landmarks held fixed: a
 row that is left out of the fit may still be a landmark.
@@ -36,10 +44,18 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
+from selfdistill_fast import ranges
 from selfdistill_fast.backend.threads import n_threads_now, one_blas_thread
 from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, _check_symmetric, check_n_steps, largest
+from selfdistill_fast.spectrum.base import (
+    Fold,
+    _check_symmetric,
+    check_diagonal,
+    check_n_steps,
+    largest,
+    rounding,
+)
 from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.rows import Rows, is_dask, map_dask
 
@@ -65,8 +81,10 @@ _BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
 #: bytes that the C library keeps of blocks that were freed, and that BLAS packs blocks into on
 #: each of its threads; and what scikit-learn's clustering takes when it is imported
 _RESERVE, _PACKED, _CLUSTERING = 16 << 20, 16 << 20, 144 << 20
-#: eigenvalues below this many roundings of the largest are noise
-_NOISE = 10.0
+#: rounding of the trace of the model's kernel matrix, in ε tr(K), up to which landmarks are kept
+_LOST = 5000.0
+#: rounding at new samples, relative to that at rows that are landmarks
+_UNSEEN = 100.0
 
 
 def _block_rows(block: Any, m: int) -> int:
@@ -195,6 +213,8 @@ class NystromSpectrum(EighSpectrum):
         random = np.random.default_rng(random_state)
         sample = xp.asarray(_sample(be, X, w, m, sampling, random))
         rows, weights = X[sample], None if w is None else w[sample]
+        if kernel.pair:
+            check_diagonal(_diagonal(be, rows, kernel), rows, kernel, X.dtype)
         if sampling == "auto":
             pilot = rows, y[sample], kernel, weights, fit_intercept
             sampling = _better_sampling(be, *pilot, m, block)
@@ -203,8 +223,7 @@ class NystromSpectrum(EighSpectrum):
         basis, chosen = rows[chosen], sample[chosen]
         del rows
         K = native_gram(be, basis, None, kernel)
-        if not bool(xp.isfinite(xp.diagonal(K)).all()):
-            raise _overflow(kernel, X.dtype)
+        check_diagonal(xp.diagonal(K), None, kernel, X.dtype)
         if not kernel.definite:
             _check_symmetric(K, xp)
         order, R = _pivoted_cholesky(K, kernel, xp)
@@ -220,18 +239,32 @@ class NystromSpectrum(EighSpectrum):
         )
         if not bool(xp.isfinite(traces).all()):
             raise _overflow(kernel, X.dtype)
-        total, noise = float(traces[0]), 1e3 * m * float(xp.finfo(X.dtype).eps)
-        if not kernel.definite and float(traces[2]) < -noise * abs(total):
-            raise _indefinite(f"{float(traces[2]):g} in sum on the diagonal of the other rows")
-        self.approximation_error = max(total - float(traces[1]), 0.0) / total if total > 0 else 0.0
+        total, eps = float(traces[0]), float(xp.finfo(X.dtype).eps)
+        if not kernel.definite and float(traces[1]) < -1e3 * m * eps * abs(total):
+            raise _indefinite(f"{float(traces[1]):g} in sum on the diagonal of the other rows")
+        squares = xp.diagonal(S) + (2.0 * mean + self.total_weight * middle) * middle
+        pivots = xp.diagonal(R) ** 2
+        # rounding of the trace, by the number of landmarks; the first pivot is max κ
+        lost = eps * xp.cumsum(squares / pivots * pivots[:1])
+        r = max(int((lost <= _LOST * eps * total).sum()), min(1, len(R)))
+        if r < len(R):
+            R, S, b, mean, middle = R[:r, :r], S[:r, :r], b[:r], mean[:r], middle[:r]
+            self.basis, self.landmarks = self.basis[:r], self.landmarks[:r]
+            features = _Features(be, kernel, self.basis, R)
+        held = float(squares[:r].sum())
+        self.approximation_error = max(total - held, 0.0) / total if total > 0 else 0.0
+        self._lost = float(lost[r - 1]) if r else 0.0
         if fit_intercept:
             mean /= self.total_weight
             S -= (self.total_weight * mean)[:, None] * mean[None, :]
             middle = middle + mean
         d, G = be.eigh(S)
         del S
-        lost = int((d <= _NOISE * float(xp.finfo(d.dtype).eps) * largest(d)).sum())
-        d, G = d[lost:], G[:, lost:]
+        self.scale = largest(d)
+        if fit_intercept:
+            self.scale += self.total_weight * float(middle @ middle)
+        noise = int((d <= rounding(self.scale, d.dtype)).sum())
+        d, G = d[noise:], G[:, noise:]
         self.d = d.astype(X.dtype)
         self.k = int(d.shape[0])
         scale = xp.sqrt(d)
@@ -245,6 +278,16 @@ class NystromSpectrum(EighSpectrum):
             z,
             self.total_weight,
         )
+
+    @property
+    def rounding(self) -> float:
+        """Size of an eigenvalue that may be rounding alone, see the head of this module.
+
+        Rows that are landmarks themselves are not extrapolated: where most rows are, they say
+        little of new samples, which were seen to lose two digits more.
+        """
+        seen = max(rounding(self.scale, self.dtype), self._lost)
+        return seen if 2 * len(self.landmarks) <= len(self.target) else _UNSEEN * seen
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
@@ -472,7 +515,7 @@ class _Sums:
             mean = phi.T @ root
             diagonal, norms = root**2 * diagonal, root**2 * norms
         below = xp.minimum(diagonal - norms, 0.0)  # round-off, where K is semi-definite
-        traces = xp.stack([diagonal.sum(), norms.sum(), below.sum()])
+        traces = xp.stack([diagonal.sum(), below.sum()])
         gram = features.backend.inner_product(phi)
         return gram, phi.T @ target.astype("float64"), mean, traces
 
@@ -663,7 +706,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
     left = diagonal.copy()
     factor = xp.zeros((X.shape[0], m), X.dtype)
     chosen: list[int] = []
-    floor = 10.0 * float(xp.finfo(X.dtype).eps) * float(diagonal.max())
+    floor = rounding(float(diagonal.max()), X.dtype)
     while len(chosen) < m:
         weights = be.to_numpy(xp.maximum(left, 0.0)).astype(np.float64)
         weights[weights <= floor] = 0.0
@@ -706,7 +749,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
 def _diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
     """κ(x, x) of every row, float64."""
     if kernel.pair:
-        return kernel.diagonal(be.xp, (X.astype("float64") ** 2).sum(1))
+        return ranges.diagonal(be, X, kernel)
     parts = [
         be.xp.diagonal(native_gram(be, X[i : i + _BATCH], None, kernel)).astype("float64")
         for i in range(0, X.shape[0], _BATCH)
@@ -724,10 +767,10 @@ def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
     numpy.linalg.LinAlgError
         A pivot is clearly negative, and the kernel is not definite by construction.
     """
-    m, eps = K.shape[0], float(xp.finfo(K.dtype).eps)
-    A = K.astype("float64")  # a copy: the caller may keep what his function returned
+    m = K.shape[0]
+    A = K.astype("float64")  # a copy: the caller may keep the result of its function
     left = xp.diagonal(A).copy()
-    floor = 10.0 * m * eps * float(left.max()) if m else 0.0
+    floor = rounding(largest(left), K.dtype)
     R = xp.zeros((m, m))
     order: list[int] = []
     while len(order) < m:
@@ -745,7 +788,7 @@ def _pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:
             break
         for first in range(0, m, 1024):
             A[first : first + 1024] -= panel[:, first : first + 1024].T @ panel
-    if m and not kernel.definite and float(left.min()) < -floor:
+    if m and not kernel.definite and float(left.min()) < -m * floor:
         raise _indefinite(f"{float(left.min()):g} on their own diagonal")
     chosen = xp.asarray(order, dtype="int64")
     return chosen, xp.triu(R[: len(order)][:, chosen])

@@ -361,7 +361,7 @@ def choose(
 def krylov_rank(n: int, lam: float, tol: float) -> int:
     """Vectors that a Krylov run is expected to take; see the head of this module."""
     digits = -math.log10(tol) / 8.0
-    return max(1, min(n, math.ceil(22.0 * (max(n / lam, 1.0)) ** 0.25 * max(digits, 0.25))))
+    return max(1, min(n, math.ceil(22.0 * max(n**0.25 / lam**0.25, 1.0) * max(digits, 0.25))))
 
 
 def _costs(

@@ -17,13 +17,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numpy.linalg import LinAlgError
 
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
+    check_coefficients,
     check_lam,
     check_n_steps,
+    largest,
     refuse_leave_one_out,
 )
 
@@ -88,15 +91,6 @@ class TridiagonalSpectrum(Spectrum):
         product = self.backend.tridiagonal_rotate(self._reflectors, flat.astype(self.dtype))
         return xp.moveaxis(product.reshape(k, S, p), 1, 0).reshape(*lead, k, p)
 
-    def largest_eigenvalue(self) -> float:
-        """Gershgorin's bound of it."""
-        if self.k == 0:
-            return 0.0
-        radius = self.backend.xp.zeros_like(self._diagonal)
-        radius[:-1] += abs(self._off)
-        radius[1:] += abs(self._off)
-        return float((self._diagonal + radius).max())
-
     # --------------------------------------------------------------- filters
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Coordinates (T + λ)⁻¹ A^(τ−1) t_0 of the pure steps.
@@ -139,8 +133,11 @@ class TridiagonalSpectrum(Spectrum):
     def _solved(self, lam: float, n_steps: int, t: Any) -> tuple[Any, Any]:
         """Coordinates (T, n, p) of the pure steps from t, and A^T t."""
         xp = self.backend.xp
+        check_lam(lam, batch=False, dtype=self.dtype)
         steps, last = self.backend.tridiagonal_steps(self._diagonal, self._off, lam, t, n_steps)
         if not bool(xp.isfinite(steps).all()):
+            if not largest(abs(t)) / lam <= float(np.finfo(self.dtype).max):
+                check_coefficients(steps)
             raise LinAlgError(
                 f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
                 "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "

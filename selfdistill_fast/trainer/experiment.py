@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
+from selfdistill_fast.alpha import exact_text
 from selfdistill_fast.trainer.chain import SelfDistillation
 from selfdistill_fast.trainer.checkpoint import claim, write_json
 from selfdistill_fast.trainer.data import (
@@ -54,10 +55,12 @@ def chain_name(alpha: Any) -> str:
     --------
     >>> chain_name("optimal"), chain_name(0.3), chain_name([0.1, 0.25])
     ('alpha-optimal', 'alpha-0.3', 'alpha-0.1,0.25')
+    >>> chain_name(1 / 3)
+    'alpha-0.3333333333333333'
     """
     if isinstance(alpha, str):
         return f"alpha-{alpha}"
-    return "alpha-" + ",".join(f"{a:g}" for a in np.atleast_1d(alpha))
+    return "alpha-" + ",".join(map(exact_text, np.atleast_1d(alpha).tolist()))
 
 
 def load_data(
