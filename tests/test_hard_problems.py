@@ -38,7 +38,7 @@ class Drawn:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("solver", SOLVERS)
-@settings(max_examples=15, phases=[Phase.generate])  # to shrink a failure takes minutes
+@settings(max_examples=6, phases=[Phase.generate])  # to shrink a failure takes minutes
 @given(data=st.data())
 def test_silence_means_right(solver, family, data):
     problem = draw(Drawn(data), solver, family)
