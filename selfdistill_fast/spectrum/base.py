@@ -329,9 +329,10 @@ class Spectrum:
             error = 10.0 * self.rounding / smallest
             warn_caller(
                 f"lam={smallest:g} is below the rounding of K in {self.dtype}, {limit:.2g} (its "
-                f"norm is {self.scale:.3g}): the relative error of predictions may reach "
-                f"{min(error, 1.0):.2g}; it is at most 1e-3 from lam={1e4 * self.rounding:.2g} on: "
-                f"use a larger lam{' or float64' if single else ''}",
+                f"norm is {self.scale:.3g}): predictions may have no correct digit (a relative "
+                f"error of {min(error, 1.0):.2g}); it is at most 1e-3 from "
+                f"lam={1e4 * self.rounding:.2g} on: use a larger lam"
+                + (" or float64" if single else ""),
                 RuntimeWarning,
             )
 
@@ -467,16 +468,20 @@ def _scale(K: Any, xp: Any) -> float:
 
 
 def _centre(K: Any, q: Any, shift: float, xp: Any) -> tuple[Any, float]:
-    """K ← H K H + s q qᵀ in place, with s = shift · trace(K)/n (or shift, where that is 0).
+    """K ← H K H + s q qᵀ in place, with s = shift · trace/n (or shift, where that is 0).
 
     With m = Kq: H K H + s qqᵀ = K − q mᵀ − (m − (qᵀm + s) q) qᵀ. Returns m (float64) and s.
-    A shift of this size is clear of rounding, and is no larger than the entries of K.
+    The trace is that of K for a positive shift. For a negative one it is that of H K H, which
+    may be far smaller, but at least √ε of that of K: so q mixes with other eigenvectors by √ε,
+    and leaves ε of that once they are made orthogonal to it.
     """
     n = K.shape[0]
     qt = q.astype(K.dtype)
     m = K @ qt
     qm = float(q @ m.astype("float64"))
     trace = float(xp.trace(K, dtype="float64"))
+    if shift < 0.0:
+        trace = max(trace - qm, float(xp.finfo(K.dtype).eps) ** 0.5 * trace)
     s = shift * (trace / n if trace > 0.0 else 1.0)
     left = (m.astype("float64") - (qm + s) * q).astype(K.dtype)
     for start in range(0, n, _BLOCK):

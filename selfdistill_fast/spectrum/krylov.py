@@ -260,7 +260,7 @@ class KrylovSpectrum(EighSpectrum):
         weight = 1.0 if self._root64 is None else self._root64[:, 0] ** 2
         weighted = diagonal * weight
         self._trace, self._scale_of_K = float(weighted.sum()), largest(weighted)
-        check_weighted(self._trace, self.dtype)
+        check_weighted(largest(abs(weighted)), self.dtype)
         size, eps = diagonal, xp.ones_like(diagonal)
         if self.X is not None:
             X = self.kept(self.X).astype("float64")
