@@ -84,7 +84,7 @@ def is_tensor(a: Any) -> bool:
 
 
 def plain(a: Any, name: str = "array") -> Any:
-    """``a``, or where it is a tensor of torch (or a list of them) one that NumPy can read.
+    """``a``, but a tensor of torch (or a list of them) as NumPy's array where it lies on the host.
 
     It is detached: no gradient flows through this library. bfloat16 and float8 become float32,
     which holds their values.
@@ -115,7 +115,8 @@ def plain(a: Any, name: str = "array") -> Any:
         raise TypeError(f"{name} is on device {a.device}: pass {name}.cpu()")
     a = a.detach().resolve_neg()
     wide = ("torch.float16", "torch.float32", "torch.float64")
-    return a.float() if a.is_floating_point() and str(a.dtype) not in wide else a
+    a = a.float() if a.is_floating_point() and str(a.dtype) not in wide else a
+    return a.numpy() if a.device.type == "cpu" else a
 
 
 def _double(a: Any, name: str = "array") -> Any:

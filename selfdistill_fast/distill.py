@@ -743,7 +743,8 @@ def _alarm(
 
     weights = by_target(np.abs(C).sum(1))
     # a strong ridge makes F_k as small as a^k, and weights as large are right then
-    largest = spectrum.largest_eigenvalue()
+    d = getattr(spectrum, "d", None)  # else a bound, ‖K‖ before centring
+    largest = spectrum.scale if d is None else float(max(d[-1:], default=0.0))
     terms = (largest / (largest + lam)) ** np.arange(1, T + 1)
     reasons: list[tuple[np.ndarray, Callable[[int, int], str]]] = [
         (

@@ -82,7 +82,7 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         predictions = self.predict(X)
         arrays = {"y": y, "predictions": predictions, "sample_weight": sample_weight}
-        y, predictions, sample_weight = (_host(array, name) for name, array in arrays.items())
+        y, predictions, sample_weight = (to_host(array, name) for name, array in arrays.items())
         with config_context(array_api_dispatch=False):  # all are NumPy's
             return float(r2_score(y, predictions, sample_weight=sample_weight))
 

@@ -69,10 +69,10 @@ ENTRIES = {
     "optimal_alpha y": ("y", lambda t: optimal_alpha(t(Y), t(FIRST), t(SECOND))),
     "optimal_alpha weight": (
         "sample_weight",
-        lambda t: optimal_alpha(*map(torch.tensor, (Y, FIRST, SECOND)), sample_weight=t(W)),
+        lambda t: optimal_alpha(Y, FIRST, SECOND, sample_weight=t(W)),
     ),
-    "joint_weights F": ("F", lambda t: joint_weights(t(Y), t(np.stack([FIRST, SECOND])))),
-    "greedy_alphas F": ("F", lambda t: greedy_alphas(t(Y), t(np.stack([FIRST, SECOND])))),
+    "joint_weights F": ("F", lambda t: joint_weights(Y, t(np.stack([FIRST, SECOND])))),
+    "greedy_alphas F": ("F", lambda t: greedy_alphas(Y, t(np.stack([FIRST, SECOND])))),
     "fit X": ("X", lambda t: SelfDistilledKernelRidge().fit(t(X), Y).dual_coef_),
     "fit y": ("y", lambda t: SelfDistilledKernelRidge().fit(X, t(Y)).dual_coef_),
     "fit weight": ("sample_weight", lambda t: SelfDistilledKernelRidge().fit(X, Y, t(W)).loo_mse_),
