@@ -37,10 +37,13 @@ __all__ = [
     "exact_text",
     "greedy_alphas",
     "grid_losses",
+    "is_tensor",
     "joint_report",
     "joint_weights",
     "optimal_alpha",
+    "plain",
     "step_weights",
+    "to_host",
     "weights_to_alphas",
 ]
 
@@ -75,35 +78,84 @@ def _round_off(*arrays: Any) -> float:
     return 32.0 * float(np.finfo(np.float32 if single else np.float64).eps)
 
 
-def _double(a: Any) -> Any:
+def is_tensor(a: Any) -> bool:
+    """Whether ``a`` is a tensor of torch, which is not imported for this."""
+    return hasattr(a, "detach") and hasattr(a, "layout")
+
+
+def plain(a: Any, name: str = "array") -> Any:
+    """``a``, but a tensor of torch (or a list of them) as NumPy's array where it lies on the host.
+
+    It is detached: no gradient flows through this library. bfloat16 and float8 become float32,
+    which holds their values.
+
+    Raises
+    ------
+    TypeError
+        A complex, sparse, quantised or nested tensor, or one without numbers.
+    """
+    if isinstance(a, (list, tuple)) and any(map(is_tensor, a)):
+        return [plain(part, name) for part in a]
+    if not is_tensor(a):
+        return a
+    if a.is_nested:
+        raise TypeError(f"{name} is a nested tensor: pass one dense tensor")
+    if a.is_quantized:
+        raise TypeError(f"{name} is quantised: pass {name}.dequantize()")
+    if str(a.layout) != "torch.strided":
+        raise TypeError(
+            f"{name} is sparse, or in another layout ({a.layout}); this library works on dense "
+            f"arrays: pass {name}.to_dense()"
+        )
+    if a.is_complex():
+        raise TypeError(f"{name} must hold real numbers, got dtype {a.dtype}")
+    if a.device.type == "meta":
+        raise TypeError(f"{name} is on the meta device and holds no numbers: pass real data")
+    if a.device.type not in ("cpu", "cuda"):
+        raise TypeError(f"{name} is on device {a.device}: pass {name}.cpu()")
+    a = a.detach().resolve_neg()
+    wide = ("torch.float16", "torch.float32", "torch.float64")
+    a = a.float() if a.is_floating_point() and str(a.dtype) not in wide else a
+    return a.numpy() if a.device.type == "cpu" else a
+
+
+def _double(a: Any, name: str = "array") -> Any:
     """``a`` in double precision, in the namespace that it came from."""
-    if hasattr(a, "detach"):  # torch
-        return a.detach().double()
-    if hasattr(a, "astype"):
-        return a.astype("float64", copy=False)
-    return np.asarray(a, dtype=np.float64)
+    a = plain(a, name)
+    if is_tensor(a):
+        return a.double()
+    if not hasattr(a, "astype"):
+        a = np.asarray(a)
+    if "complex" in str(a.dtype):
+        raise TypeError(f"{name} must hold real numbers, got dtype {a.dtype}")
+    return a.astype("float64", copy=False)
 
 
-def _host(a: Any) -> Any:
+def to_host(a: Any, name: str = "array") -> Any:
     """``a`` as NumPy where it lies on a device: one copy, and nothing waits for it again."""
-    if hasattr(a, "detach"):  # torch
-        return a.detach().cpu().numpy()
+    a = plain(a, name)
+    if is_tensor(a):
+        return a.cpu().numpy()
     if isinstance(a, (list, tuple)):
-        return [_host(part) for part in a]
+        return [to_host(part, name) for part in a]
     return a.get() if hasattr(a, "get") and hasattr(a, "dtype") else a
 
 
 def _numbers(a: Any, name: str) -> np.ndarray:
     """``a`` as a new float64 array; TypeError where it is not made of numbers."""
+    a = plain(a, name)
     try:
-        return np.array(a, dtype=np.float64)
+        array = np.array(a)
+        if array.dtype.kind == "c":
+            raise TypeError
+        return array.astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number or a sequence of numbers, got {a!r}") from None
 
 
 def _check_columns(y: Any, F: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
     """y (m, p), F (T, m, p) and weights (m, 1) or None, in double, shapes checked."""
-    y, F = _double(y), _double(F)
+    y, F = _double(y, "y"), _double(F, "F")
     if F.ndim != y.ndim + 1 or tuple(F.shape[1:]) != tuple(y.shape):
         raise ValueError(
             f"predictions of shape {tuple(F.shape)} do not match targets of shape "
@@ -117,7 +169,7 @@ def _check_columns(y: Any, F: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
         )
     m = y.shape[0]
     if sample_weight is not None:
-        sample_weight = _double(sample_weight)
+        sample_weight = _double(sample_weight, "sample_weight")
         if tuple(sample_weight.shape) != (m,):
             raise ValueError(
                 f"sample_weight must have shape ({m},), got {tuple(sample_weight.shape)}"
@@ -171,6 +223,7 @@ def optimal_alpha(
     >>> optimal_alpha(np.array([0.5, 1.0]), y_first, y_student)
     0.25
     """
+    y, y_first, y_student = plain(y, "y"), plain(y_first, "y_first"), plain(y_student, "y_student")
     if tuple(np.shape(y_first)) != tuple(np.shape(y_student)):
         raise ValueError(
             f"y_first {tuple(np.shape(y_first))} and y_student {tuple(np.shape(y_student))} differ "
@@ -178,9 +231,9 @@ def optimal_alpha(
         )
     one_target = len(np.shape(y)) == 1
     round_off = _round_off(y, y_first, y_student)
-    y, first, w = _check_columns(y, _double(y_first)[None], sample_weight)
+    y, first, w = _check_columns(y, _double(y_first, "y_first")[None], sample_weight)
     first = first[0]
-    difference = _double(y_student).reshape(first.shape) - first
+    difference = _double(y_student, "y_student").reshape(first.shape) - first
     residual = y - first
     if w is not None:
         difference, residual = difference * w**0.5, residual * w**0.5
@@ -400,7 +453,8 @@ def greedy_alphas(
     >>> greedy_alphas(np.array([0.75, 0.75]), F)
     array([nan, 0.5])
     """
-    y, F, sample_weight = _host(y), _host(F), _host(sample_weight)
+    y, F = to_host(y, "y"), to_host(F, "F")
+    sample_weight = to_host(sample_weight, "sample_weight")
     T = len(F)
     own = isinstance(F, (list, tuple))
     checked = [_check_columns(y, columns, sample_weight) for columns in (F if own else [F])]
@@ -463,12 +517,13 @@ def joint_weights(
     >>> joint_weights(np.array([0.25, 0.0]), F)
     array([0.75, 0.25])
     """
+    y, F = plain(y, "y"), plain(F, "F")
     round_off = _round_off(y, F)
     y2, F3, w = _check_columns(y, F, sample_weight)
     R = y2[None] - F3
     if w is not None:
         R = R * w**0.5
-    R = np.asarray(_host(R))
+    R = np.asarray(to_host(R))
     if not np.isfinite(R).all():
         raise ValueError("y and F must be finite: found NaN or infinity")
     if per_target and len(np.shape(y)) == 2:
@@ -495,14 +550,14 @@ def mixture_losses(y: Any, F: Any, C: Any, sample_weight: Any = None) -> np.ndar
     """
     y2, F3, w = _check_columns(y, F, sample_weight)
     R = y2[None] - F3
-    R = np.asarray(_host(R))
+    R = np.asarray(to_host(R))
     C = np.asarray(C)
     rows = [
         (np.square(np.tensordot(c, R, 1) if c.ndim == 1 else (c[:, None] * R).sum(0))) for c in C
     ]
     losses = np.stack(rows).mean(2)
     if w is not None:
-        w = np.asarray(_host(w))[:, 0]
+        w = np.asarray(to_host(w))[:, 0]
         losses *= w / w.mean()
     return losses
 
@@ -555,7 +610,7 @@ def grid_losses(
     array([[0.145, 0.625, 0.02 ],
            [0.68 , 2.025, 0.223]])
     """
-    F, C = _double(F), np.asarray(_host(_double(C)))
+    F, C = _double(F, "F"), np.asarray(to_host(_double(C, "C")))
     if F.ndim not in (3, 4):
         raise ValueError(f"F must have shape (L, T, m) or (L, T, m, p), got {tuple(F.shape)}")
     T = F.shape[1]
@@ -596,7 +651,7 @@ def cell_losses(y: Any, F: Any, C: Any, *, sample_weight: Any = None) -> np.ndar
     R = y2[None] - F3
     if w is not None:
         R = R * (w / w.mean()) ** 0.5
-    R = np.asarray(_host(R))
+    R = np.asarray(to_host(R))
     m, p = R.shape[1:]
     U = np.linalg.qr(R.reshape(L, T, m, p).transpose(0, 3, 2, 1), mode="r")  # (L, p, T, T)
     C = C[..., None] if C.ndim == 3 else C
@@ -705,7 +760,8 @@ def joint_report(
     >>> report["useful_steps"], report["mse"].round(4).tolist()
     (2, [0.0642, 0.0017])
     """
-    y, columns, sample_weight = _host(y), np.asarray(_host(F)), _host(sample_weight)
+    y, columns = to_host(y, "y"), np.asarray(to_host(F, "F"))
+    sample_weight = to_host(sample_weight, "sample_weight")
     # squared errors of the residuals scaled to one: they cannot over- or underflow
     size = float(np.abs(np.asarray(y) - columns).max()) or 1.0
     y, columns = np.asarray(y) / size, columns / size

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.alpha import check_alphas
+from selfdistill_fast.alpha import check_alphas, plain
 from selfdistill_fast.filters import shrinkage_path
 from selfdistill_fast.spectrum import check_lam, check_limit, check_n_steps
 
@@ -50,7 +50,7 @@ def shrinkage_ratios(d: Any, lam: float, alpha: Any, n_steps: int) -> np.ndarray
     array([[1.5 ],
            [2.25]])
     """
-    B = shrinkage_path(np.sort(np.asarray(d, dtype=np.float64)), lam, alpha, n_steps)
+    B = shrinkage_path(np.sort(np.asarray(plain(d, "d"), dtype=np.float64)), lam, alpha, n_steps)
     with np.errstate(divide="ignore", invalid="ignore"):
         return B[:, 1:] / B[:, :-1]
 
@@ -212,7 +212,7 @@ def steps_to_tolerance(d: Any, lam: float, alpha: float, tol: float) -> int:
 
 def _factors(d: Any, lam: float, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues and |1 − α| a_k, checked for a limit."""
-    d = np.asarray(d, dtype=np.float64)
+    d = np.asarray(plain(d, "d"), dtype=np.float64)
     lam = float(check_lam(lam, batch=False))
     alpha = float(check_alphas(alpha, 2)[1])
     check_limit(d, lam, alpha)

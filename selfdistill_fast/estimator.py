@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
+from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
-from selfdistill_fast.alpha import weights_to_alphas
+from selfdistill_fast.alpha import is_tensor, plain, to_host, warn_caller, weights_to_alphas
 from selfdistill_fast.backend import device_of
 from selfdistill_fast.distill import (
     DistillationPath,
@@ -56,24 +59,49 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (m,) or (m, n_targets); for "all" with a leading T
+            On the device of X where that lies on one. With scikit-learn's option
+            ``array_api_dispatch`` an array of X's library, else NumPy's for all that lies on the
+            host. No gradient flows through it.
         """
         check_is_fitted(self)
-        return self.path_.predict(self._validated("X", X), step)
+        predictions = self.path_.predict(self._validated("X", X), step)
+        return _dispatched(predictions, X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination R² of the last step's predictions.
+
+        Parameters
+        ----------
+        X : array_like of shape (m, n_features)
+        y : array_like of shape (m,) or (m, n_targets)
+        sample_weight : array_like of shape (m,), optional
+
+        Returns
+        -------
+        float
+        """
+        predictions = self.predict(X)
+        arrays = {"y": y, "predictions": predictions, "sample_weight": sample_weight}
+        y, predictions, sample_weight = (to_host(array, name) for name, array in arrays.items())
+        with config_context(array_api_dispatch=False):  # all are NumPy's
+            return float(r2_score(y, predictions, sample_weight=sample_weight))
 
     def _validated(self, name: str, X: Any, *y: Any) -> Any:
         """X, or with y both, checked by scikit-learn, which does not know arrays on a device.
 
         Those are checked where they are used; only their number of columns is kept here.
         """
+        X, y = plain(X, name), tuple(plain(targets, "y") for targets in y)
         on_host = device_of({name: X, "y": y[0] if y else None})[1] is None
-        dtypes = (np.float64, np.float32)
+        if on_host:
+            options: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": bool(y)}
+            if y:
+                options |= {"multi_output": True, "y_numeric": True}
+            with config_context(array_api_dispatch=False):  # NumPy's arrays are wanted
+                return validate_data(self, X, *y, **options)
         if not y:
-            if on_host:
-                return validate_data(self, X, dtype=dtypes, reset=False)
             _check_n_features(self, X, reset=False)
             return X
-        if on_host:
-            return validate_data(self, X, *y, dtype=dtypes, multi_output=True, y_numeric=True)
         if len(X.shape) != 2:
             raise ValueError(f"X must have 2 dimensions, got shape {tuple(X.shape)}")
         _check_n_features(self, X, reset=True)
@@ -89,6 +117,17 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
             isinstance(self.kernel, str) and self.kernel == "precomputed"
         )
         return tags
+
+
+def _dispatched(predictions: Any, X: Any) -> Any:
+    """NumPy's predictions as an array of X's library, where scikit-learn's dispatch is on."""
+    if not get_config()["array_api_dispatch"] or not isinstance(predictions, np.ndarray):
+        return predictions
+    if is_tensor(X):
+        return import_module("torch").from_dlpack(predictions)
+    if hasattr(X, "__array_namespace__") and not isinstance(X, np.ndarray):
+        return X.__array_namespace__().from_dlpack(predictions)
+    return predictions
 
 
 class SelfDistilledKernelRidge(_Distilled):
@@ -462,6 +501,8 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         if best is None:
             raise ValueError("no held-out error is finite: the targets or predictions overflow")
         kernel, path, lam, step = best
+        if path.alarm:
+            warn_caller(path.alarm, RuntimeWarning)
         self._keep(kernel, path)
         self.best_lam_, self.best_step_ = float(lam), step
         self.best_gamma_ = getattr(kernel, "gamma", None)

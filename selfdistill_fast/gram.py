@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast import ranges
+from selfdistill_fast.alpha import plain
 from selfdistill_fast.backend import deliver, get_backend, offload
 from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
 
@@ -89,7 +90,7 @@ def gram(
             check_memory(be, shape[0] * shape[1] * A.dtype.itemsize, f"K of shape {shape}")
         return _delivered(be, native_gram(be, A, B, kernel, target), out)
 
-    n, m, d = _sizes(X, Z, kernel)
+    n, m, d = _sizes(be, X, Z, kernel)
     return offload(be, backend, n * m * (2.0 * d + 40.0), 8.0 * (n * m + (n + m) * d), compute)
 
 
@@ -151,7 +152,7 @@ def gram_matmul(
         result = native_matmul(be, A, B, V.reshape(m, p), kernel, target)
         return _delivered(be, result.reshape(n, *V.shape[1:]), out)
 
-    n, m, d = _sizes(X, Z, kernel)
+    n, m, d = _sizes(be, X, Z, kernel)
     p = W.shape[1] if getattr(W, "ndim", 1) == 2 else 1
     flops, nbytes = n * m * (2.0 * d + 2.0 * p + 40.0), 8.0 * ((n + m) * (d + p))
     return offload(be, backend, flops, nbytes, compute)
@@ -220,9 +221,15 @@ def gram_sweep(
     return (_delivered(be, K, out) for K in native_sweep(be, X, Z, checked, target))
 
 
-def _sizes(X: Any, Z: Any, kernel: Kernel) -> tuple[int, int, int]:
+def _sizes(be: Any, X: Any, Z: Any, kernel: Kernel) -> tuple[int, int, int]:
     """Rows of X and Z and their columns, for an estimate; 0 where there is nothing to gain."""
-    x, z = (a.shape if hasattr(a, "shape") else np.shape(a) for a in (X, X if Z is None else Z))
+
+    def shape(a: Any, name: str) -> Any:
+        a = plain(a, name)
+        return (a if hasattr(a, "shape") else be.asarray(a, name, finite=False)).shape
+
+    x = shape(X, "X")
+    z = x if Z is None else shape(Z, "Z")
     return (x[0], z[0], x[1]) if kernel.pair and len(x) == len(z) == 2 else (0, 0, 0)
 
 

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast.alpha import check_alphas, step_weights, warn_caller
+from selfdistill_fast.alpha import check_alphas, step_weights, to_host, warn_caller
 from selfdistill_fast.backend import deliver
 from selfdistill_fast.gram import check_memory
 from selfdistill_fast.spectrum import Spectrum, check_lam, check_lam_steps, check_n_steps, mix
@@ -296,6 +296,7 @@ def check_folds(folds: Any, n: int) -> list[np.ndarray]:
     """
     from sklearn.model_selection import KFold
 
+    folds = to_host(folds, "folds")
     if isinstance(folds, (bool, np.bool_, str)):
         raise TypeError(f"folds must be a number, group labels or a splitter, got {folds!r}")
     if isinstance(folds, numbers.Real):

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
+from selfdistill_fast.alpha import plain
 from selfdistill_fast.backend import threads
 from selfdistill_fast.backend.cuda_libraries import install_hint
 from selfdistill_fast.backend.reference import Half, Reference, cuda_device
@@ -271,7 +272,7 @@ class Gpu(Reference):
             if isinstance(a, xp.ndarray):
                 array = a
             elif cuda_device(a) is not None:
-                array = xp.from_dlpack(a.detach() if hasattr(a, "detach") else a)
+                array = xp.from_dlpack(plain(a, name))
             else:
                 host = super().asarray(a, name, ndim=ndim, dtype=dtype, finite=finite)
                 return xp.asarray(host)

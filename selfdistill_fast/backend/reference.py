@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast.alpha import plain
 from selfdistill_fast.backend import blocked, host
 from selfdistill_fast.kernels import Kernel
 
@@ -92,8 +93,9 @@ class Reference:
     ) -> Any:
         """``a`` as a C-contiguous native-endian float32 or float64 array of this backend.
 
-        float16 becomes float32; integers, booleans and everything else real become
-        float64. The input is never modified, and copied only where it must be.
+        float16 and bfloat16 become float32; integers, booleans and everything else real become
+        float64. The input is never modified, and copied only where it must be. A tensor of
+        torch is detached: no gradient flows through this library.
 
         Parameters
         ----------
@@ -110,7 +112,8 @@ class Reference:
         Raises
         ------
         TypeError
-            Sparse, complex, string or object arrays.
+            Sparse, complex, string or object arrays; quantised or nested tensors, and those
+            of the meta device.
         ValueError
             Wrong number of dimensions; NaN or infinity.
         """
@@ -125,10 +128,13 @@ class Reference:
             )
         if np.ma.is_masked(a):
             raise TypeError(f"{name} has masked entries; fill or drop them first")
+        a = plain(a, name)
         try:
             array = np.asarray(a)
         except ValueError as error:
             raise ValueError(f"{name} is not a rectangular array: {error}") from None
+        except (TypeError, RuntimeError) as error:  # of the object's own conversion
+            raise TypeError(f"{name} cannot be read as an array: {error}") from error
         if array.dtype.kind == "O":
             try:
                 array = array.astype(np.float64)

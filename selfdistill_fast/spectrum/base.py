@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast import ranges
-from selfdistill_fast.alpha import warn_caller
+from selfdistill_fast.alpha import plain, warn_caller
 from selfdistill_fast.gram import check_memory, native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
 
@@ -76,6 +76,7 @@ class Spectrum:
     sample_weight: Any
     rows: Any
     y_mean: Any
+    z: Any
     one_target: bool
     fit_intercept: bool
     scale: float
@@ -535,6 +536,7 @@ def check_lam(lam: Any, *, batch: bool, dtype: Any = None) -> Any:
         Not a number, not finite, not > 0, or an array where one value is wanted; λ or 1/λ not a
         normal number of ``dtype``, if that is given.
     """
+    lam = plain(lam, "lam")
     try:
         value = np.asarray(lam)
         if value.dtype.kind not in "fiu":

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast.alpha import plain
 from selfdistill_fast.backend import get_backend
 from selfdistill_fast.backend.threads import one_blas_thread
 
@@ -228,6 +229,7 @@ class ChunkedRows(Rows):
                     "but the chunks before it are not alike: all must be pairs, or none"
                 )
             rows = item[0] if pair else item
+            rows = plain(rows, f"X, chunk {i}{of}")
             rows = rows if hasattr(rows, "shape") else np.asarray(rows)
             indices = range(start, start + len(rows) if rows.ndim else start)
             chunk = _checked(self.backend, rows, f"X, chunk {i}{of}", indices, start)
