@@ -136,8 +136,10 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    _say(f"warning: {message}", "yellow")
+def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Not those for the developers of a dependency, whatever filter lets them through."""
+    if not issubclass(category, (DeprecationWarning, PendingDeprecationWarning)):
+        _say(f"warning: {message}", "yellow")
 
 
 @contextmanager

@@ -220,8 +220,8 @@ def test_array_api_dispatch():
                     np.testing.assert_array_equal(found.numpy(), expected[0])
                     np.testing.assert_array_equal(model.predict_path(t[0]).numpy(), expected[1])
                     assert abs(model.score(*t) - expected[2]) < 1e-12
-                    grad = t[0].clone().requires_grad_()
-                    assert abs(model.score(grad, t[1].requires_grad_()) - model.score(X, targets)) < 1e-12
+                    grads = [a.clone().requires_grad_() for a in t[:2]]
+                    assert abs(model.score(*grads) - model.score(X, targets)) < 1e-12
                     assert isinstance(model.predict(X), np.ndarray)  # the kind of X
                     assert isinstance(model.predict(X.tolist()), np.ndarray)
                     assert model.predict(t[0].float()).dtype == torch.float64
