@@ -28,6 +28,7 @@ from selfdistill_fast.alpha import (
     joint_report,
     joint_weights,
     mixture_losses,
+    smallest,
     step_weights,
     warn_caller,
     weights_to_alphas,
@@ -805,11 +806,11 @@ def _selection(
                 f"{report['condition'][-1]:.2g}); see path.selection",
                 RuntimeWarning,
             )
-        return {**report, "best_step": int(np.argmin(report["mse"])) + 1}
+        return {**report, "best_step": smallest(report["mse"]) + 1}
     w = options["sample_weight"]
     losses = [mixture_losses(y, F[t] if scheduled else F, C[t : t + 1], w)[0] for t in range(T)]
     mse = np.mean(losses, axis=1)
-    return {"mse": mse, "best_step": int(np.argmin(mse)) + 1}
+    return {"mse": mse, "best_step": smallest(mse) + 1}
 
 
 def held_out_columns(
