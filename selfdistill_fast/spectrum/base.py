@@ -212,8 +212,8 @@ class Spectrum:
         """Coordinates (k, p) of infinitely many steps with one α, eq. (17)."""
         raise NotImplementedError
 
-    def check_leave_one_out(self) -> None:
-        """ValueError where the solver has no diagonals, so no leave-one-out; names ways out."""
+    def check_leave_one_out(self, n_steps: int = 1) -> None:
+        """ValueError where the solver has no leave-one-out of so many steps; names ways out."""
 
     def diag_powers(self, lam: Any, n_steps: int) -> Any:
         """diag(A^τ), τ = 1..T, of the training rows of positive weight, (T, n)."""

@@ -253,6 +253,10 @@ class CholeskySpectrum(Spectrum):
         return None
 
     # --------------------------------------------------------- training rows
+    def check_leave_one_out(self, n_steps: int = 1) -> None:
+        """ValueError for more steps than there are diagonals for."""
+        check_loo_steps(n_steps)
+
     def diag_powers(self, lam: Any, n_steps: int) -> Any:
         """diag(A^τ) (+ q² with an intercept), τ = 1..T <= 4, of the kept training rows, (T, n)."""
         powers = self.diagonals(self.smoother_filters(lam, n_steps))

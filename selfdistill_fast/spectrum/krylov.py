@@ -1130,7 +1130,7 @@ class KrylovSpectrum(EighSpectrum):
     def warn_below_rounding(self, lam: Any) -> None:
         """Nothing: the certificate has rounding in it, and warns."""
 
-    def check_leave_one_out(self) -> None:
+    def check_leave_one_out(self, n_steps: int = 1) -> None:
         """Always a ValueError: this spectrum holds f(K)y, never diag f(K)."""
         refuse_leave_one_out("krylov")
 

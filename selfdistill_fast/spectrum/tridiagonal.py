@@ -166,6 +166,6 @@ class TridiagonalSpectrum(Spectrum):
         """None: there are no eigenvalues here."""
         return None
 
-    def check_leave_one_out(self) -> None:
+    def check_leave_one_out(self, n_steps: int = 1) -> None:
         """Always a ValueError: there are no diagonals of functions of K here."""
         refuse_leave_one_out("tridiagonal")
