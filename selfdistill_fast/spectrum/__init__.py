@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast.backend import get_backend, with_fallback
+from selfdistill_fast.backend import get_backend, unless_it_fails, with_fallback
 from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
@@ -217,7 +217,8 @@ def _gpu_that_pays(
         return None  # what is streamed stays on the host; what is wrong is refused there
     (n, d), p = X.shape, (1 if len(np.shape(Y)) < 2 else np.shape(Y)[1])
     dtype = np.dtype("f4" if getattr(X, "dtype", None) in (np.float32, np.float16) else "f8")
-    gpu, reason = where_it_pays(
+    decide = functools.partial(
+        where_it_pays,
         be,
         n,
         d,
@@ -229,6 +230,7 @@ def _gpu_that_pays(
         leave_one_out=held_out,
         max_memory=budget,
     )
+    gpu, reason = unless_it_fails(decide, (None, "on the CPU: the GPU fails"))
     _logger.info("backend='auto': %s", reason)
     return gpu
 
