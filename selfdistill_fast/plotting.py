@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast.alpha import smallest
+
 __all__ = [
     "figure_constrained",
     "figure_errors",
@@ -263,8 +265,9 @@ def figure_errors(
     for (name, values), (colour, marker) in zip(errors.items(), styles, strict=False):
         steps = np.arange(1, len(values) + 1)
         top.plot(steps, values, marker=marker, color=colour, lw=1.6, ms=5, label=name)
-        best = int(np.argmin(values))
-        top.plot(steps[best], values[best], marker, mfc="none", mec=colour, ms=11, mew=1.2)
+        if not np.isnan(values).all():
+            best = smallest(values)
+            top.plot(steps[best], values[best], marker, mfc="none", mec=colour, ms=11, mew=1.2)
         if limits is not None and name in limits:
             top.axhline(limits[name], color=colour, lw=1.0, ls=(0, (4, 2)))
     handles, labels = top.get_legend_handles_labels()
@@ -349,7 +352,7 @@ def figure_sweep(
     Raises
     ------
     ValueError
-        A label that the dataset does not have.
+        A label that the dataset does not have; no error of it is known.
     """
     for name, label in (("kernel", kernel), ("alpha", alpha)):
         known = dataset[name].values.tolist()
@@ -367,6 +370,11 @@ def figure_sweep(
     left, *others = figure.subplots(1, panels, squeeze=False)[0]
 
     errors = rmse.sel(alpha=alpha).values  # (L, T)
+    if np.isnan(errors).all():
+        raise ValueError(
+            f"no error of kernel {kernel!r} with alpha {alpha!r} is known (all are NaN): there is "
+            "nothing to draw; choose another kernel or alpha"
+        )
     least, most = np.nanmin(errors), np.nanmax(errors)
     norm = "log" if 0 < 20 * least < most else "linear"
     image = left.imshow(errors, cmap="viridis", norm=norm, aspect="auto", origin="lower")
@@ -645,9 +653,10 @@ def _integers(ax: Any) -> None:
 def _limit(path: Any, grid: Any) -> Any:
     """The limiting solution on the grid, or None where there is none (α varies)."""
     try:
-        return np.asarray(path.predict(grid, step=math.inf))
+        path.dual_coef(step=math.inf)
     except ValueError:
         return None
+    return np.asarray(path.predict(grid, step=math.inf))
 
 
 def _draw_alphas(ax: Any, alphas: np.ndarray) -> None:

@@ -7,7 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from selfdistill_fast import RBF, SelfDistilledKernelRidgeCV, distill, plotting, spectrum
+from selfdistill_fast import (
+    RBF,
+    DistillationPath,
+    SelfDistilledKernelRidgeCV,
+    distill,
+    plotting,
+    spectrum,
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +79,55 @@ def test_figures_are_written(kind, suffix, cases, tmp_path):
 @pytest.mark.parametrize("n_steps", [1, 2, 12])
 def test_any_number_of_steps(fitted, n_steps, tmp_path):
     path = distill(fitted, 0.1, "optimal", n_steps)
-    plotting.save_figure(plotting.figure_solutions({"x": path}, GRID), tmp_path / "a.png")
-    plotting.save_figure(plotting.figure_shrinkage({"x": path}), tmp_path / "b.png")
-    figure = plotting.figure_errors(
-        {"one": np.arange(n_steps) + 1.0}, limits={"one": 3.0}, alphas=path.alphas
-    )
-    plotting.save_figure(figure, tmp_path / "c.png")
+    steps = [f"τ = {t}" for t in range(1, n_steps + 1)]
+    solutions = plotting.figure_solutions({"x": path}, GRID)
+    lines = {line.get_label(): line.get_ydata() for line in solutions.axes[0].lines}
+    F = path.predict(GRID[:, None], step="all")
+    assert [label for label in lines if label in steps] == steps
+    for label, f in zip(steps, F, strict=True):
+        np.testing.assert_array_equal(lines[label], f)
+
+    shrinkage = plotting.figure_shrinkage({"x": path})
+    (ax,) = shrinkage.axes
+    heights = [[bar.get_height() for bar in container] for container in ax.containers]
+    np.testing.assert_array_equal(heights, path.shrinkage)
+
+    errors = np.arange(n_steps) + 1.0
+    figure = plotting.figure_errors({"one": errors}, limits={"one": 3.0}, alphas=path.alphas)
+    top, *bottom = figure.axes
+    curve, ring, limit = top.lines
+    np.testing.assert_array_equal(curve.get_xdata(), np.arange(1, n_steps + 1))
+    np.testing.assert_array_equal(curve.get_ydata(), errors)
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (1, 1.0)
+    assert set(limit.get_ydata()) == {3.0}
+    assert len(bottom) == (n_steps > 1)  # the first step has no α
+    for ax in bottom:
+        np.testing.assert_array_equal(ax.lines[-1].get_ydata(), path.alphas[1:])
+    for name, drawn in (("a", solutions), ("b", shrinkage), ("c", figure)):
+        file = plotting.save_figure(drawn, tmp_path / f"{name}.png")
+        assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_step_is_one_whose_error_is_known():
+    """Joint weights without an α-sequence have a last step only: NaN for all others."""
+    nan = float("nan")
+    errors = {"known": [3.0, 1.0, 2.0], "some": [nan, 5.0, 4.0], "none": [nan, nan, nan]}
+    lines = plotting.figure_errors(errors).axes[0].lines
+    rings = [line.get_xydata().tolist() for line in lines if len(line.get_xdata()) == 1]
+    assert rings == [[[2.0, 1.0]], [[3.0, 4.0]]]
+
+
+def test_a_fault_in_the_limit_is_not_its_absence(fitted, cases, monkeypatch):
+    def predict(self, X, step=None):
+        if step == np.inf:
+            raise ValueError("predictions overflow, say")
+        return original(self, X, step)
+
+    original = DistillationPath.predict
+    monkeypatch.setattr(DistillationPath, "predict", predict)
+    with pytest.raises(ValueError, match="overflow, say"):
+        plotting.plot_solutions(cases["constant"], GRID)
+    plotting.plot_solutions(cases["chosen"], GRID)
 
 
 @pytest.mark.parametrize("gammas", [None, [1.0, 10.0, 100.0]])

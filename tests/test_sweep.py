@@ -40,6 +40,7 @@ from selfdistill_fast import (
 )
 from selfdistill_fast import store as store_module
 from selfdistill_fast.distill import held_out_columns
+from selfdistill_fast.plotting import figure_sweep
 from selfdistill_fast.spectrum.planning import choose
 from selfdistill_fast.store import Store
 
@@ -880,6 +881,11 @@ def test_figures(problem):
     right = plain.axes[1]
     assert right.get_xlabel() == "α"
     assert right.lines[0].get_xdata().tolist() == [0, 0.5, 1]
+    unknown = result.dataset.copy(deep=True)
+    unknown["mse_loo"][{"kernel": 1}] = np.nan
+    labels = {"kernel": unknown.kernel.values[1], "alpha": "0.5"}
+    with pytest.raises(ValueError, match=r"no error of kernel .* is known.*another kernel"):
+        figure_sweep(unknown, variable="mse_loo", **labels)
     assert len(go(problem, alphas=[[0.5, 0]]).plot().axes) == 2  # the map and its colour bar
     with pytest.raises(ValueError, match="no kernel 'RBF'"):
         result.plot(kernel="RBF")
