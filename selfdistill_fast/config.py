@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from selfdistill_fast import _core
 from selfdistill_fast.backend import cuda_libraries, host
 from selfdistill_fast.backend.blocked import SYRK_ROWS
 
@@ -105,8 +106,8 @@ class Config(dict[str, Any]):
         rows: list[tuple[str, str]] = [
             ("selfdistill_fast", self["version"]),
             ("", ""),
-            ("our C loops", isa["chosen"] or f"not loaded: {isa['error']}"),
-            ("  available", ", ".join(isa["available"]) or "none"),
+            ("our C loops", isa["chosen"]),
+            ("  available", ", ".join(isa["available"])),
             ("  SDF_ISA", isa["SDF_ISA"] or "not set"),
             ("processor", cpu["model"]),
             ("  widest vectors", cpu["isa"] or "unknown"),
@@ -147,7 +148,7 @@ def show_config() -> Config:
     -------
     Config
         A dictionary that prints as a table. Keys: ``version``; ``isa`` (``chosen``,
-        ``available``, ``SDF_ISA``, ``error``); ``cpu`` (``model``, ``isa``); ``blas`` (one
+        ``available``, ``SDF_ISA``); ``cpu`` (``model``, ``isa``); ``blas`` (one
         entry per library that is loaded: ``library``, ``version``, ``kernels``, ``isa``,
         ``threads``, ``file``); ``threads``; ``memory_available`` in bytes; ``gpu``
         (``status``, ``devices``, the CUDA of ``driver``, ``runtime`` and ``torch``,
@@ -198,20 +199,12 @@ def _bytes(count: int) -> str:
 
 
 def _own_isa() -> dict[str, Any]:
-    """Instruction set of the C loops; never fails, since a report must not."""
-    found: dict[str, Any] = {
-        "chosen": None,
-        "available": [],
+    """Instruction set of the C loops."""
+    return {
+        "chosen": _core.isa(),
+        "available": list(_core.isa_available()),
         "SDF_ISA": os.environ.get("SDF_ISA"),
-        "error": None,
     }
-    try:
-        core = importlib.import_module("selfdistill_fast._core")
-        found["available"] = list(core.isa_available())
-        found["chosen"] = str(core.isa())
-    except Exception as error:
-        found["error"] = str(error) or type(error).__name__
-    return found
 
 
 def _processor() -> dict[str, Any]:
@@ -236,11 +229,9 @@ def _processor() -> dict[str, Any]:
 
 def _blas() -> list[dict[str, Any]]:
     """Every BLAS that NumPy and SciPy have loaded, and the kernels it picked."""
-    try:
-        import scipy.linalg  # noqa: F401  (loads SciPy's own BLAS beside NumPy's)
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return []
+    import scipy.linalg  # noqa: F401  (loads SciPy's own BLAS beside NumPy's)
+    from threadpoolctl import threadpool_info
+
     found = []
     for pool in threadpool_info():
         if pool.get("user_api") != "blas":
@@ -352,12 +343,7 @@ def _cuda_warnings(gpu: dict[str, Any]) -> list[str]:
 def _warnings(report: Config) -> list[str]:
     found = []
     isa, best = report["isa"], report["cpu"]["isa"]
-    if isa["error"]:
-        found.append(
-            f"the compiled loops are not available ({isa['error']}); the NumPy reference is "
-            "used instead, which is much slower. Reinstall the package with a C compiler present."
-        )
-    elif isa["SDF_ISA"] and len(isa["available"]) > 1 and isa["chosen"] == "generic":
+    if isa["SDF_ISA"] and len(isa["available"]) > 1 and isa["chosen"] == "generic":
         found.append(f"SDF_ISA={isa['SDF_ISA']} holds our own loops back: unset it.")
     slower: dict[tuple[str, str, str], list[str]] = {}
     for blas in report["blas"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 from pathlib import Path
 
@@ -28,8 +27,6 @@ settings.load_profile("selfdistill")
 
 def _missing(backend: str) -> str | None:
     """Why this backend cannot run here, or None."""
-    if importlib.util.find_spec("selfdistill_fast._core") is None and backend != "reference":
-        return "selfdistill_fast._core is not built"
     if backend == "gpu" and not gpu.devices() and cuda_build.compiler() is None:
         return "no CUDA device, and no C++ compiler to run its kernels on the host"
     return None
