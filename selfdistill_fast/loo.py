@@ -196,11 +196,10 @@ def fold_columns(
     """Leave-fold-out predictions of the pure chain, for **all** training rows (n of them).
 
     Otherwise as :func:`loo_columns`. ``folds`` are index arrays into all training rows.
-    A row of weight 0 is predicted by the chain without its fold, too.
+    A row of weight 0 is predicted by the chain without its fold, too. Each fold is built once,
+    whatever the number of λ.
     """
     xp = spectrum.backend.xp
-    if lam_steps is None and np.ndim(lam) == 1:
-        return xp.stack([fold_columns(spectrum, one, n_steps, folds) for one in lam])
     is_kept = np.ones(spectrum.n, bool)  # folds are made of host indices
     if spectrum.rows is not None:
         is_kept = spectrum.backend.to_numpy(spectrum.sample_weight) > 0
@@ -209,88 +208,113 @@ def fold_columns(
     spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
     _warn_of_weights(spectrum, folds)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)
-    y = spectrum.kept(spectrum.Y)
-    root = xp.ones(len(y))
-    if spectrum.sample_weight is not None:
-        root = spectrum.kept(spectrum.sample_weight) ** 0.5
-    root = root.astype(spectrum.dtype)[:, None]
-    residual = spectrum.residual_filters(lam, n_steps, lam_steps)
-    smoother = spectrum.smoother_filters(lam, n_steps, lam_steps)
-    pure = spectrum.pure_filters(lam, n_steps, lam_steps)
-    steps = spectrum.pure_steps(lam, n_steps, lam_steps)
-    E, F = spectrum.applied(residual), spectrum.applied(smoother)
-    starts = range(1 if lam_steps is None else n_steps)
-    shape = (spectrum.n, spectrum.p)
-    chains = [xp.empty((n_steps - start, *shape), E.dtype) for start in starts]
-
-    def windows(filters: Any, count: int, j: int, start: int) -> list[Any]:
-        """Filters of the steps s..j for s = start, start + 1, …"""
-        steps = range(start, start + count)
-        return [filters[j - s] if lam_steps is None else filters[j, s] for s in steps]
-
+    batch = lam_steps is None and np.ndim(lam) == 1
+    chains = [_FoldChains(spectrum, one, n_steps, lam_steps) for one in (lam if batch else [lam])]
     for indices in folds:
         dropped = xp.asarray(indices[~is_kept[indices]])
         kept = xp.asarray(indices[is_kept[indices]])
         rows = xp.asarray(position[indices[is_kept[indices]]])
-        if spectrum.fit_intercept and len(rows) == len(y):
+        if spectrum.fit_intercept and len(rows) == len(spectrum.target):
             raise ValueError(
                 "a fold holds every row of positive weight: with an intercept nothing is left "
                 "to fit without it; use more folds"
             )
         fold = spectrum.fold(rows)
-        solvers: dict[int, Any] = {}
-        for start in starts:
-            means: list[Any] = []  # what each correction adds to the mean, which all steps keep
+        for chain in chains:
+            chain.leave_out(fold, kept, dropped)
+    columns = [chain.columns() for chain in chains]
+    return xp.stack(columns) if batch else columns[0]
 
-            def solve(j: int, r: Any, fold: Any = fold, solvers: Any = solvers) -> Any:
-                key = 0 if lam_steps is None else j  # one λ, one factor
-                if key not in solvers:
-                    ridge = float(lam if lam_steps is None else lam_steps[j])
-                    try:
-                        solvers[key] = fold.solver(ridge, windows(residual, 1, j, j)[0])
-                    except LinAlgError:
-                        raise LinAlgError(
-                            f"a fold of {len(fold.rows)} rows cannot be left out at lam={ridge:g}: "
-                            "I - A of its rows is singular to rounding; use a larger lam, or "
-                            "weights that are less different"
-                        ) from None
-                return solvers[key](r)
 
-            def push(delta: Any, fold: Any = fold, means: Any = means) -> Any:
-                means.append(0.0 if fold.q is None else fold.q @ delta)
-                return fold.push(delta)
+class _FoldChains:
+    """Held-out predictions of the pure chain under one λ or schedule, fold after fold."""
 
-            def couple(j: int, handles: list[Any], fold: Any = fold, start: int = start) -> Any:
-                return fold.apply(windows(residual, len(handles), j, start), handles)
+    def __init__(self, spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: Any) -> None:
+        xp = spectrum.backend.xp
+        self.spectrum, self.lam, self.lam_steps = spectrum, lam, lam_steps
+        self.root = xp.ones(len(spectrum.target))
+        if spectrum.sample_weight is not None:
+            self.root = spectrum.kept(spectrum.sample_weight) ** 0.5
+        self.root = self.root.astype(spectrum.dtype)[:, None]
+        self.residual = spectrum.residual_filters(lam, n_steps, lam_steps)
+        self.smoother = spectrum.smoother_filters(lam, n_steps, lam_steps)
+        self.pure = spectrum.pure_filters(lam, n_steps, lam_steps)
+        self.steps = spectrum.pure_steps(lam, n_steps, lam_steps)
+        self.E, self.F = spectrum.applied(self.residual), spectrum.applied(self.smoother)
+        starts = range(1 if lam_steps is None else n_steps)
+        shape = (spectrum.n, spectrum.p)
+        self.chains = [xp.empty((n_steps - start, *shape), self.E.dtype) for start in starts]
 
-            def spread(
-                j: int,
-                handles: list[Any],
-                fold: Any = fold,
-                start: int = start,
-                means: Any = means,
-            ) -> Any:
-                passed = fold.apply(windows(smoother, len(handles), j, start), handles)
-                return passed if fold.q is None else passed + fold.q[:, None] * sum(means)
+    def columns(self) -> Any:
+        """What :func:`fold_columns` returns, once every fold has been left out."""
+        if self.lam_steps is None:
+            return self.chains[0]
+        return _by_last_step(self.chains, self.spectrum.backend.xp)
 
-            E_S, F_S = (
-                (a if lam_steps is None else a[start:, start])[:, rows] * root[rows] for a in (E, F)
-            )
-            G, handles = _held_out(E_S, F_S, solve, push, couple, spread, start)
-            chains[start][:, kept] = G / root[rows]
-            for i in range(len(G) if len(dropped) else 0):
-                # the model without the fold: that of all rows with targets t_S + δ
-                j = start + i
-                filters = [
-                    pure[j - s] if lam_steps is None else pure[j, j - s]
-                    for s in range(start, j + 1)
-                ]
-                coordinates = steps[i] if lam_steps is None else steps[j, i]
-                coordinates = coordinates + fold.coordinates(filters, handles[: i + 1])
-                predictions = spectrum.evaluate(spectrum.select(dropped), coordinates[None])[0]
-                mean = sum(means[: i + 1]) / spectrum.total_weight**0.5
-                chains[start][i, dropped] = predictions - spectrum.y_mean + mean
-    return chains[0] if lam_steps is None else _by_last_step(chains, xp)
+    def leave_out(self, fold: Any, kept: Any, dropped: Any) -> None:
+        """Predictions at the rows of a fold, those of positive weight and the others."""
+        solvers: dict[int, Any] = {}  # of a fold, for every start
+        for start in range(len(self.chains)):
+            self._leave_out(fold, kept, dropped, start, solvers)
+
+    def _windows(self, filters: Any, count: int, j: int, start: int) -> list[Any]:
+        """Filters of the steps s..j for s = start, start + 1, …"""
+        steps = range(start, start + count)
+        return [filters[j - s] if self.lam_steps is None else filters[j, s] for s in steps]
+
+    def _solver(self, fold: Any, j: int) -> Any:
+        """r → [(I − A_j)_SS]⁻¹ r."""
+        ridge = float(self.lam if self.lam_steps is None else self.lam_steps[j])
+        try:
+            return fold.solver(ridge, self._windows(self.residual, 1, j, j)[0])
+        except LinAlgError:
+            raise LinAlgError(
+                f"a fold of {len(fold.rows)} rows cannot be left out at lam={ridge:g}: "
+                "I - A of its rows is singular to rounding; use a larger lam, or "
+                "weights that are less different"
+            ) from None
+
+    def _leave_out(
+        self, fold: Any, kept: Any, dropped: Any, start: int, solvers: dict[int, Any]
+    ) -> None:
+        """The same for the chain that starts with one step."""
+        scheduled, root = self.lam_steps is not None, self.root[fold.rows]
+        means: list[Any] = []  # what each correction adds to the mean, which all steps keep
+
+        def solve(j: int, r: Any) -> Any:
+            key = j if scheduled else 0  # one λ, one factor
+            if key not in solvers:
+                solvers[key] = self._solver(fold, j)
+            return solvers[key](r)
+
+        def push(delta: Any) -> Any:
+            means.append(0.0 if fold.q is None else fold.q @ delta)
+            return fold.push(delta)
+
+        def couple(j: int, handles: list[Any]) -> Any:
+            return fold.apply(self._windows(self.residual, len(handles), j, start), handles)
+
+        def spread(j: int, handles: list[Any]) -> Any:
+            passed = fold.apply(self._windows(self.smoother, len(handles), j, start), handles)
+            return passed if fold.q is None else passed + fold.q[:, None] * sum(means)
+
+        E, F = (
+            (a[start:, start] if scheduled else a)[:, fold.rows] * root for a in (self.E, self.F)
+        )
+        G, handles = _held_out(E, F, solve, push, couple, spread, start)
+        self.chains[start][:, kept] = G / root
+        for i in range(len(G) if len(dropped) else 0):
+            # the model without the fold: that of all rows with targets t_S + δ
+            j = start + i
+            filters = [
+                self.pure[j, j - s] if scheduled else self.pure[j - s] for s in range(start, j + 1)
+            ]
+            coordinates = self.steps[j, i] if scheduled else self.steps[i]
+            coordinates = coordinates + fold.coordinates(filters, handles[: i + 1])
+            spectrum = self.spectrum
+            predictions = spectrum.evaluate(spectrum.select(dropped), coordinates[None])[0]
+            mean = sum(means[: i + 1]) / spectrum.total_weight**0.5
+            self.chains[start][i, dropped] = predictions - spectrum.y_mean + mean
 
 
 def check_folds(folds: Any, n: int) -> list[np.ndarray]:

@@ -281,3 +281,24 @@ def test_against_mpmath(backend, lam, rng):
         c = oracle.weights_of(alphas[: t + 1])
         rtol = tolerance.chain(oracle.d_max(K), lam, c)
         assert_close(actual[t], expected[t], rtol, np.abs(pure[: t + 1]).max(), f"step {t + 1}")
+
+
+@pytest.mark.parametrize("solver", ["eigh", "nystrom"])
+@pytest.mark.parametrize("intercept", [False, True])
+def test_folds_are_built_once_for_every_lam(backend, solver, intercept, monkeypatch, rng):
+    """The rows of a fold do not depend on λ; of a landmark model they are a pass over the data."""
+    X, Y = draw(rng, n=20)
+    weight = np.where(np.arange(20) % 7 == 0, 0.0, 1.0 + np.arange(20) % 3)
+    options = {"n_landmarks": 6, "random_state": 0} if solver == "nystrom" else {}
+    options |= {"sample_weight": weight, "fit_intercept": intercept}
+    s = spectrum(X, Y, RBF(0.5), solver=solver, backend=backend, **options)
+    lams = [0.03, 0.3, 3.0]
+    expected = [leave_fold_out(s, lam, [0.3, 1.2], 3, 4) for lam in lams]
+    built, original = [], type(s).fold
+    monkeypatch.setattr(
+        type(s), "fold", lambda self, rows: built.append(len(rows)) or original(self, rows)
+    )
+    actual = leave_fold_out(s, lams, [0.3, 1.2], 3, 4)
+    assert len(built) == 4
+    for one, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(one, wanted)
