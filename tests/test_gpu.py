@@ -136,13 +136,26 @@ def test_other_libraries_get_their_own_kind(stand_in, monkeypatch, problem):
 
     class Tensor:
         __module__ = "torch"  # the top package is what counts
+        layout, is_nested, is_quantized = "torch.strided", False, False
+        device = types.SimpleNamespace(type="cuda", index=0)
 
         def __init__(self, array):
             self.array = array
-            self.shape, self.dtype = array.shape, array.dtype
+            self.shape, self.dtype = array.shape, f"torch.{array.dtype}"
 
         def detach(self):
-            return self.array
+            return self
+
+        resolve_neg = detach
+
+        def is_complex(self):
+            return False
+
+        def is_floating_point(self):
+            return True
+
+        def __dlpack__(self, **options):
+            return stand_in.asnumpy(self.array).__dlpack__(**options)
 
         def __dlpack_device__(self):
             return 2, 0
