@@ -48,7 +48,7 @@ demo: $(if $(wildcard $(VENV)/.editable),$(VENV)/.editable,$(VENV)/.installed)  
 	@$(BIN)/selfdistill-fast example --out $(DEMO)
 
 test: $(VENV)/.editable  ## install for development and run all tests and doctests
-	@$(IN_VENV) $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	@$(IN_VENV) $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-newest:  ## the tests with the newest release of every dependency
 	@rm -f .venv-newest/.editable
