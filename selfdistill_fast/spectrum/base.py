@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from selfdistill_fast import ranges
 from selfdistill_fast.alpha import plain, warn_caller
 from selfdistill_fast.gram import check_memory, native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
+from selfdistill_fast.spectrum.problem import NoOptions, Problem, Rates, Request, TrainingSet, Work
 
 __all__ = ["Spectrum", "check_lam", "check_lam_steps", "check_n_steps"]
 
@@ -61,9 +62,67 @@ class Spectrum:
         is rounding is judged against it: see :attr:`rounding`.
     plan : Plan or None
         Why ``solver="auto"`` chose this one.
+
+
+    A subclass is a solver. What the others need to know of it are these facts:
+
+    name : str
+        As in ``spectrum(solver=name)``.
+    Options : type
+        Frozen dataclass of the options, with their defaults and checks.
     max_loo_steps : int or inf
         Steps that leave-one-out can have; 0 where there is none.
+    exact : bool
+        Whether ``solver="auto"`` may choose it.
+    one_lam : bool
+        It serves the single λ that it was made for.
+    streams : bool
+        It takes rows that need not be in memory, see rows.py.
+    guessed : bool
+        Its cost depends on the data, and is only an estimate.
+    memory_hint : str
+        What makes it need less memory.
+    successors : tuple of str
+        Solvers, of which the cheapest takes its place where it raised ``Unsuitable``; where none
+        of them fits, the last one. With its own name for the latter it is used as it is.
+
+    It is made by ``solver(training, request)`` of a ``TrainingSet`` and a ``Request``.
     """
+
+    name: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
+    max_loo_steps: ClassVar[float] = math.inf
+    exact: ClassVar[bool] = True
+    one_lam: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
+    guessed: ClassVar[bool] = False
+    memory_hint: ClassVar[str] = "fewer training rows"
+    successors: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def serves(cls, problem: Problem) -> str | None:
+        """Why ``solver="auto"`` must not choose it for this problem, or None."""
+        return None
+
+    @classmethod
+    def cost(cls, problem: Problem, rates: Rates) -> Work:
+        """What it would take for a problem."""
+        raise NotImplementedError
+
+    @classmethod
+    def check_leave_one_out(cls, n_steps: int = 1) -> None:
+        """ValueError where it has no leave-one-out of so many steps; names the alternatives."""
+        if cls.max_loo_steps == 0:
+            raise ValueError(
+                f"leave-one-out needs diagonals of functions of K, and solver={cls.name!r} knows "
+                "only what they do to y: use solver='eigh' (every lam), 'cholesky' (one lam) or "
+                "'nystrom' (a landmark model), or choose on a validation set X_val, y_val"
+            )
+        if n_steps > cls.max_loo_steps:
+            raise ValueError(
+                f"solver={cls.name!r} has leave-one-out of at most {cls.max_loo_steps} steps, "
+                f"asked for {n_steps}; use solver='eigh', or a validation set X_val"
+            )
 
     kernel: Kernel
     backend: Any
@@ -81,29 +140,21 @@ class Spectrum:
     fit_intercept: bool
     scale: float
     plan: Any = None
-    max_loo_steps: float = math.inf
 
-    def _prepare(
-        self,
-        be: Any,
-        X: Any,
-        y: Any,
-        kernel: Kernel,
-        w: Any,
-        fit_intercept: bool,
-        *,
-        needed: int,
-        max_memory: int | None,
-        cure: str = "fewer training rows",
-    ) -> None:
+    def __init__(self, training: TrainingSet, request: Request) -> None:
+        raise NotImplementedError
+
+    def _prepare(self, training: TrainingSet, max_memory: int | None, *, needed: int) -> None:
         """Set the attributes above.
 
         ``needed`` is the peak of bytes, checked before anything large is allocated.
         """
+        be, X, y, kernel = training.backend, training.X, training.y, training.kernel
+        w, fit_intercept = training.sample_weight, training.fit_intercept
         xp = be.xp
         precomputed = isinstance(kernel, Precomputed)
         self.backend, self.kernel, self.fit_intercept = be, kernel, fit_intercept
-        self.X = None if precomputed else X.copy()  # what the caller does to X later is his own
+        self.X = None if precomputed else X.copy()  # the caller may change X later
         self.n, self.one_target = X.shape[0], y.ndim == 1
         self.basis = self.X  # the rows that dual coefficients belong to
         self.sample_weight = None if w is None else w.copy()
@@ -115,7 +166,7 @@ class Spectrum:
             needed,
             f"{type(self).__name__} of {X.shape[0]} rows in {X.dtype}",
             int(0.8 * be.available_memory()) if max_memory is None else max_memory,
-            f"ways out: float32 input (half of it), {cure}, or a larger max_memory",
+            f"ways out: float32 input (half of it), {self.memory_hint}, or a larger max_memory",
         )
         weights = xp.ones(self.n) if w is None else w
         weights = self.kept(weights)
@@ -211,9 +262,6 @@ class Spectrum:
     def limit(self, lam: float, alpha: float) -> Any:
         """Coordinates (k, p) of infinitely many steps with one α, eq. (17)."""
         raise NotImplementedError
-
-    def check_leave_one_out(self) -> None:
-        """ValueError where the solver has no diagonals, so no leave-one-out; names ways out."""
 
     def diag_powers(self, lam: Any, n_steps: int) -> Any:
         """diag(A^τ), τ = 1..T, of the training rows of positive weight, (T, n)."""
@@ -369,15 +417,6 @@ class Fold:
     def coordinates(self, filters: list[Any], handles: list[Any]) -> Any:
         """Coordinates (k, p) of the target Σ_s f_s(K) E_S δ_s."""
         raise NotImplementedError
-
-
-def refuse_leave_one_out(solver: str) -> None:
-    """The error of solvers that hold f(K)y and never diag f(K)."""
-    raise ValueError(
-        f"leave-one-out needs diagonals of functions of K, and solver={solver!r} knows only what "
-        "they do to y: use solver='eigh' (every lam), 'cholesky' (one lam) or 'nystrom' (a "
-        "landmark model), or choose on a validation set X_val, y_val"
-    )
 
 
 def rounding(scale: float, dtype: Any) -> float:
@@ -595,6 +634,13 @@ def check_n_steps(n_steps: Any, name: str = "n_steps") -> int:
         hint = " (steps count from 1)" if "step" in name else ""
         raise ValueError(f"{name} must be an integer >= 1{hint}, got {n_steps!r}")
     return int(value)
+
+
+def check_tol(tol: Any) -> float:
+    """``tol`` as a float; ValueError unless it is between 0 and 1."""
+    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0.0 < float(tol) < 1.0:
+        raise ValueError(f"tol must be a number between 0 and 1, got {tol!r}")
+    return float(tol)
 
 
 def check_targets(be: Any, y: Any, n: int, dtype: Any, name: str = "y") -> Any:

@@ -29,6 +29,7 @@ from selfdistill_fast.spectrum.base import (
     largest,
     mix,
 )
+from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Work
 
 __all__ = ["EighSpectrum"]
 
@@ -49,34 +50,38 @@ class EighSpectrum(Spectrum):
     #: eigenvalues as they were computed, where they have been set to 0
     _negative: Any = ()
 
-    def __init__(
-        self,
-        be: Any,
-        X: Any,
-        y: Any,
-        kernel: Kernel,
-        w: Any,
-        fit_intercept: bool,
-        max_memory: int | None,
-    ) -> None:
-        self._prepare(
-            be,
-            X,
-            y,
-            kernel,
-            w,
-            fit_intercept,
-            needed=be.eigh_bytes(X.shape[0] if w is None else int((w > 0).sum()), X.dtype),
-            max_memory=max_memory,
+    name = "eigh"
+
+    @classmethod
+    def cost(cls, problem: Problem, rates: Rates) -> Work:
+        """9 n³ flops; K and V in full."""
+        n, n3 = problem.n, float(problem.n) ** 3
+        held_out = (
+            2.0 * n * n * problem.n_lams * problem.n_steps * (1 + problem.p) * rates.gemm
+            if problem.leave_one_out
+            else 0.0
         )
+        return Work(
+            bytes=problem.backend.eigh_bytes(n, problem.dtype) + problem.rows_bytes,
+            flops=9.0 * n3,
+            seconds=problem.matrix_seconds(rates)
+            + 9.0 * n3 * rates.eigh
+            + problem.finish_seconds(rates)
+            + held_out,
+        )
+
+    def __init__(self, training: TrainingSet, request: Request) -> None:
+        be, fit_intercept = training.backend, training.fit_intercept
+        needed = be.eigh_bytes(training.n_kept, training.dtype)
+        self._prepare(training, request.max_memory, needed=needed)
         # q below every eigenvalue of a positive semi-definite matrix
-        d, V = be.eigh(self._kernel_matrix(X, shift=-1.0))
+        d, V = be.eigh(self._kernel_matrix(training.X, shift=-1.0))
         if fit_intercept:
             d, V = _without(d, V, self.q, be.xp)
         # ‖K‖ <= ‖H K H‖ + qᵀKq for a positive semi-definite K
         along = float(self.q @ self._offset) * self.total_weight**0.5 if fit_intercept else 0.0
         self.scale = min(self.scale, largest(abs(d)) + abs(along))
-        self.d = _clamped(d, kernel, be.xp, self.rounding, len(self.target))
+        self.d = _clamped(d, self.kernel, be.xp, self.rounding, len(self.target))
         self._negative = d[: int((d < 0.0).sum())].astype("float64")
         self.unknown = int((self.d <= self.rounding).sum())
         self.V, self.k = V, int(self.d.shape[0])

@@ -38,8 +38,8 @@ certificate.py and docs/certificate.md. Rounding falls as λ grows: it is a mult
 from __future__ import annotations
 
 import math
-import numbers
 import threading
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,10 +53,10 @@ from selfdistill_fast.spectrum.base import (
     check_diagonal,
     check_lam,
     check_n_steps,
+    check_tol,
     check_weighted,
     kernel_diagonal,
     largest,
-    refuse_leave_one_out,
     rounding,
 )
 from selfdistill_fast.spectrum.certificate import (
@@ -72,6 +72,7 @@ from selfdistill_fast.spectrum.certificate import (
     sum_rounding,
 )
 from selfdistill_fast.spectrum.eigh import EighSpectrum, _clamped
+from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 
 __all__ = ["KrylovSpectrum", "krylov_bytes"]
 
@@ -102,8 +103,26 @@ class _Asked(NamedTuple):
     schedule: Any
 
 
-class ShortOfTolerance(Exception):
-    """A run that was not asked for by name did not reach its tolerance in ``max_rank`` vectors."""
+@dataclass(frozen=True)
+class KrylovOptions:
+    """Options of "krylov"; see :func:`~selfdistill_fast.spectrum`."""
+
+    lam_min: Any = None
+    n_steps: Any = 6
+    tol: Any = None
+    max_rank: Any = None
+    storage: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.lam_min is not None:
+            check_lam(self.lam_min, batch=False)
+        check_n_steps(self.n_steps)
+        if self.tol is not None:
+            check_tol(self.tol)
+        if self.max_rank is not None:
+            check_n_steps(self.max_rank, "max_rank")
+        if self.storage not in STORAGES:
+            raise ValueError(f"unknown storage {self.storage!r}; known: {', '.join(STORAGES)}")
 
 
 class KrylovSpectrum(EighSpectrum):
@@ -130,61 +149,81 @@ class KrylovSpectrum(EighSpectrum):
         How K was kept: "float64", "float32" (half of it, either way) or "none".
     """
 
+    name = "krylov"
+    Options = KrylovOptions
     max_loo_steps = 0
+    guessed = True
+    memory_hint = "a smaller max_rank"
+    successors = ("tridiagonal", "eigh", "krylov")  # itself, with a warning
 
-    def __init__(
-        self,
-        be: Any,
-        X: Any,
-        y: Any,
-        kernel: Kernel,
-        w: Any,
-        fit_intercept: bool,
-        max_memory: int | None,
-        *,
-        lam: Any = None,
-        lam_min: Any = None,
-        n_steps: Any = 6,
-        tol: Any = None,
-        max_rank: Any = None,
-        storage: str = "auto",
-        automatic: bool = False,
-    ) -> None:
-        if lam_min is None and lam is None:
+    @classmethod
+    def serves(cls, problem: Problem) -> str | None:
+        """A known smallest λ."""
+        return "needs lam (or lam_min)" if problem.lam is None else None
+
+    @classmethod
+    def cost(cls, problem: Problem, rates: Rates) -> Work:
+        """2 n² r flops in r/4 passes over half of K, which is stored where that fits."""
+        be, dtype, budget = problem.backend, problem.dtype, problem.budget
+        n, p, n_steps = problem.n, problem.p, problem.n_steps
+        sizes = (be, n, problem.d, p, dtype)
+        smallest = 1e-2 if problem.lam is None else float(np.min(problem.lam))
+        tol = _default_tol(dtype) if problem.tol is None else problem.tol
+        width = max(p, WIDTH)
+        rank = min(krylov_rank(n, smallest, tol) * max(1, round((width / WIDTH) ** 0.5)), n)
+        # a run may have MAX_RANK vectors where they fit, and needs room for half more than expected
+        storage, most = "none", min(n, MAX_RANK)
+        for storage in (dtype.name, "none"):
+            needed = krylov_bytes(*sizes, min(n, 3 * rank // 2 + 1), storage, n_steps)
+            if needed <= budget:
+                needed = max(needed, min(krylov_bytes(*sizes, most, storage, n_steps), budget))
+                break
+        stored = storage != "none"
+        passes = rank / width + 2.0 * n_steps * p / width
+        one_pass = (
+            be.half_bytes(n, dtype) * rates.byte if stored else 0.5 * n * n * rates.entry(problem.d)
+        )
+        return Work(
+            bytes=needed,
+            flops=2.0 * n * n * rank + 4.0 * n * rank**2,
+            seconds=(0.5 * problem.matrix_seconds(rates) if stored else 0.0)
+            + passes * (one_pass + 2.0 * n * n * width * rates.gemm)
+            + 16.0 * n * rank**2 * rates.byte
+            + 2.0 * n * rank * problem.columns * rates.gemm,
+            passes=math.ceil(passes),
+            note="" if stored else "K is not stored",
+        )
+
+    def __init__(self, training: TrainingSet, request: Request) -> None:
+        be, X, kernel = training.backend, training.X, training.kernel
+        options, lam = request.options, request.lam
+        if options.lam_min is None and lam is None:
             raise ValueError("solver='krylov' needs lam_min (or lam): its run depends on it")
-        smallest = float(np.min(lam if lam_min is None else check_lam(lam_min, batch=False)))
+        smallest = float(np.min(lam if options.lam_min is None else options.lam_min))
         check_lam(smallest, batch=False, dtype=X.dtype)
-        n_steps = check_n_steps(n_steps)
-        single = X.dtype == np.float32
-        self.tol = check_tol((1e-3 if single else 1e-8) if tol is None else tol)
-        if storage not in STORAGES:
-            raise ValueError(f"unknown storage {storage!r}; known: {', '.join(STORAGES)}")
-        n = X.shape[0] if w is None else int((w > 0).sum())
-        p = 1 if y.ndim == 1 else y.shape[1]
-        most = n - bool(fit_intercept)
-        asked = None if max_rank is None else check_n_steps(max_rank, "max_rank")
+        n_steps = int(options.n_steps)
+        self.tol = _default_tol(X.dtype) if options.tol is None else float(options.tol)
+        n, p = training.n_kept, training.p
+        most = n - bool(training.fit_intercept)
+        asked = None if options.max_rank is None else int(options.max_rank)
         self.max_rank = max(0, min(most, max(MAX_RANK, 4 * p) if asked is None else asked))
+        max_memory = request.max_memory
         self._budget = int(0.8 * be.available_memory()) if max_memory is None else max_memory
-        self.storage = self._choose_storage(be, X, kernel, storage, n, p, smallest)
+        self.storage = self._choose_storage(be, X, kernel, options.storage, n, p, smallest)
         sizes = (be, n, X.shape[1], p, X.dtype)
         if asked is None:
             self.max_rank = fitting_rank(self._budget, self.max_rank, *sizes, self.storage, n_steps)
-        self._prepare(
-            be,
-            X,
-            y,
-            kernel,
-            w,
-            fit_intercept,
-            needed=krylov_bytes(*sizes, self.max_rank, self.storage, n_steps),
-            max_memory=self._budget,
-            cure="a smaller max_rank",
-        )
+        needed = krylov_bytes(*sizes, self.max_rank, self.storage, n_steps)
+        self._prepare(training, self._budget, needed=needed)
         self._lock = threading.RLock()  # a run may be continued while others use it
         self._half: Any = None
         # in float64 also where predictions are float32: as many digits as q has, or K_w mixes
         # with what an intercept takes out
-        self._root64 = None if w is None else be.xp.sqrt(self.kept(w))[:, None]
+        self._root64 = (
+            None
+            if training.sample_weight is None
+            else be.xp.sqrt(self.kept(training.sample_weight))[:, None]
+        )
         precomputed = isinstance(kernel, Precomputed)
         if precomputed or not kernel.pair:
             self._half = self._half_of_matrix(X)
@@ -195,8 +234,8 @@ class KrylovSpectrum(EighSpectrum):
         self._measure_targets()
         self._start()
         if len(self._next) > self.max_rank:
-            if automatic:
-                raise ShortOfTolerance
+            if request.automatic:
+                raise Unsuitable
             raise ValueError(
                 f"max_rank={self.max_rank} is less than the {len(self._next)} independent targets "
                 "that the run begins with; use a larger max_rank"
@@ -204,7 +243,7 @@ class KrylovSpectrum(EighSpectrum):
                 + ", or fewer targets at a time"
             )
         self.lam_min, self.n_steps = smallest, n_steps
-        self._automatic = automatic
+        self._automatic = request.automatic
         self._good = 0.0  # ridges that are not below this are within the tolerance
         self._forget()
         lams = np.array([smallest]) if lam is None else np.unique(lam)
@@ -1006,7 +1045,7 @@ class KrylovSpectrum(EighSpectrum):
             self._good = 0.0
             return
         if self._automatic and not self._done and self._ended:
-            raise ShortOfTolerance
+            raise Unsuitable
         self._good = self._good_from(asked)
         ended = (
             f"the tolerance is below rounding{' of K to float32' if self._rounded else ''}"
@@ -1130,10 +1169,6 @@ class KrylovSpectrum(EighSpectrum):
     def warn_below_rounding(self, lam: Any) -> None:
         """Nothing: the certificate has rounding in it, and warns."""
 
-    def check_leave_one_out(self) -> None:
-        """Always a ValueError: this spectrum holds f(K)y, never diag f(K)."""
-        refuse_leave_one_out("krylov")
-
     def diag_powers(self, lam: Any, n_steps: int) -> Any:
         """Not available: see :meth:`check_leave_one_out`."""
         self.check_leave_one_out()
@@ -1188,8 +1223,15 @@ def fitting_rank(
     return low
 
 
-def check_tol(tol: Any) -> float:
-    """``tol`` as a float; ValueError unless it is between 0 and 1."""
-    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0.0 < float(tol) < 1.0:
-        raise ValueError(f"tol must be a number between 0 and 1, got {tol!r}")
-    return float(tol)
+def _default_tol(dtype: Any) -> float:
+    return 1e-3 if dtype == np.float32 else 1e-8
+
+
+def krylov_rank(n: int, lam: float, tol: float) -> int:
+    """Vectors that a run is expected to take, which depends on the data.
+
+    22 (n/λ)^¼ for eight digits, and in proportion for others: a fit to smooth kernels of a few
+    columns, in blocks of four vectors.
+    """
+    digits = -math.log10(tol) / 8.0
+    return max(1, min(n, math.ceil(22.0 * max(n**0.25 / lam**0.25, 1.0) * max(digits, 0.25))))

@@ -39,6 +39,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ from numpy.linalg import LinAlgError
 from selfdistill_fast import ranges
 from selfdistill_fast.backend.threads import n_threads_now, one_blas_thread
 from selfdistill_fast.gram import check_memory, native_gram
-from selfdistill_fast.kernels import Kernel
+from selfdistill_fast.kernels import Kernel, Precomputed
 from selfdistill_fast.spectrum.base import (
     Fold,
     _check_symmetric,
@@ -57,6 +58,7 @@ from selfdistill_fast.spectrum.base import (
     rounding,
 )
 from selfdistill_fast.spectrum.eigh import EighSpectrum
+from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Work
 from selfdistill_fast.spectrum.rows import Rows, is_dask, map_dask
 
 __all__ = ["NystromSpectrum", "nystrom_bytes"]
@@ -90,7 +92,7 @@ _UNSEEN = 100.0
 def _block_rows(block: Any, m: int) -> int:
     """Rows of a block of features."""
     if block is not None:
-        return check_n_steps(block, "block")
+        return int(block)
     return min(max(_BLOCK_REALS // max(m, 1), _BLOCK_ROWS[0]), _BLOCK_ROWS[1])
 
 
@@ -155,6 +157,23 @@ def nystrom_bytes(
     return int(reserve + held + max(landmarks, triangle, one_pass, solve))
 
 
+@dataclass(frozen=True)
+class NystromOptions:
+    """Options of "nystrom"; see :func:`~selfdistill_fast.spectrum`."""
+
+    n_landmarks: Any = 1000
+    sampling: str = "auto"
+    block: Any = None
+
+    def __post_init__(self) -> None:
+        if self.n_landmarks is not None:
+            check_n_steps(self.n_landmarks, "n_landmarks")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"unknown sampling {self.sampling!r}; known: {', '.join(SAMPLINGS)}")
+        if self.block is not None:
+            check_n_steps(self.block, "block")
+
+
 class NystromSpectrum(EighSpectrum):
     """Spectrum of a landmark model; made by :func:`~selfdistill_fast.spectrum`.
 
@@ -172,45 +191,51 @@ class NystromSpectrum(EighSpectrum):
         relative to ‖y‖.
     """
 
+    name = "nystrom"
+    Options = NystromOptions
+    exact = False
+    streams = True
+    memory_hint = "fewer landmarks (n_landmarks)"
     V: Any = None  # not held
 
-    def __init__(
-        self,
-        be: Any,
-        X: Rows,
-        y: Any,
-        kernel: Kernel,
-        w: Any,
-        fit_intercept: bool,
-        max_memory: int | None,
-        *,
-        n_landmarks: Any = None,
-        sampling: str = "auto",
-        block: Any = None,
-        random_state: Any = None,
-    ) -> None:
-        xp = be.xp
-        m = check_n_steps(1000 if n_landmarks is None else n_landmarks, "n_landmarks")
-        if sampling not in SAMPLINGS:
-            raise ValueError(f"unknown sampling {sampling!r}; known: {', '.join(SAMPLINGS)}")
-        n, n_features = X.shape
-        m = min(m, n if w is None else int((w > 0).sum()))
-        self.block = min(_block_rows(block, m), n)
-        p = y.shape[1] if y.ndim == 2 else 1
-        options = {"streaming": X.streaming, "sampling": sampling, "block": block}
-        self._prepare(
-            be,
-            X,
-            y,
-            kernel,
-            w,
-            fit_intercept,
-            needed=nystrom_bytes(be, n, n_features, p, m, X.dtype, **options),
-            max_memory=max_memory,
-            cure="fewer landmarks (n_landmarks)",
+    @classmethod
+    def cost(cls, problem: Problem, rates: Rates) -> Work:
+        """N m² flops in one pass over the rows."""
+        be, n, m = problem.backend, problem.n, min(problem.n_landmarks, problem.n)
+        m3 = float(m) ** 3
+        return Work(
+            bytes=nystrom_bytes(be, n, problem.d, problem.p, m, problem.dtype),
+            flops=3.0 * n * m * m + 9.0 * m3,  # a third of it for the landmarks
+            seconds=2.0 * n * m * rates.entry(problem.d)
+            + 3.0 * n * m * m * rates.gemm
+            + 9.0 * m3 * rates.eigh,
         )
+
+    def __init__(self, training: TrainingSet, request: Request) -> None:
+        be, kernel = training.backend, training.kernel
+        y, w, fit_intercept = training.y, training.sample_weight, training.fit_intercept
+        if isinstance(kernel, Precomputed):
+            raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
+        xp, options = be.xp, request.options
+        sampling, block = options.sampling, options.block
+        n, n_features = training.X.shape
+        n_landmarks = 1000 if options.n_landmarks is None else int(options.n_landmarks)
+        m = min(n_landmarks, training.n_kept)
+        self.block = min(_block_rows(block, m), n)
+        needed = nystrom_bytes(
+            be,
+            n,
+            n_features,
+            training.p,
+            m,
+            training.dtype,
+            streaming=training.X.streaming,
+            sampling=sampling,
+            block=block,
+        )
+        self._prepare(training, request.max_memory, needed=needed)
         X = self.X
-        random = np.random.default_rng(random_state)
+        random = np.random.default_rng(request.random_state)
         sample = xp.asarray(_sample(be, X, w, m, sampling, random))
         rows, weights = X[sample], None if w is None else w[sample]
         if kernel.pair:
@@ -636,17 +661,15 @@ def _better_sampling(
     errors = []
     for way in _WAYS:
         model = NystromSpectrum(
-            be,
-            Rows(be, X[train]),
-            y[train],
-            kernel,
-            None if w is None else w[train],
-            fit_intercept,
-            None,
-            n_landmarks=m // 4,
-            sampling=way,
-            block=block,
-            random_state=0,
+            TrainingSet(
+                be,
+                Rows(be, X[train]),
+                y[train],
+                kernel,
+                None if w is None else w[train],
+                fit_intercept,
+            ),
+            Request(random_state=0, options=NystromOptions(m // 4, way, block)),
         )
         P, d = model.project(X[test]).astype("float64"), model.d.astype("float64")[:, None]
         best = math.inf

@@ -20,15 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
     check_coefficients,
     check_lam,
     check_n_steps,
     largest,
-    refuse_leave_one_out,
 )
+from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 
 __all__ = ["TridiagonalSpectrum"]
 
@@ -36,30 +35,29 @@ __all__ = ["TridiagonalSpectrum"]
 class TridiagonalSpectrum(Spectrum):
     """Tridiagonal form of a kernel matrix; made by :func:`~selfdistill_fast.spectrum`."""
 
+    name = "tridiagonal"
     max_loo_steps = 0
+    successors = ("eigh",)
 
-    def __init__(
-        self,
-        be: Any,
-        X: Any,
-        y: Any,
-        kernel: Kernel,
-        w: Any,
-        fit_intercept: bool,
-        max_memory: int | None,
-    ) -> None:
-        n = X.shape[0] if w is None else int((w > 0).sum())
-        self._prepare(
-            be,
-            X,
-            y,
-            kernel,
-            w,
-            fit_intercept,
-            needed=be.tridiagonal_bytes(n, X.dtype),
-            max_memory=max_memory,
+    @classmethod
+    def cost(cls, problem: Problem, rates: Rates) -> Work:
+        """4/3 n³ flops; K and its reflectors."""
+        n, n3 = problem.n, float(problem.n) ** 3
+        return Work(
+            bytes=problem.backend.tridiagonal_bytes(n, problem.dtype) + problem.rows_bytes,
+            flops=4.0 / 3.0 * n3,
+            seconds=problem.matrix_seconds(rates)
+            + 4.0 / 3.0 * n3 * rates.tridiagonal
+            + problem.finish_seconds(rates),
         )
-        K = self._kernel_matrix(X, shift=1.0)
+
+    def __init__(self, training: TrainingSet, request: Request) -> None:
+        be = training.backend
+        needed = be.tridiagonal_bytes(training.n_kept, training.dtype)
+        self._prepare(training, request.max_memory, needed=needed)
+        K = self._kernel_matrix(training.X, shift=1.0)
+        if request.automatic and request.lam is not None and request.lam.min() < self.rounding:
+            raise Unsuitable
         self.k = K.shape[0]
         self._diagonal, self._off, self._reflectors = be.tridiagonalise(K)
         self._rotated = be.tridiagonal_rotate(self._reflectors, self.target, transpose=True)
@@ -165,7 +163,3 @@ class TridiagonalSpectrum(Spectrum):
     def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
         """None: there are no eigenvalues here."""
         return None
-
-    def check_leave_one_out(self) -> None:
-        """Always a ValueError: there are no diagonals of functions of K here."""
-        refuse_leave_one_out("tridiagonal")
