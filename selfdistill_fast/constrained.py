@@ -16,7 +16,6 @@ import numpy as np
 from selfdistill_fast.distill import DistillationPath, distill
 from selfdistill_fast.spectrum import Spectrum, check_n_steps
 from selfdistill_fast.spectrum.eigh import EighSpectrum
-from selfdistill_fast.spectrum.krylov import KrylovSpectrum
 
 __all__ = ["ConstrainedPath", "constrained_path"]
 
@@ -93,7 +92,7 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
         raise ValueError(f"tol must be a positive number, got {tol!r}")
     tol = float(tol)
     max_steps = check_n_steps(max_steps, "max_steps")
-    if not isinstance(spectrum, EighSpectrum) or isinstance(spectrum, KrylovSpectrum):
+    if not isinstance(spectrum, EighSpectrum):
         raise ValueError("the constraint is solved on eigenvalues: use solver='eigh'")
     be = spectrum.backend
     d = be.to_numpy(spectrum.d).astype(np.float64)

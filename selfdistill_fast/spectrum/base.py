@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from selfdistill_fast.alpha import plain, warn_caller
 from selfdistill_fast.gram import check_memory, native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
 from selfdistill_fast.spectrum.problem import NoOptions, Problem, Rates, Request, TrainingSet, Work
+
+if TYPE_CHECKING:
+    from selfdistill_fast.spectrum.spectral import Filters
 
 __all__ = ["Spectrum", "check_lam", "check_lam_steps", "check_n_steps"]
 
@@ -48,6 +51,7 @@ class Spectrum:
     n, k, p : int
         Training rows, coordinates, targets.
     target : (n kept rows, p) weighted, centred targets t
+    filters : Filters, or None for a solver without eigenvalues; see spectral.py
     d : (k,) eigenvalues, ascending and >= 0 (spectral solvers)
     z : (k, p) rotated targets Vᵀ t (spectral solvers)
     sample_weight : (n,) or None
@@ -135,11 +139,11 @@ class Spectrum:
     sample_weight: Any
     rows: Any
     y_mean: Any
-    z: Any
     one_target: bool
     fit_intercept: bool
     scale: float
     plan: Any = None
+    filters: Filters | None = None
 
     def __init__(self, training: TrainingSet, request: Request) -> None:
         raise NotImplementedError
@@ -246,43 +250,118 @@ class Spectrum:
             f"dtype={self.dtype}, backend={self.backend.name!r})"
         )
 
-    # The questions; see the head of this module.
-    def project(self, X_new: Any) -> Any:
-        """Basis functions at new points, (m, k)."""
-        raise NotImplementedError
+    # A solver without eigenvalues has its own answers to what follows.
+    @property
+    def spectral(self) -> Filters:
+        """The filters; AttributeError where the solver has no eigenvalues."""
+        if self.filters is None:
+            raise AttributeError(f"solver={self.name!r} has no eigenvalues; use solver='eigh'")
+        return self.filters
+
+    @property
+    def d(self) -> Any:
+        """Eigenvalues, (k,)."""
+        return self.spectral.d
+
+    @property
+    def z(self) -> Any:
+        """Rotated targets, (k, p)."""
+        return self.spectral.z
+
+    def _filters_for(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Filters:
+        """The filters that serve these λ values and steps."""
+        return self.spectral
 
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Coordinates of the pure steps, (T, k, p); with lam (L,) a leading L."""
-        raise NotImplementedError
+        """Coordinates of the pure steps.
+
+        Parameters
+        ----------
+        lam : float, or array_like of shape (L,)
+            The ridge λ. A 1-D array is a batch of λ values, never a schedule.
+        n_steps : int T
+        lam_steps : array of shape (T,), optional
+            A λ for each step; ``lam`` is not used then.
+
+        Returns
+        -------
+        ndarray of shape (T, k, p), or (L, T, k, p) for a batch; for a schedule
+        (T, T, k, p), where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
+        """
+        return self._filters_for(lam, n_steps, lam_steps).steps(lam, n_steps, lam_steps)
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Filters of the pure steps on the eigenvalues, (T, k); with lam (L,) a leading L."""
-        raise NotImplementedError
+        """Filters a^(τ−1)/(d + λ) of the pure steps; d times them is diag A^τ.
+
+        Parameters and shapes as :meth:`pure_steps`, without the axis p.
+        """
+        return self._filters_for(lam, n_steps, lam_steps).pure(lam, n_steps, lam_steps)
 
     def limit(self, lam: float, alpha: float) -> Any:
-        """Coordinates (k, p) of infinitely many steps with one α, eq. (17)."""
-        raise NotImplementedError
+        """Coordinates α/(αd + λ) z of infinitely many steps, eq. (17), (k, p).
 
-    def diag_powers(self, lam: Any, n_steps: int) -> Any:
-        """diag(A^τ), τ = 1..T, of the training rows of positive weight, (T, n)."""
-        raise NotImplementedError
+        Raises
+        ------
+        ValueError
+            The limit does not exist.
+        """
+        return self.spectral.limit(lam, alpha)
+
+    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
+        """diag B of steps that mix the pure steps with weights C; None without eigenvalues."""
+        if self.filters is None:
+            return None
+        return self._filters_for(lam, len(C), lam_steps).shrinkage(C, lam, lam_steps)
 
     # Functions of K, each held as its coordinates along a last axis, for loo.py.
     def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """(I − A) A^(τ−1), τ = 1..T, without cancellation."""
-        raise NotImplementedError
+        """(I − A) A^(τ−1), τ = 1..T, without cancellation.
+
+        Parameters and shapes as :meth:`pure_filters`, except that a schedule gives
+        [j, s] = (I − A_j) A_(j−1) … A_s, zero for s > j.
+        """
+        return self._filters_for(lam, n_steps, lam_steps).residual(lam, n_steps, lam_steps)
 
     def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """A^τ, τ = 1..T, on the complement of q, without cancellation."""
+        """A^τ, τ = 1..T, or A_j … A_s, on the complement of q, without cancellation."""
+        return self._filters_for(lam, n_steps, lam_steps).smoother(lam, n_steps, lam_steps)
+
+    def diag_powers(self, lam: Any, n_steps: int) -> Any:
+        """diag(A^τ), τ = 1..T, of the training rows of positive weight.
+
+        Parameters
+        ----------
+        lam : float, or array_like of shape (L,)
+            The ridge λ. A 1-D array is a batch of λ values, never a schedule.
+        n_steps : int T
+
+        Returns
+        -------
+        ndarray of shape (T, n), or (L, T, n) for a batch
+        """
+        self.check_leave_one_out()
+        powers = self.diagonals(self.smoother_filters(lam, n_steps))
+        return powers if self.q is None else powers + (self.q**2).astype(self.dtype)
+
+    # The other questions; see the head of the package.
+    def project(self, X_new: Any) -> Any:
+        """Basis functions at new points, (m, k).
+
+        Parameters
+        ----------
+        X_new : array_like of shape (m, d)
+            With a precomputed kernel K(X_new, X), (m, n).
+        """
         raise NotImplementedError
 
     def diagonals(self, filters: Any) -> Any:
         """Diagonals at the kept training rows: filters (…, k) → (…, n)."""
+        self.check_leave_one_out()
         raise NotImplementedError
 
     def applied(self, filters: Any) -> Any:
         """Filtered targets at the kept training rows: filters (…, k) → (…, n, p)."""
-        raise NotImplementedError
+        return self.unweighted(self.in_rows(filters[..., None] * self.z))
 
     def applied_and_diagonals(self, filters: list[Any]) -> list[Any]:
         """What each filter makes of the targets, and then the diagonal of each."""
@@ -290,14 +369,11 @@ class Spectrum:
 
     def fold(self, rows: Any) -> Fold:
         """A set S of kept rows, given by their positions among the kept ones, to leave out."""
+        self.check_leave_one_out()
         raise NotImplementedError
 
     def in_rows(self, coordinates: Any) -> Any:
         """Weighted dual coefficients of the kept rows from coordinates (…, k, p)."""
-        raise NotImplementedError
-
-    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
-        """diag B of steps that mix the pure steps with weights C; None without eigenvalues."""
         raise NotImplementedError
 
     def dual(self, coordinates: Any) -> Any:

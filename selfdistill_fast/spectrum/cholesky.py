@@ -245,16 +245,7 @@ class CholeskySpectrum(Spectrum):
                 )
         return alpha * c * size
 
-    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
-        """None: there are no eigenvalues here."""
-        return None
-
     # --------------------------------------------------------- training rows
-    def diag_powers(self, lam: Any, n_steps: int) -> Any:
-        """diag(A^τ) (+ q² with an intercept), τ = 1..T <= 4, of the kept training rows, (T, n)."""
-        powers = self.diagonals(self.smoother_filters(lam, n_steps))
-        return powers if self.q is None else powers + (self.q**2).astype(self.dtype)
-
     def diagonals(self, filters: Any) -> Any:
         """Diagonals of Σ_j f_j x^j at the kept training rows: filters (…, T + 1) → (…, n)."""
         count = filters.shape[-1] - 1

@@ -50,6 +50,7 @@ from selfdistill_fast.backend import Reference, get_backend
 from selfdistill_fast.gram import native_half, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
 from selfdistill_fast.spectrum.base import (
+    Spectrum,
     check_diagonal,
     check_lam,
     check_n_steps,
@@ -71,8 +72,9 @@ from selfdistill_fast.spectrum.certificate import (
     propagated,
     sum_rounding,
 )
-from selfdistill_fast.spectrum.eigh import EighSpectrum, _clamped
+from selfdistill_fast.spectrum.eigh import clamp
 from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
+from selfdistill_fast.spectrum.spectral import Filters
 
 __all__ = ["KrylovSpectrum", "krylov_bytes"]
 
@@ -125,7 +127,7 @@ class KrylovOptions:
             raise ValueError(f"unknown storage {self.storage!r}; known: {', '.join(STORAGES)}")
 
 
-class KrylovSpectrum(EighSpectrum):
+class KrylovSpectrum(Spectrum):
     """Ritz values and vectors of K for given targets; made by :func:`~selfdistill_fast.spectrum`.
 
     Asking for a smaller λ or for more steps than it was made for continues the same run.
@@ -654,10 +656,10 @@ class KrylovSpectrum(EighSpectrum):
         self.scale = max(self.scale, self._norm)
         # entries kept in float32 are a reason for eigenvalues below zero, whatever θ's precision
         limit = rounding(self.scale, np.float32 if self.storage == "float32" else self.dtype)
-        self.d = _clamped(theta, self.kernel, xp, limit, len(self.target))
+        d = clamp(theta, self.kernel, xp, limit, len(self.target))
         S = xp.ascontiguousarray(S)
         self._z = S[: len(self._first)].T @ xp.asarray(self._first)
-        self.z = self._z * xp.asarray(self._unit)
+        self.filters = Filters(be, d, self._z * xp.asarray(self._unit), self.dtype)
         last = self._sizes[-1] if self._sizes else 0
         coupling = xp.asarray(self._B[-1]) if self._B else xp.zeros((0, 0))
         self._coupling = coupling @ S[k - last :]  # B Eᵀ S, (b, k)
@@ -849,7 +851,9 @@ class KrylovSpectrum(EighSpectrum):
         What a residual does later is at most what it does at once, max √d/(d + λ_τ).
         """
         T = len(lam_steps)
-        filters = self._windows(lam_steps).astype("float64")  # [τ, s]: of c_τ from step s on
+        filters = self.spectral.windows(lam_steps).astype(
+            "float64"
+        )  # [τ, s]: c_τ from step s on
         sizes = np.stack([self._exact_sizes(filters[t]) for t in range(T)])
         lost = np.stack([sizes[: t + 1].sum(0).max(0) for t in range(T)])
         return 0.5 / np.sqrt(lam_steps)[:, None] * lost * self._feature_norm
@@ -1142,44 +1146,21 @@ class KrylovSpectrum(EighSpectrum):
         r = self.backend.xp.tensordot(self._offset, self._rows_of(coordinates), ([0], [-2]))
         return mean - r.astype(self.dtype)
 
-    def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """As for a full spectrum; a smaller λ, or more steps, continue the run."""
+    def _filters_for(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Filters:
+        """Of a run that is continued for a smaller λ, or more steps."""
         with self._lock:
             self._ensure(lam, check_n_steps(n_steps), lam_steps)
-            return super().pure_filters(lam, n_steps, lam_steps)
-
-    def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """As for a full spectrum; a smaller λ, or more steps, continue the run."""
-        with self._lock:  # filters and z of the same run, whoever continues it
-            return super().pure_steps(lam, n_steps, lam_steps)
-
-    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
-        """As for a full spectrum, but on Ritz values."""
-        with self._lock:
-            self._ensure(lam, len(C), lam_steps)
-            return super().shrinkage(C, lam, lam_steps)
+            return self.spectral
 
     def limit(self, lam: float, alpha: float) -> Any:
-        """As for a full spectrum: one step under the ridge λ/α."""
+        """As for a full spectrum: one step with λ/α in the place of λ."""
         with self._lock:
-            if alpha > 0.0:  # λ is asked for with it: continued, and warned, once
+            if alpha > 0.0:  # λ is requested with it: continued, and warned, once
                 self._ensure([lam, lam / alpha], self.n_steps)
-            return super().limit(lam, alpha)
+            return self.spectral.limit(lam, alpha)
 
     def warn_below_rounding(self, lam: Any) -> None:
         """Nothing: the certificate has rounding in it, and warns."""
-
-    def diag_powers(self, lam: Any, n_steps: int) -> Any:
-        """Not available: see :meth:`check_leave_one_out`."""
-        self.check_leave_one_out()
-
-    def diagonals(self, filters: Any) -> Any:
-        """Not available: see :meth:`check_leave_one_out`."""
-        self.check_leave_one_out()
-
-    def fold(self, rows: Any) -> Any:
-        """Not available: see :meth:`check_leave_one_out`."""
-        self.check_leave_one_out()
 
 
 def _norms(R: Any, be: Any) -> np.ndarray:

@@ -51,15 +51,16 @@ from selfdistill_fast.gram import check_memory, native_gram
 from selfdistill_fast.kernels import Kernel, Precomputed
 from selfdistill_fast.spectrum.base import (
     Fold,
+    Spectrum,
     _check_symmetric,
     check_diagonal,
     check_n_steps,
     largest,
     rounding,
 )
-from selfdistill_fast.spectrum.eigh import EighSpectrum
 from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Work
 from selfdistill_fast.spectrum.rows import Rows, is_dask, map_dask
+from selfdistill_fast.spectrum.spectral import Filters
 
 __all__ = ["NystromSpectrum", "nystrom_bytes"]
 
@@ -174,7 +175,7 @@ class NystromOptions:
             check_n_steps(self.block, "block")
 
 
-class NystromSpectrum(EighSpectrum):
+class NystromSpectrum(Spectrum):
     """Spectrum of a landmark model; made by :func:`~selfdistill_fast.spectrum`.
 
     Attributes
@@ -196,7 +197,6 @@ class NystromSpectrum(EighSpectrum):
     exact = False
     streams = True
     memory_hint = "fewer landmarks (n_landmarks)"
-    V: Any = None  # not held
 
     @classmethod
     def cost(cls, problem: Problem, rates: Rates) -> Work:
@@ -290,11 +290,11 @@ class NystromSpectrum(EighSpectrum):
             self.scale += self.total_weight * float(middle @ middle)
         noise = int((d <= rounding(self.scale, d.dtype)).sum())
         d, G = d[noise:], G[:, noise:]
-        self.d = d.astype(X.dtype)
         self.k = int(d.shape[0])
         scale = xp.sqrt(d)
         z = (G.T @ b) / scale[:, None]
-        self.z = z.astype(X.dtype)
+        spectral = d.astype(X.dtype), z.astype(X.dtype), X.dtype
+        self.filters = Filters(be, *spectral, complement=True)
         self._model = _Basis(
             features,
             middle if fit_intercept else None,
@@ -351,29 +351,6 @@ class NystromSpectrum(EighSpectrum):
         """u = G D^½ coordinates (…, r, p): predictions are φ(x)·u + constant."""
         scaled = self._model.scale[:, None] * coordinates
         return self._model.G @ scaled
-
-    # ------------------------------------------- filters, with the complement
-    def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """As for a full spectrum; on the complement 1 for I − A itself and 0 for all others."""
-        filters = super().residual_filters(lam, n_steps, lam_steps)
-        xp = self.backend.xp
-        rest = xp.zeros((*filters.shape[:-1], 1), filters.dtype)
-        if lam_steps is None:
-            rest[..., 0, :] = 1.0
-        else:
-            rest[xp.arange(n_steps), xp.arange(n_steps)] = 1.0
-        return xp.concatenate([filters, rest], -1)
-
-    def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """As for a full spectrum; 0 on the complement."""
-        filters = super().smoother_filters(lam, n_steps, lam_steps)
-        xp = self.backend.xp
-        return xp.concatenate([filters, xp.zeros((*filters.shape[:-1], 1), filters.dtype)], -1)
-
-    def diag_powers(self, lam: Any, n_steps: int) -> Any:
-        """diag(A^τ) (+ q² with an intercept) of the landmark model; as for a full spectrum."""
-        powers = self.diagonals(self.smoother_filters(lam, n_steps))
-        return powers if self.q is None else powers + (self.q**2).astype(self.dtype)
 
     # --------------------------------------------- training rows, in one more pass
     def diagonals(self, filters: Any) -> Any:

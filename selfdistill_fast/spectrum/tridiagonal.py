@@ -159,7 +159,3 @@ class TridiagonalSpectrum(Spectrum):
         if alpha == 0.0 or math.isinf(lam / alpha):
             return self.backend.xp.zeros_like(self._rotated)
         return self._solved(lam / alpha, 1, self._rotated)[0][0]
-
-    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
-        """None: there are no eigenvalues here."""
-        return None
