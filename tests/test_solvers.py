@@ -55,7 +55,7 @@ class Toy(Spectrum):
         return Work(bytes=24 * problem.n**2, flops=1.0, seconds=0.0)
 
     def __init__(self, training, request):
-        self._prepare(training, request.max_memory, needed=24 * training.n_kept**2)
+        self._prepare(training, request, needed=24 * training.n_kept**2)
         d, self.V = np.linalg.eigh(self._kernel_matrix(training.X, shift=-1.0))
         self.k = len(d)
         d = np.maximum(d, 0.0)

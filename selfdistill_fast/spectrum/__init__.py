@@ -187,7 +187,9 @@ def spectrum(
         sample_weight=sample_weight,
         fit_intercept=bool(fit_intercept),
         leave_one_out=leave_one_out,
-        request=Request(lam, random_state, max_memory),
+        lam=lam,
+        random_state=random_state,
+        max_memory=max_memory,
         options=options,
         chosen=chosen,
     )
@@ -224,7 +226,9 @@ def _spectrum(
     sample_weight: Any,
     fit_intercept: bool,
     leave_one_out: bool | None,
-    request: Request,
+    lam: Any,
+    random_state: Any,
+    max_memory: Any,
     options: dict[str, Any],
     chosen: Plan | None,
 ) -> Spectrum:
@@ -242,9 +246,8 @@ def _spectrum(
     y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
     w = check_sample_weight(be, sample_weight, n)
     training = TrainingSet(be, X, y, kernel, w, fit_intercept)
-    budget = memory_budget(be, request.max_memory)
-    if request.max_memory is not None:
-        request = replace(request, max_memory=budget)
+    budget = memory_budget(be, max_memory)
+    request = Request(lam, random_state, budget)
     if named is not None:
         return named(training, replace(request, options=named.Options(**options)))
     if chosen is None:
@@ -255,7 +258,7 @@ def _spectrum(
             training.p,
             np.dtype(training.dtype),
             kernel,
-            request.lam,
+            lam,
             leave_one_out,
             budget,
             **options,

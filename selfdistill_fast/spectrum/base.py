@@ -68,39 +68,28 @@ class Spectrum:
         Why ``solver="auto"`` chose this one.
 
 
-    A subclass is a solver. What the others need to know of it are these facts:
-
-    name : str
-        As in ``spectrum(solver=name)``.
-    Options : type
-        Frozen dataclass of the options, with their defaults and checks.
-    max_loo_steps : int or inf
-        Steps that leave-one-out can have; 0 where there is none.
-    exact : bool
-        Whether ``solver="auto"`` may choose it.
-    one_lam : bool
-        It serves the single λ that it was made for.
-    streams : bool
-        It takes rows that need not be in memory, see rows.py.
-    guessed : bool
-        Its cost depends on the data, and is only an estimate.
-    memory_hint : str
-        What makes it need less memory.
-    successors : tuple of str
-        Solvers, of which the cheapest takes its place where it raised ``Unsuitable``; where none
-        of them fits, the last one. With its own name for the latter it is used as it is.
-
-    It is made by ``solver(training, request)`` of a ``TrainingSet`` and a ``Request``.
+    A subclass is a solver, made as ``solver(training, request)`` of a ``TrainingSet`` and a
+    ``Request``. Its class attributes and class methods are all that others know of it.
     """
 
+    #: as in ``spectrum(solver=name)``
     name: ClassVar[str]
+    #: frozen dataclass of the options, with their defaults and checks
     Options: ClassVar[type] = NoOptions
+    #: steps that leave-one-out can have; 0 where there is none
     max_loo_steps: ClassVar[float] = math.inf
+    #: whether ``solver="auto"`` may choose it
     exact: ClassVar[bool] = True
+    #: whether it serves only the single λ that it was made for
     one_lam: ClassVar[bool] = False
+    #: whether rows need not be in memory, see rows.py
     streams: ClassVar[bool] = False
+    #: whether its cost depends on the data, and is only an estimate
     guessed: ClassVar[bool] = False
+    #: what makes it need less memory
     memory_hint: ClassVar[str] = "fewer training rows"
+    #: solvers of which the cheapest that fits takes its place after ``Unsuitable``, or else the
+    #: last one; with its own name for that it is used as it is
     successors: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -148,7 +137,7 @@ class Spectrum:
     def __init__(self, training: TrainingSet, request: Request) -> None:
         raise NotImplementedError
 
-    def _prepare(self, training: TrainingSet, max_memory: int | None, *, needed: int) -> None:
+    def _prepare(self, training: TrainingSet, request: Request, *, needed: int) -> None:
         """Set the attributes above.
 
         ``needed`` is the peak of bytes, checked before anything large is allocated.
@@ -169,7 +158,7 @@ class Spectrum:
             be,
             needed,
             f"{type(self).__name__} of {X.shape[0]} rows in {X.dtype}",
-            int(0.8 * be.available_memory()) if max_memory is None else max_memory,
+            request.max_memory,
             f"ways out: float32 input (half of it), {self.memory_hint}, or a larger max_memory",
         )
         weights = xp.ones(self.n) if w is None else w
@@ -508,6 +497,15 @@ def rounding(scale: float, dtype: Any) -> float:
       reach 100 ε ‖K_w‖/λ.
     """
     return 10.0 * float(np.finfo(dtype).eps) * scale
+
+
+def one_product(product: Callable[[Any], Any], a: Any, xp: Any) -> Any:
+    """A product of (k, b) matrices, for all the matrices of an array (…, k, p) at once."""
+    lead, (k, p) = a.shape[:-2], a.shape[-2:]
+    S = math.prod(lead)
+    flat = product(xp.moveaxis(a.reshape(S, k, p), 0, 1).reshape(k, S * p))
+    n = flat.shape[0]
+    return xp.moveaxis(flat.reshape(n, S, p), 1, 0).reshape(*lead, n, p)
 
 
 def largest(a: Any) -> float:

@@ -86,7 +86,7 @@ class CholeskySpectrum(Spectrum):
             raise ValueError("solver='cholesky' factorises K + lam I: it needs one scalar lam")
         self.lam = lam = float(check_lam(request.lam, batch=False, dtype=training.dtype))
         needed = be.cholesky_bytes(training.n_kept, training.dtype)
-        self._prepare(training, request.max_memory, needed=needed)
+        self._prepare(training, request, needed=needed)
         K = self._kernel_matrix(training.X, shift=1.0)  # q among the other eigenvalues
         self.k = K.shape[0]
         if automatic and lam < self.rounding:
@@ -128,13 +128,7 @@ class CholeskySpectrum(Spectrum):
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
-        """Basis functions at new points: κ(x, X) W^½, centred with an intercept, (m, n).
-
-        Parameters
-        ----------
-        X_new : array_like of shape (m, d)
-            With a precomputed kernel K(X_new, X), (m, n).
-        """
+        """Basis functions at new points: κ(x, X) W^½, centred with an intercept, (m, n)."""
         P = self._weighted_gram(X_new)
         return P if self._offset is None else P - self._offset_of_basis()
 
@@ -147,18 +141,7 @@ class CholeskySpectrum(Spectrum):
 
     # --------------------------------------------------------------- filters
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Coordinates M A^(τ−1) t of the pure steps.
-
-        Parameters
-        ----------
-        lam : float
-            The λ of the factorisation.
-        n_steps : int T
-
-        Returns
-        -------
-        ndarray of shape (T, n, p)
-        """
+        """Coordinates M A^(τ−1) t of the pure steps, (T, n, p), for the λ of the factorisation."""
         self._check(lam, lam_steps)
         steps = self.backend.xp.empty((check_n_steps(n_steps), *self.target.shape), self.dtype)
         t = self.target

@@ -21,6 +21,7 @@ from selfdistill_fast.spectrum.base import (
     Fold,
     Spectrum,
     largest,
+    one_product,
 )
 from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Work
 from selfdistill_fast.spectrum.spectral import Filters
@@ -65,7 +66,7 @@ class EighSpectrum(Spectrum):
     def __init__(self, training: TrainingSet, request: Request) -> None:
         be, fit_intercept = training.backend, training.fit_intercept
         needed = be.eigh_bytes(training.n_kept, training.dtype)
-        self._prepare(training, request.max_memory, needed=needed)
+        self._prepare(training, request, needed=needed)
         # q below every eigenvalue of a positive semi-definite matrix
         d, V = be.eigh(self._kernel_matrix(training.X, shift=-1.0))
         if fit_intercept:
@@ -91,12 +92,7 @@ class EighSpectrum(Spectrum):
 
     def in_rows(self, coordinates: Any) -> Any:
         """V @ coordinates for coordinates (..., k, p), one product for all."""
-        xp = self.backend.xp
-        lead, p = coordinates.shape[:-2], coordinates.shape[-1]
-        S = math.prod(lead)
-        flat = xp.moveaxis(coordinates.reshape(S, self.k, p), 0, 1).reshape(self.k, S * p)
-        product = (self.V @ flat).reshape(self.V.shape[0], S, p)
-        return xp.moveaxis(product, 1, 0).reshape(*lead, self.V.shape[0], p)
+        return one_product(lambda a: self.V @ a, coordinates, self.backend.xp)
 
     def diagonals(self, filters: Any) -> Any:
         """diag(V f Vᵀ) of the kept training rows: filters (…, k) → (…, n), one product for all."""

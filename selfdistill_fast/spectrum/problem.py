@@ -62,17 +62,17 @@ class Request:
     lam : float64 array, 0-d or (L,), or None
         The λ values that are known by now.
     random_state : seed or generator
-    max_memory : int or None
-        Bytes; None for 80 % of what is available.
+    max_memory : int
+        Bytes that the factorisation may take.
     automatic : bool
         The solver was not named by the caller. It raises :class:`Unsuitable` where it cannot be
         exact, and another one takes its place.
     options : the solver's ``Options``
     """
 
-    lam: Any = None
-    random_state: Any = None
-    max_memory: int | None = None
+    lam: Any
+    random_state: Any
+    max_memory: int
     automatic: bool = False
     options: Any = NoOptions()
 

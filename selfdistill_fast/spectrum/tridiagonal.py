@@ -26,6 +26,7 @@ from selfdistill_fast.spectrum.base import (
     check_lam,
     check_n_steps,
     largest,
+    one_product,
 )
 from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 
@@ -54,7 +55,7 @@ class TridiagonalSpectrum(Spectrum):
     def __init__(self, training: TrainingSet, request: Request) -> None:
         be = training.backend
         needed = be.tridiagonal_bytes(training.n_kept, training.dtype)
-        self._prepare(training, request.max_memory, needed=needed)
+        self._prepare(training, request, needed=needed)
         K = self._kernel_matrix(training.X, shift=1.0)
         if request.automatic and request.lam is not None and request.lam.min() < self.rounding:
             raise Unsuitable
@@ -64,13 +65,7 @@ class TridiagonalSpectrum(Spectrum):
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
-        """Basis functions at new points: κ(x, X) W^½ Q, centred with an intercept, (m, n).
-
-        Parameters
-        ----------
-        X_new : array_like of shape (m, d)
-            With a precomputed kernel K(X_new, X), (m, n).
-        """
+        """Basis functions at new points: κ(x, X) W^½ Q, centred with an intercept, (m, n)."""
         xp, be = self.backend.xp, self.backend
         P = xp.ascontiguousarray(self._weighted_gram(X_new).T)
         P = be.tridiagonal_rotate(self._reflectors, P, transpose=True).T
@@ -82,29 +77,12 @@ class TridiagonalSpectrum(Spectrum):
 
     def in_rows(self, coordinates: Any) -> Any:
         """Q @ coordinates for coordinates (..., n, p), one product for all."""
-        xp = self.backend.xp
-        lead, (k, p) = coordinates.shape[:-2], coordinates.shape[-2:]
-        S = math.prod(lead)
-        flat = xp.moveaxis(coordinates.reshape(S, k, p), 0, 1).reshape(k, S * p)
-        product = self.backend.tridiagonal_rotate(self._reflectors, flat.astype(self.dtype))
-        return xp.moveaxis(product.reshape(k, S, p), 1, 0).reshape(*lead, k, p)
+        be, Q, dtype = self.backend, self._reflectors, self.dtype
+        return one_product(lambda a: be.tridiagonal_rotate(Q, a.astype(dtype)), coordinates, be.xp)
 
     # --------------------------------------------------------------- filters
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Coordinates (T + λ)⁻¹ A^(τ−1) t_0 of the pure steps.
-
-        Parameters
-        ----------
-        lam : float, or array_like of shape (L,)
-            The ridge λ. A 1-D array is a batch of ridges, never a schedule.
-        n_steps : int T
-        lam_steps : array of shape (T,), optional
-            A ridge for each step; ``lam`` is not used then.
-
-        Returns
-        -------
-        ndarray of shape (T, n, p), or (L, T, n, p) for a batch; for a schedule (T, T, n, p),
-        where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
+        """Coordinates (T + λ)⁻¹ A^(τ−1) t_0 of the pure steps, (T, n, p).
 
         Raises
         ------

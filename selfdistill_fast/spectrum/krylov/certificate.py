@@ -7,7 +7,7 @@ and docs/certificate.md.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,19 +31,19 @@ from selfdistill_fast.spectrum.krylov.operator import UNIT
 from selfdistill_fast.spectrum.krylov.targets import Targets
 from selfdistill_fast.spectrum.spectral import Filters
 
-__all__ = ["Certificate"]
+__all__ = ["Asked", "Certificate"]
+
+
+class Asked(NamedTuple):
+    """λ values that are to be within the tolerance; or a schedule of them."""
+
+    lams: list[float]
+    schedule: Any
+    lam_min: float  #: the smallest λ that was requested so far
 
 
 class Certificate:
-    """Bounds for the basis of a run as it is now, for ``n_steps`` steps, by λ.
-
-    Attributes
-    ----------
-    known : dict
-        By λ what :meth:`certified` has computed.
-    met : set of float
-        λ values that are within the tolerance.
-    """
+    """Bounds for the basis of a run as it is now, for ``n_steps`` steps, by λ."""
 
     def __init__(
         self, run: Lanczos, targets: Targets, filters: Filters, n_steps: int, total_weight: float
@@ -52,26 +52,83 @@ class Certificate:
         self.backend, self.p = run.backend, targets.t.shape[1]
         self._windows, self._total_weight = filters.windows, total_weight
         self._d, self._z, self._coupling = run.d, run.z, run.coupling
-        self.known: dict[float, tuple[np.ndarray, np.ndarray, Bound]] = {}
-        self.met: set[float] = set()
+        self._known: dict[float, tuple[np.ndarray, np.ndarray, Bound]] = {}
+        self._met: set[float] = set()  # λ values that are within the tolerance
+
+    def within(self, asked: Asked) -> bool:
+        """Whether every step is within the tolerance for all that is requested."""
+        goal = self.targets.goal
+        if asked.schedule is not None:
+            bound = self.recursion_of_schedule(asked.schedule)
+            bound += self.floor(min(asked.lams), asked.lam_min)[: len(bound)]
+            return bool((bound <= goal).all())
+        for lam in asked.lams:
+            if lam in self._met:
+                continue
+            bound = self.recursion(lam, self.n_steps) + self.floor(lam, asked.lam_min)
+            if not (bound <= goal).all():
+                bound = self.certified(lam)[0]  # not by the triangle inequality
+                if not (bound <= goal).all():
+                    return False
+            self._met.add(lam)
+        return True
+
+    def excess(self, asked: Asked, room: Any) -> float:
+        """By what factor the residuals of exact arithmetic exceed ``room`` (T, p) at most."""
+        room = np.maximum(np.broadcast_to(room, (self.n_steps, self.p)), 1e-300)
+        bounds = [self.recursion(lam, self.n_steps) for lam in {asked.lam_min, *asked.lams}]
+        if asked.schedule is not None:
+            bounds.append(self.recursion_of_schedule(asked.schedule))
+        return max(float(np.max(b / room[: len(b)], initial=0.0)) for b in bounds)
+
+    def good_from(self, asked: Asked) -> float:
+        """A λ whose certificate meets the tolerance; inf if there is none.
+
+        Not far above the smallest for which it does not, and above all that were asked for
+        and whose residuals exceed it (which need not fall as λ grows).
+        """
+        goal = self.targets.goal
+        lam, top = asked.lam_min, max(asked.lam_min, self.run.norm) * 1e12
+        for one in asked.lams:
+            met = asked.schedule is None and self.recursion(one, self.n_steps) <= goal
+            lam = lam if np.all(met) else max(lam, one)
+
+        def likely(lam: float) -> bool:
+            bound = self.recursion(lam, self.n_steps) + self.floor(lam, asked.lam_min, likely=True)
+            return bool((bound <= goal).all())
+
+        for attempt in range(12):
+            low, high = math.log(lam) + 0.01 * 2.0**attempt, math.log(top)
+            if low >= high or not likely(top):
+                break
+            for _ in range(40):
+                middle = 0.5 * (low + high)
+                low, high = (low, middle) if likely(math.exp(middle)) else (middle, high)
+            lam = float(f"{1.005 * math.exp(high):.3g}")  # as it is printed
+            if (self.certified(lam)[0] <= goal).all():
+                return lam
+        return math.inf
 
     def certified(self, lam: float) -> tuple[np.ndarray, np.ndarray, Bound]:
         """The certificate (T, p), its share of rounding (T, p), and the parts of the first."""
-        if lam not in self.known:
+        if lam not in self._known:
             whole, floor = self._explicit(lam)
             norms = self.K.feature_norm, self.K.largest_magnitude**0.5
-            self.known[lam] = whole.at(*norms), floor.at(*norms), whole
-        return self.known[lam]
+            self._known[lam] = whole.at(*norms), floor.at(*norms), whole
+        return self._known[lam]
 
-    def floor(self, lam: float, *, likely: bool = False) -> np.ndarray:
+    def floor(self, lam: float, lam_min: float, *, likely: bool = False) -> np.ndarray:
         """Rounding in the certificate at λ, (T, p), from that at a λ where it is known.
 
-        One must be known. It falls as λ grows, since ‖c_s‖ and the gains do, and grows with
-        λ^(−3/2) at most towards smaller ones. ``likely``: as it changes with ‖c₁‖ and the gain.
+        That is ``lam_min`` if there is no other. It falls as λ grows, since ‖c_s‖ and the gains
+        do, and grows with λ^(−3/2) at most towards smaller ones. ``likely``: as it changes with
+        ‖c₁‖ and the gain.
         """
-        below = [known for known in self.known if known <= lam]
-        known = max(below) if below else min(self.known)
-        floor = self.known[known][1]
+        if not self._known:
+            self.certified(lam_min)
+        below = [known for known in self._known if known <= lam]
+        known = max(below) if below else min(self._known)
+        floor = self._known[known][1]
         if not below:
             return floor * math.exp(min(1.5 * (math.log(known) - math.log(lam)), 600.0))
         if not likely:

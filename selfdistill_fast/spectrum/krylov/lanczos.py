@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.linalg import LinAlgError
 
 from selfdistill_fast.backend import Reference, get_backend
-from selfdistill_fast.spectrum.base import largest, rounding
+from selfdistill_fast.spectrum.base import largest, one_product, rounding
 from selfdistill_fast.spectrum.eigh import clamp
 from selfdistill_fast.spectrum.krylov.bounds import gains, propagated
 from selfdistill_fast.spectrum.krylov.memory import CHUNK, WIDTH
@@ -152,18 +151,17 @@ class Lanczos:
 
     def rows_of(self, coordinates: Any) -> Any:
         """V @ coordinates in float64; (..., k, p) may be from before the run went on."""
-        xp = self.backend.xp
-        lead, (k, p) = coordinates.shape[:-2], coordinates.shape[-2:]
-        S = math.prod(lead)
-        flat = xp.moveaxis(coordinates.reshape(S, k, p), 0, 1).reshape(k, S * p)
-        flat = self.bases[k] @ flat.astype("float64")
-        product = xp.zeros((self.K.n, S * p))
-        at = 0
-        for Q in self._chunks_of(k):
-            product += Q.T @ flat[at : at + len(Q)]
-            at += len(Q)
-        n = len(product)
-        return xp.moveaxis(product.reshape(n, S, p), 1, 0).reshape(*lead, n, p)
+        xp, k = self.backend.xp, coordinates.shape[-2]
+
+        def product(a: Any) -> Any:
+            a = self.bases[k] @ a.astype("float64")
+            rows, at = xp.zeros((self.K.n, a.shape[1])), 0
+            for Q in self._chunks_of(k):
+                rows += Q.T @ a[at : at + len(Q)]
+                at += len(Q)
+            return rows
+
+        return one_product(product, coordinates, xp)
 
     def ritz_coordinates(self, R: Any) -> Any:
         """VᵀR for R (T, n, p)."""

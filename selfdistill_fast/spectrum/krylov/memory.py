@@ -1,4 +1,4 @@
-"""What a Krylov run takes: memory, vectors, time; and how K is kept."""
+"""What a Krylov run takes: memory, vectors, time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import kernel_diagonal
-from selfdistill_fast.spectrum.problem import Problem, Rates, TrainingSet, Work
+from selfdistill_fast.spectrum.problem import Problem, Rates, Work
 
-__all__ = ["STORAGES", "fitting_rank", "krylov_bytes", "krylov_rank", "krylov_work"]
-
-#: how K is kept: half of it, or not at all
-STORAGES = ("auto", "float64", "float32", "none")
+__all__ = ["fitting_rank", "krylov_bytes", "krylov_rank", "krylov_work"]
 
 #: vectors that are allocated at a time
 CHUNK = 64
@@ -104,23 +99,3 @@ def krylov_work(problem: Problem, rates: Rates, tol: float, max_rank: int) -> Wo
         passes=math.ceil(passes),
         note="" if stored else "K is not stored",
     )
-
-
-def check_storage(storage: str, kernel: Kernel, dtype: Any) -> None:
-    """ValueError for a storage that rows of ``dtype``, or a kernel, cannot have."""
-    if storage == "float64" and dtype == np.float32:
-        raise ValueError("storage='float64' needs float64 rows; X is float32")
-    if storage == "none" and not kernel.pair:
-        raise ValueError(f"{kernel!r} cannot be computed again: storage='none' is not for it")
-
-
-def automatic_storage(training: TrainingSet, fits: list[str], lam: float, tol: float) -> str:
-    """How to keep K: what ``fits`` the budget, and what its precision allows."""
-    widest = str(training.dtype)
-    if widest in fits or not training.kernel.pair:
-        return widest
-    # entries rounded to float32 perturb the residual by at most 2⁻²⁴ ‖K‖ ‖c‖, ‖c‖ <= ‖t‖/λ
-    n = training.n_kept
-    size = float(kernel_diagonal(training.backend, training.X, training.kernel).max())
-    perturbation = 2.0**-24 * n * size / lam / (2.0 * lam**0.5) * (n * size) ** 0.5
-    return "float32" if fits and perturbation <= 0.5 * tol else "none"

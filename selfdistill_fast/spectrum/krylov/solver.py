@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,21 +17,18 @@ from selfdistill_fast.spectrum.base import (
     check_diagonal,
     check_lam,
     check_n_steps,
-    check_tol,
     kernel_diagonal,
 )
 from selfdistill_fast.spectrum.krylov.bounds import Bound
-from selfdistill_fast.spectrum.krylov.certificate import Certificate
+from selfdistill_fast.spectrum.krylov.certificate import Asked, Certificate
 from selfdistill_fast.spectrum.krylov.lanczos import Lanczos
 from selfdistill_fast.spectrum.krylov.memory import (
-    STORAGES,
-    automatic_storage,
-    check_storage,
     fitting_rank,
     krylov_bytes,
     krylov_work,
 )
 from selfdistill_fast.spectrum.krylov.operator import KernelProduct
+from selfdistill_fast.spectrum.krylov.options import KrylovOptions, automatic_storage, check_storage
 from selfdistill_fast.spectrum.krylov.targets import Targets
 from selfdistill_fast.spectrum.problem import (
     Problem,
@@ -51,35 +47,6 @@ MAX_RANK = 3000
 #: share of the tolerance that the residuals of exact arithmetic are to meet, and the least of
 #: it that they are left beside rounding
 _SHARE, _ROOM = 0.8, 0.25
-
-
-class _Asked(NamedTuple):
-    """Ridges that are to be within the tolerance; or a schedule of them."""
-
-    lams: list[float]
-    schedule: Any
-
-
-@dataclass(frozen=True)
-class KrylovOptions:
-    """Options of "krylov"; see :func:`~selfdistill_fast.spectrum`."""
-
-    lam_min: Any = None
-    n_steps: Any = 6
-    tol: Any = None
-    max_rank: Any = None
-    storage: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.lam_min is not None:
-            check_lam(self.lam_min, batch=False)
-        check_n_steps(self.n_steps)
-        if self.tol is not None:
-            check_tol(self.tol)
-        if self.max_rank is not None:
-            check_n_steps(self.max_rank, "max_rank")
-        if self.storage not in STORAGES:
-            raise ValueError(f"unknown storage {self.storage!r}; known: {', '.join(STORAGES)}")
 
 
 class KrylovSpectrum(Spectrum):
@@ -137,19 +104,18 @@ class KrylovSpectrum(Spectrum):
         most = n - bool(training.fit_intercept)
         asked = None if options.max_rank is None else int(options.max_rank)
         self.max_rank = max(0, min(most, max(MAX_RANK, 4 * p) if asked is None else asked))
-        max_memory = request.max_memory
-        self._budget = int(0.8 * be.available_memory()) if max_memory is None else max_memory
+        budget = request.max_memory
         sizes = (be, n, X.shape[1], p, X.dtype)
         self.storage = options.storage
         if self.storage == "auto":
             usual = partial(krylov_bytes, *sizes, min(self.max_rank, 500))
-            fits = [s for s in (str(X.dtype), "float32") if usual(s) <= self._budget]
+            fits = [s for s in (str(X.dtype), "float32") if usual(s) <= budget]
             self.storage = automatic_storage(training, fits, smallest, self.tol)
         check_storage(self.storage, kernel, X.dtype)
         if asked is None:
-            self.max_rank = fitting_rank(self._budget, self.max_rank, *sizes, self.storage, n_steps)
+            self.max_rank = fitting_rank(budget, self.max_rank, *sizes, self.storage, n_steps)
         needed = krylov_bytes(*sizes, self.max_rank, self.storage, n_steps)
-        self._prepare(training, self._budget, needed=needed)
+        self._prepare(training, request, needed=needed)
 
         self._lock = threading.RLock()  # a run may be continued while others use it
         K = self._operator(training)
@@ -171,7 +137,7 @@ class KrylovSpectrum(Spectrum):
         self._automatic = request.automatic
         self._good = 0.0  # λ values that are not below this are within the tolerance
         lams = np.array([smallest]) if lam is None else np.unique(lam)
-        self._continue(_Asked(lams[lams >= smallest].tolist(), None))
+        self._continue(Asked(lams[lams >= smallest].tolist(), None, smallest))
         self._automatic = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -195,7 +161,7 @@ class KrylovSpectrum(Spectrum):
         return K
 
     # ------------------------------------------------------------ the run
-    def _continue(self, asked: _Asked) -> None:
+    def _continue(self, asked: Asked) -> None:
         """Go on until all that was asked for meets ``tol``; a warning where it does not."""
         run, goal = self._run, self._targets.goal
         kept = False
@@ -208,13 +174,13 @@ class KrylovSpectrum(Spectrum):
             for _ in range(20):
                 room = np.maximum(goal - floor, _ROOM * goal)
                 self._extend(_SHARE / strictness * room)
-                excess = self._excess(asked, room)
+                excess = self._certificate.excess(asked, room)
                 if excess > 1.0 and not self._run.ended:
                     strictness *= 2.0 * min(excess, 1e3)
                     continue
                 floor = self._certified(self.lam_min)[1]
                 room = np.maximum(goal - floor, _ROOM * goal)
-                if self._run.ended or self._excess(asked, room) <= 1.0:
+                if self._run.ended or self._certificate.excess(asked, room) <= 1.0:
                     break
             for k in set(run.bases) - before - {run.k}:  # nobody has seen these
                 del run.bases[k]
@@ -240,15 +206,6 @@ class KrylovSpectrum(Spectrum):
         self.k, self.scale = run.k, run.scale
         self._forget()
 
-    def _excess(self, asked: _Asked, room: Any) -> float:
-        """By what factor the residuals of exact arithmetic exceed ``room`` (T, p) at most."""
-        certificate, lams = self._certificate, {self.lam_min, *asked.lams}
-        room = np.maximum(np.broadcast_to(room, (self.n_steps, self.p)), 1e-300)
-        bounds = [certificate.recursion(lam, self.n_steps) for lam in lams]
-        if asked.schedule is not None:
-            bounds.append(certificate.recursion_of_schedule(asked.schedule))
-        return max(float(np.max(b / room[: len(b)], initial=0.0)) for b in bounds)
-
     def _ensure(self, lam: Any, n_steps: int, lam_steps: Any = None) -> None:
         """Continue the run where what is asked for is not within the tolerance."""
         lams = check_lam(lam if lam_steps is None else lam_steps, batch=True, dtype=self.dtype)
@@ -260,36 +217,18 @@ class KrylovSpectrum(Spectrum):
             # a warning has named those for which the tolerance cannot be met
             open_ = lams if new else lams[lams >= self._good]
             schedule = lams if lam_steps is not None and len(open_) == len(lams) else None
-            asked = _Asked(np.unique(open_).tolist(), schedule)
+            asked = Asked(np.unique(open_).tolist(), schedule, min(smallest, self.lam_min))
             try:
                 self.lam_min = min(smallest, self.lam_min)
                 if n_steps > self.n_steps:
                     self.n_steps = n_steps
                     self._forget()
-                if self.k != self._run.k or not self._within(asked):
+                if self.k != self._run.k or not self._certificate.within(asked):
                     self._continue(asked)
             except BaseException:  # interrupted: ask again the next time
                 self.lam_min, self.n_steps = before
                 self._forget()
                 raise
-
-    def _within(self, asked: _Asked) -> bool:
-        """Whether every step is within the tolerance for all that is asked."""
-        certificate, goal = self._certificate, self._targets.goal
-        if asked.schedule is not None:
-            bound = certificate.recursion_of_schedule(asked.schedule)
-            bound += self._floor(min(asked.lams))[: len(bound)]
-            return bool((bound <= goal).all())
-        for lam in asked.lams:
-            if lam in certificate.met:
-                continue
-            bound = certificate.recursion(lam, self.n_steps) + self._floor(lam)
-            if not (bound <= goal).all():
-                bound = self._certified(lam)[0]  # not by the triangle inequality
-                if not (bound <= goal).all():
-                    return False
-            certificate.met.add(lam)
-        return True
 
     def _forget(self) -> None:
         """What was certified, since the basis or the number of steps is another one."""
@@ -299,11 +238,6 @@ class KrylovSpectrum(Spectrum):
     def _certified(self, lam: float) -> tuple[np.ndarray, np.ndarray, Bound]:
         return self._certificate.certified(lam)
 
-    def _floor(self, lam: float, *, likely: bool = False) -> np.ndarray:
-        if not self._certificate.known:
-            self._certified(self.lam_min)
-        return self._certificate.floor(lam, likely=likely)
-
     # ------------------------------------------------------------ certificate
     def certificate(self, lam: Any, n_steps: int, X: Any = None) -> np.ndarray:
         """Bound of the error of each pure step, rounding included.
@@ -311,7 +245,7 @@ class KrylovSpectrum(Spectrum):
         Without ``X`` it holds at every x with κ(x, x) <= max_i κ(x_i, x_i), so for a stationary
         kernel at every x; with ``X`` at its rows. From residuals that are computed anew, with
         about 2 L T p products with K. The error of a mixed chain is at most Σ_k |c_k| times
-        this. See the head of this module and docs/certificate.md.
+        this. See docs/certificate.md.
 
         Parameters
         ----------
@@ -355,16 +289,16 @@ class KrylovSpectrum(Spectrum):
         with self._lock:
             return self._certified(self.lam_min)[0] * self._targets.unit
 
-    def _warn(self, asked: _Asked) -> None:
+    def _warn(self, asked: Asked) -> None:
         """RuntimeWarning where the run ended before its tolerance was met."""
         run, goal = self._run, self._targets.goal
         bound = self._certified(self.lam_min)[0]
-        if self._within(asked) and (bound <= goal).all():
+        if self._certificate.within(asked) and (bound <= goal).all():
             self._good = 0.0
             return
         if self._automatic and not run.done and run.ended:
             raise Unsuitable
-        self._good = self._good_from(asked)
+        self._good = self._certificate.good_from(asked)
         ended = (
             f"the tolerance is below rounding{' of K to float32' if run.K.rounded else ''}"
             if run.done or not run.ended
@@ -379,34 +313,6 @@ class KrylovSpectrum(Spectrum):
             RuntimeWarning,
         )
 
-    def _good_from(self, asked: _Asked) -> float:
-        """A λ whose certificate meets the tolerance; inf if there is none.
-
-        Not far above the smallest for which it does not, and above all that were asked for
-        and whose residuals exceed it (which need not fall as λ grows).
-        """
-        run, goal, certificate = self._run, self._targets.goal, self._certificate
-        lam, top = self.lam_min, max(self.lam_min, run.norm) * 1e12
-        for one in asked.lams:
-            met = asked.schedule is None and certificate.recursion(one, self.n_steps) <= goal
-            lam = lam if np.all(met) else max(lam, one)
-
-        def likely(lam: float) -> bool:
-            bound = certificate.recursion(lam, self.n_steps) + self._floor(lam, likely=True)
-            return bool((bound <= goal).all())
-
-        for attempt in range(12):
-            low, high = math.log(lam) + 0.01 * 2.0**attempt, math.log(top)
-            if low >= high or not likely(top):
-                break
-            for _ in range(40):
-                middle = 0.5 * (low + high)
-                low, high = (low, middle) if likely(math.exp(middle)) else (middle, high)
-            lam = float(f"{1.005 * math.exp(high):.3g}")  # as it is printed
-            if (self._certified(lam)[0] <= goal).all():
-                return lam
-        return math.inf
-
     # ------------------------------------------------------------ the protocol
     @property
     def V(self) -> Any:
@@ -419,13 +325,7 @@ class KrylovSpectrum(Spectrum):
         return self._run.rows_of(coordinates).astype(self.dtype)
 
     def project(self, X_new: Any) -> Any:
-        """Basis functions at new points, (m, k): κ(x, X) W^½ V, centred with an intercept.
-
-        Parameters
-        ----------
-        X_new : array_like of shape (m, d)
-            With a precomputed kernel K(X_new, X), (m, n).
-        """
+        """Basis functions at new points, (m, k): κ(x, X) W^½ V, centred with an intercept."""
         X_new = self.check_new(X_new)
         V = V_kept = self.V
         if self._root is not None:

@@ -52,6 +52,7 @@ from selfdistill_fast.spectrum.base import (
     check_diagonal,
     check_n_steps,
     largest,
+    one_product,
     rounding,
 )
 from selfdistill_fast.spectrum.nystrom.features import Basis, Features, OnRows, Project, Sums
@@ -152,7 +153,7 @@ class NystromSpectrum(Spectrum):
             sampling=options.sampling,
             block=options.block,
         )
-        self._prepare(training, request.max_memory, needed=needed)
+        self._prepare(training, request, needed=needed)
         R = self._choose(training, request, m)
         root = None if w is None else be.xp.sqrt(self.sample_weight)
         self._aligned = (root, self._all(self.target))
@@ -161,7 +162,7 @@ class NystromSpectrum(Spectrum):
     def _choose(self, training: TrainingSet, request: Request, m: int) -> Any:
         """At most m landmarks, in the order of pivots; returns the factor R of their K."""
         be, kernel, w = training.backend, training.kernel, training.sample_weight
-        xp, sampling, block = be.xp, request.options.sampling, request.options.block
+        xp, sampling = be.xp, request.options.sampling
         random = np.random.default_rng(request.random_state)
         pool = xp.asarray(sample(be, self.X, w, m, sampling, random))
         rows, weights = self.X[pool], None if w is None else w[pool]
@@ -170,7 +171,7 @@ class NystromSpectrum(Spectrum):
         if sampling == "auto":
             candidates = replace(training, X=rows, y=training.y[pool], sample_weight=weights)
             sampling = better_sampling(
-                candidates, m, functools.partial(_pilot_model, m // 4, block)
+                candidates, m, functools.partial(_pilot_model, request, m // 4)
             )
             del candidates
         self.sampling = sampling
@@ -251,10 +252,7 @@ class NystromSpectrum(Spectrum):
     def project(self, X_new: Any) -> Any:
         """Basis functions at new points, (m, k): φ(x) G D^½, centred with an intercept.
 
-        Parameters
-        ----------
-        X_new : array_like of shape (m, d)
-            Of a dask array the result is one, too, and lazy.
+        Of a dask array the result is one, too, and lazy.
         """
         if is_dask(X_new):
             job = Project(self._model.alone(), self.dtype, self.block)
@@ -263,14 +261,11 @@ class NystromSpectrum(Spectrum):
 
     def dual(self, coordinates: Any) -> Any:
         """Dual coefficients of the landmarks, (…, r, p)."""
-        xp = self.backend.xp
-        u = self._in_features(coordinates)
-        lead, (r, p) = u.shape[:-2], u.shape[-2:]
-        S = math.prod(lead)
-        flat = xp.moveaxis(u.reshape(S, r, p), 0, 1).reshape(r, S * p)
-        if r and S * p:
-            flat = self.backend.triangular_solve(self._model.features.R, flat, lower=False)
-        return xp.moveaxis(flat.reshape(r, S, p), 1, 0).reshape(*lead, r, p).astype(self.dtype)
+        be, u = self.backend, self._in_features(coordinates)
+        if u.size:
+            R = self._model.features.R
+            u = one_product(lambda a: be.triangular_solve(R, a, lower=False), u, be.xp)
+        return u.astype(self.dtype)
 
     def constant(self, coordinates: Any) -> Any:
         """What a prediction adds to κ(x, L) @ dual: ȳ − μ·u, (…, p)."""
@@ -339,9 +334,9 @@ class NystromSpectrum(Spectrum):
         return full
 
 
-def _pilot_model(m: int, block: Any, training: TrainingSet, sampling: str) -> NystromSpectrum:
-    options = NystromOptions(m, sampling, block)
-    return NystromSpectrum(training, Request(random_state=0, options=options))
+def _pilot_model(request: Request, m: int, training: TrainingSet, sampling: str) -> NystromSpectrum:
+    options = replace(request.options, n_landmarks=m, sampling=sampling)
+    return NystromSpectrum(training, replace(request, random_state=0, options=options))
 
 
 def _overflow(kernel: Kernel, dtype: Any) -> ValueError:
