@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.backend import get_backend, with_fallback
-from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
+from selfdistill_fast.kernels import Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
     check_lam,
@@ -178,23 +178,11 @@ def spectrum(
     if lam is not None:
         lam = check_lam(lam, batch=True)
     be = get_backend(backend, {"X": X, "Y": Y, "sample_weight": sample_weight})
-    job = functools.partial(
-        _spectrum,
-        X=X,
-        Y=Y,
-        kernel=as_kernel(kernel),
-        solver=solver,
-        sample_weight=sample_weight,
-        fit_intercept=bool(fit_intercept),
-        leave_one_out=leave_one_out,
-        lam=lam,
-        random_state=random_state,
-        max_memory=max_memory,
-        options=options,
-        chosen=chosen,
-    )
+    given = TrainingSet(be, X, Y, as_kernel(kernel), sample_weight, bool(fit_intercept))
+    request = Request(lam, random_state, max_memory)
+    job = functools.partial(_spectrum, given, request, chosen or solver, options, leave_one_out)
     if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
-        gpu = _gpu_that_pays(be, X, Y, solver, as_kernel(kernel), lam, leave_one_out, max_memory)
+        gpu = _gpu_that_pays(given, request, solver, leave_one_out)
         if gpu is not None:
             return with_fallback(gpu, job, be.n_threads)
     with be.on():
@@ -202,72 +190,64 @@ def spectrum(
 
 
 def _gpu_that_pays(
-    be: Any, X: Any, Y: Any, solver: str, kernel: Kernel, lam: Any, held_out: Any, max_memory: Any
+    given: TrainingSet, request: Request, solver: str, leave_one_out: bool | None
 ) -> Any:
     """A GPU for a problem on the host, or None."""
+    be, X, Y = given.backend, given.X, given.y
     if not isinstance(X, np.ndarray) or X.ndim != 2 or 0 in X.shape:
         return None  # what is streamed stays on the host; what is wrong is refused there
     p = 1 if len(np.shape(Y)) < 2 else np.shape(Y)[1]
-    dtype = np.dtype("f4" if getattr(X, "dtype", None) in (np.float32, np.float16) else "f8")
-    budget = memory_budget(be, max_memory)
-    problem = Problem(be, X.shape[0], X.shape[1], p, dtype, kernel, lam, held_out, budget)
+    dtype = np.dtype("f4" if X.dtype in (np.float32, np.float16) else "f8")
+    sizes = be, X.shape[0], X.shape[1], p, dtype
+    budget = memory_budget(be, request.max_memory)
+    problem = Problem(*sizes, given.kernel, request.lam, leave_one_out, budget)
     gpu, reason = where_it_pays(problem, solver)
     _logger.info("backend='auto': %s", reason)
     return gpu
 
 
-def _spectrum(
-    be: Any,
-    *,
-    X: Any,
-    Y: Any,
-    kernel: Kernel,
-    solver: str,
-    sample_weight: Any,
-    fit_intercept: bool,
-    leave_one_out: bool | None,
-    lam: Any,
-    random_state: Any,
-    max_memory: Any,
-    options: dict[str, Any],
-    chosen: Plan | None,
-) -> Spectrum:
-    """:func:`spectrum` on one backend."""
+def _checked(be: Any, given: TrainingSet, solver: str) -> TrainingSet:
+    """The training set as native arrays on a backend."""
+    X, y = given.X, given.y
     named = solver_named(solver)
     if named is not None and named.streams:
-        X, Y = as_rows(be, X, Y)
+        X, y = as_rows(be, X, y)
     else:
         X = be.asarray(in_memory(X, solver, be.available_memory()), "X", ndim=2)
     n, n_features = X.shape
     if n == 0 or n_features == 0:
         raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")
-    if isinstance(kernel, Precomputed) and n != n_features:
+    if isinstance(given.kernel, Precomputed) and n != n_features:
         raise ValueError(f"a precomputed K must be square, got shape {X.shape}")
-    y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
-    w = check_sample_weight(be, sample_weight, n)
-    training = TrainingSet(be, X, y, kernel, w, fit_intercept)
-    budget = memory_budget(be, max_memory)
-    request = Request(lam, random_state, budget)
+    y = check_targets(be, y, n, "float64", "Y")  # centred before it is rounded to X's dtype
+    w = check_sample_weight(be, given.sample_weight, n)
+    return replace(given, backend=be, X=X, y=y, sample_weight=w)
+
+
+def _spectrum(
+    given: TrainingSet,
+    request: Request,
+    solver: str | Plan,
+    options: dict[str, Any],
+    leave_one_out: bool | None,
+    be: Any,
+) -> Spectrum:
+    """:func:`spectrum` on one backend."""
+    name = "auto" if isinstance(solver, Plan) else solver
+    training = _checked(be, given, name)
+    request = replace(request, max_memory=memory_budget(be, request.max_memory))
+    named = solver_named(name)
     if named is not None:
         return named(training, replace(request, options=named.Options(**options)))
-    if chosen is None:
-        problem = Problem(
-            be,
-            n,
-            n_features,
-            training.p,
-            np.dtype(training.dtype),
-            kernel,
-            lam,
-            leave_one_out,
-            budget,
-            **options,
-        )
-        chosen = choose(problem)
-        _logger.info("solver='auto' for %s\n%s", chosen.problem, chosen)
-    if chosen.solver is None:
-        raise MemoryError(f"solver='auto': {chosen.reason}")
-    return _automatic(training, request, options, chosen)
+    if not isinstance(solver, Plan):
+        n, n_features = training.X.shape
+        sizes = be, n, n_features, training.p, np.dtype(training.dtype)
+        needs = request.lam, leave_one_out, request.max_memory
+        solver = choose(Problem(*sizes, given.kernel, *needs, **options))
+        _logger.info("solver='auto' for %s\n%s", solver.problem, solver)
+    if solver.solver is None:
+        raise MemoryError(f"solver='auto': {solver.reason}")
+    return _automatic(training, request, options, solver)
 
 
 def _automatic(

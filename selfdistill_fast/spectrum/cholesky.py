@@ -159,9 +159,7 @@ class CholeskySpectrum(Spectrum):
         self._check(lam, lam_steps)
         n_steps = check_n_steps(n_steps)
         filters = self.backend.xp.zeros((n_steps, n_steps + 1), self.dtype)
-        for t in range(n_steps):
-            for power in range(t + 1):
-                filters[t, power + 1] = (-1.0) ** power * math.comb(t, power)
+        filters[:, 1:] = self._powers_of_smoother(n_steps)[:-1, :-1]
         return filters
 
     def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
@@ -171,12 +169,13 @@ class CholeskySpectrum(Spectrum):
         A is near 0, predictions keep their digits relative to y, not to themselves.
         """
         self._check(lam, lam_steps)
-        n_steps = check_n_steps(n_steps)
-        filters = self.backend.xp.zeros((n_steps, n_steps + 1), self.dtype)
-        for t in range(1, n_steps + 1):
-            for power in range(t + 1):
-                filters[t - 1, power] = (-1.0) ** power * math.comb(t, power)
-        return filters
+        return self._powers_of_smoother(check_n_steps(n_steps))[1:]
+
+    def _powers_of_smoother(self, n_steps: int) -> Any:
+        """(1 − x)^t for t = 0..T as coefficients of 1, x, …, x^T."""
+        powers = range(n_steps + 1)
+        rows = [[(-1.0) ** p * math.comb(t, p) for p in powers] for t in powers]
+        return self.backend.xp.asarray(rows, self.dtype)
 
     def limit(self, lam: float, alpha: float) -> Any:
         """Coordinates α (αK + λ)⁻¹ t of infinitely many steps, eq. (17), (n, p).

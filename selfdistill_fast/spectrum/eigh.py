@@ -17,12 +17,7 @@ from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import (
-    Fold,
-    Spectrum,
-    largest,
-    one_product,
-)
+from selfdistill_fast.spectrum.base import Fold, Spectrum, largest, one_product
 from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Work
 from selfdistill_fast.spectrum.spectral import Filters
 

@@ -12,7 +12,7 @@ __all__ = ["NoOptions", "Problem", "Rates", "Request", "TrainingSet", "Unsuitabl
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Checked training data on one backend.
+    """Training data on one backend; as they were given, until they are checked.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Request:
         The λ values that are known by now.
     random_state : seed or generator
     max_memory : int
-        Bytes that the factorisation may take.
+        Bytes that the factorisation may take; None, until it is known, for most of the memory.
     automatic : bool
         The solver was not named by the caller. It raises :class:`Unsuitable` where it cannot be
         exact, and another one takes its place.
@@ -72,7 +72,7 @@ class Request:
 
     lam: Any
     random_state: Any
-    max_memory: int
+    max_memory: Any
     automatic: bool = False
     options: Any = NoOptions()
 

@@ -9,11 +9,7 @@ import numpy as np
 from selfdistill_fast.gram import native_half, native_matmul
 from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import check_weighted, largest
-from selfdistill_fast.spectrum.krylov.bounds import (
-    entry_rounding,
-    magnitudes,
-    sum_rounding,
-)
+from selfdistill_fast.spectrum.krylov.bounds import entry_rounding, magnitudes, sum_rounding
 
 __all__ = ["KernelProduct"]
 

@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import (
-    check_lam,
-    check_n_steps,
-    check_tol,
-    kernel_diagonal,
-)
+from selfdistill_fast.spectrum.base import check_lam, check_n_steps, check_tol, kernel_diagonal
 from selfdistill_fast.spectrum.problem import TrainingSet
 
 __all__ = ["KrylovOptions", "automatic_storage", "check_storage"]

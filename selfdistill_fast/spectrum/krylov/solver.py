@@ -22,22 +22,11 @@ from selfdistill_fast.spectrum.base import (
 from selfdistill_fast.spectrum.krylov.bounds import Bound
 from selfdistill_fast.spectrum.krylov.certificate import Asked, Certificate
 from selfdistill_fast.spectrum.krylov.lanczos import Lanczos
-from selfdistill_fast.spectrum.krylov.memory import (
-    fitting_rank,
-    krylov_bytes,
-    krylov_work,
-)
+from selfdistill_fast.spectrum.krylov.memory import fitting_rank, krylov_bytes, krylov_work
 from selfdistill_fast.spectrum.krylov.operator import KernelProduct
 from selfdistill_fast.spectrum.krylov.options import KrylovOptions, automatic_storage, check_storage
 from selfdistill_fast.spectrum.krylov.targets import Targets
-from selfdistill_fast.spectrum.problem import (
-    Problem,
-    Rates,
-    Request,
-    TrainingSet,
-    Unsuitable,
-    Work,
-)
+from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 from selfdistill_fast.spectrum.spectral import Filters
 
 __all__ = ["KrylovSpectrum"]
