@@ -15,8 +15,6 @@ import numpy as np
 
 from selfdistill_fast.distill import DistillationPath, distill
 from selfdistill_fast.spectrum import Spectrum, check_n_steps
-from selfdistill_fast.spectrum.eigh import EighSpectrum
-from selfdistill_fast.spectrum.krylov import KrylovSpectrum
 
 __all__ = ["ConstrainedPath", "constrained_path"]
 
@@ -93,7 +91,7 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
         raise ValueError(f"tol must be a positive number, got {tol!r}")
     tol = float(tol)
     max_steps = check_n_steps(max_steps, "max_steps")
-    if not isinstance(spectrum, EighSpectrum) or isinstance(spectrum, KrylovSpectrum):
+    if spectrum.filters is None or spectrum.max_loo_steps == 0:  # Ritz values are not all
         raise ValueError("the constraint is solved on eigenvalues: use solver='eigh'")
     be = spectrum.backend
     d = be.to_numpy(spectrum.d).astype(np.float64)

@@ -26,7 +26,7 @@ from selfdistill_fast.distill import (
 )
 from selfdistill_fast.kernels import Kernel, Precomputed, kernel_from_name
 from selfdistill_fast.loo import check_folds, mixed_held_out
-from selfdistill_fast.spectrum import Spectrum, check_lam, check_n_steps, spectrum
+from selfdistill_fast.spectrum import Spectrum, check_lam, check_n_steps, spectrum, with_steps
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
 
@@ -287,9 +287,7 @@ class SelfDistilledKernelRidge(_Distilled):
             nu=self.nu,
         )
         choosing = isinstance(self.alpha, str) and X_val is None and self.n_steps > 1
-        options = dict(self.solver_options or {})
-        if self.solver in ("auto", "krylov"):
-            options.setdefault("n_steps", self.n_steps)
+        options = with_steps(self.solver, self.solver_options, self.n_steps)
         fitted = spectrum(
             X,
             y,

@@ -39,7 +39,7 @@ from selfdistill_fast import (
 from selfdistill_fast import backend as backend_module
 from selfdistill_fast.backend import Cpu, Gpu, GpuUnavailable, get_backend
 from selfdistill_fast.backend import gpu as gpu_module
-from selfdistill_fast.spectrum import planning
+from selfdistill_fast.spectrum import planning, rates
 
 
 @pytest.fixture(autouse=True)
@@ -413,7 +413,7 @@ def worth_moving(monkeypatch, *, factor=1e3):
     monkeypatch.setattr(planning, "NOMINAL", planning.Rates(**slow))
     monkeypatch.setattr(Gpu, "rates", lambda self, dtype: fast)
     monkeypatch.setattr(gpu_module, "WAKE_UP", 0.0)
-    planning._rates.clear()
+    rates._rates.clear()
 
 
 def test_auto_moves_what_pays_and_says_why(stand_in, monkeypatch, problem):
@@ -434,7 +434,7 @@ def test_auto_moves_what_pays_and_says_why(stand_in, monkeypatch, problem):
     monkeypatch.setattr(Gpu, "available_memory", lambda self: 1000)
     assert spectrum(X, y, RBF(0.3), backend="auto").backend.name == "cpu"
     assert "does not fit" in plan(1000, 3, backend="auto").reason
-    planning._rates.clear()
+    rates._rates.clear()
 
 
 def test_auto_moves_products_that_pay(stand_in, monkeypatch, problem):
