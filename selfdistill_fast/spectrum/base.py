@@ -633,9 +633,14 @@ def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: A
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
     F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0) + constant[:, None, :]
+    return check_values(be, F, kernel, "predictions")
+
+
+def check_values(be: Any, F: Any, kernel: Kernel, what: str) -> Any:
+    """``F``, values of functions at new samples; ValueError where they overflow."""
     if not bool(be.xp.isfinite(F).all()):
         raise ValueError(
-            f"predictions overflow {F.dtype}: {kernel!r} is too large at some of the new samples"
+            f"{what} overflow {F.dtype}: {kernel!r} is too large at some of the new samples"
         )
     return F
 

@@ -32,6 +32,7 @@ from selfdistill_fast.spectrum.base import (
     check_coefficients,
     check_lam,
     check_n_steps,
+    check_values,
     largest,
 )
 from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
@@ -130,7 +131,8 @@ class CholeskySpectrum(Spectrum):
     def project(self, X_new: Any) -> Any:
         """Basis functions at new points: κ(x, X) W^½, centred with an intercept, (m, n)."""
         P = self._weighted_gram(X_new)
-        return P if self._offset is None else P - self._offset_of_basis()
+        P = P if self._offset is None else P - self._offset_of_basis()
+        return check_values(self.backend, P, self.kernel, "projections")
 
     def _offset_of_basis(self) -> Any:
         return self._offset.astype(self.dtype)

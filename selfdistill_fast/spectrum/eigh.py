@@ -17,7 +17,13 @@ from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import warn_caller
 from selfdistill_fast.kernels import Kernel
-from selfdistill_fast.spectrum.base import Fold, Spectrum, largest, one_product
+from selfdistill_fast.spectrum.base import (
+    Fold,
+    Spectrum,
+    check_values,
+    largest,
+    one_product,
+)
 from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Work
 from selfdistill_fast.spectrum.spectral import Filters
 
@@ -80,7 +86,8 @@ class EighSpectrum(Spectrum):
     def project(self, X_new: Any) -> Any:
         """Basis functions at new points, (m, k): κ(x, X) W^½ V, centred with an intercept."""
         P = self._weighted_gram(X_new) @ self.V
-        return P if self._offset is None else P - self._offset_of_basis()
+        P = P if self._offset is None else P - self._offset_of_basis()
+        return check_values(self.backend, P, self.kernel, "projections")
 
     def _offset_of_basis(self) -> Any:
         return self.V.T @ self._offset.astype(self.dtype)

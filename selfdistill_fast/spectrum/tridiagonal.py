@@ -25,6 +25,7 @@ from selfdistill_fast.spectrum.base import (
     check_coefficients,
     check_lam,
     check_n_steps,
+    check_values,
     largest,
     one_product,
 )
@@ -69,7 +70,8 @@ class TridiagonalSpectrum(Spectrum):
         xp, be = self.backend.xp, self.backend
         P = xp.ascontiguousarray(self._weighted_gram(X_new).T)
         P = be.tridiagonal_rotate(self._reflectors, P, transpose=True).T
-        return P if self._offset is None else P - self._offset_of_basis()
+        P = P if self._offset is None else P - self._offset_of_basis()
+        return check_values(self.backend, P, self.kernel, "projections")
 
     def _offset_of_basis(self) -> Any:
         r = self._offset.astype(self.dtype)[:, None]

@@ -17,6 +17,7 @@ from selfdistill_fast.spectrum.base import (
     check_diagonal,
     check_lam,
     check_n_steps,
+    check_values,
     kernel_diagonal,
 )
 from selfdistill_fast.spectrum.krylov.bounds import Bound
@@ -324,7 +325,8 @@ class KrylovSpectrum(Spectrum):
         else:
             V = self.backend.xp.ascontiguousarray(V)
             P = native_matmul(self.backend, X_new, self.kept(self.X), V, self.kernel)
-        return P if self._offset is None else P - V_kept.T @ self._offset.astype(self.dtype)
+        P = P if self._offset is None else P - V_kept.T @ self._offset.astype(self.dtype)
+        return check_values(self.backend, P, self.kernel, "projections")
 
     def constant(self, coordinates: Any) -> Any:
         """What a prediction adds to κ(x, X) @ dual: ȳ − r·c, (…, p)."""

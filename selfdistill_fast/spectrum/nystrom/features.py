@@ -9,6 +9,7 @@ from typing import Any
 
 from selfdistill_fast.gram import native_gram
 from selfdistill_fast.kernels import Kernel
+from selfdistill_fast.spectrum.base import check_values
 from selfdistill_fast.spectrum.nystrom.landmarks import diagonal_of
 
 __all__ = ["Basis", "Features", "OnRows", "Project", "Sums"]
@@ -108,7 +109,7 @@ class Project:
         for start in range(0, X.shape[0], self.block):
             rows = slice(start, start + self.block)
             P[rows] = (model.centred(X[rows].astype(self.dtype)) @ model.G) * model.scale
-        return P
+        return check_values(model.features.backend, P, model.features.kernel, "projections")
 
 
 class OnRows:
