@@ -81,7 +81,7 @@ has been measured yet.
 
 ## Gram matrices, products and filters
 
-Medians with {versions}. "Times faster" compares with the fastest peer that was judged.
+Medians with {versions}. "Times faster" compares with the peer that is named.
 
 {core()}
 
