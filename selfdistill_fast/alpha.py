@@ -42,6 +42,7 @@ __all__ = [
     "joint_weights",
     "optimal_alpha",
     "plain",
+    "smallest",
     "step_weights",
     "to_host",
     "weights_to_alphas",
@@ -66,6 +67,18 @@ def exact_text(value: float) -> str:
     """
     text = f"{value:.12g}"
     return text if float(text) == value else repr(float(value))
+
+
+def smallest(errors: Any) -> int:
+    """Position of the smallest error in the flattened array; a NaN is not the smallest.
+
+    Examples
+    --------
+    >>> smallest([[3.0, math.nan], [2.0, 5.0]])
+    2
+    """
+    errors = np.asarray(errors)
+    return int(np.argmin(np.where(np.isnan(errors), math.inf, errors)))
 
 
 def _round_off(*arrays: Any) -> float:

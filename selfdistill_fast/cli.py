@@ -249,9 +249,10 @@ def _table(*columns: str) -> RichTable:
 def _limit(path: Any, X: np.ndarray) -> Any:
     """Predictions of the limit, or None where there is no limit."""
     try:
-        return path.predict(X, step=math.inf)
+        path.dual_coef(step=math.inf)
     except ValueError:
         return None
+    return path.predict(X, step=math.inf)
 
 
 # ---------------------------------------------------------------------- fit
@@ -315,7 +316,9 @@ def fit(
     test: Annotated[
         str | None, typer.Option(help="Rows that are only scored; given like --val.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the fractions.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the fractions and of solver nystrom.", min=0)
+    ] = 0,
     save: Annotated[
         Path | None, typer.Option(help="Write the model here.", metavar="MODEL")
     ] = None,
@@ -388,6 +391,7 @@ def fit(
                 lam=ridge,
                 sample_weight=scaled.w,
                 fit_intercept=intercept,
+                random_state=seed,
                 leave_one_out=True if isinstance(weight, str) and not chooses else None,
                 **with_steps(solver, None, steps),
             )
@@ -530,13 +534,13 @@ def _score(fitted: Any, path: Any, sets: dict[str, Rows], scaling: Scaling) -> d
             F = np.full((T, *rows.Y.shape), np.nan)
             F[-1] = path.predict(X).reshape(rows.Y.shape)
         errors[name] = rows.rmse(scaling.original(F))
-    try:
+    missing = _why_no_leave_one_out(fitted, T)
+    if missing is None:
         errors["loo"], dof = _on_training_rows(
             fitted, path.lam, path.step_weights, sets["train"], scaling
         )
-    except ValueError as error:
-        # α needs leave-one-out no more by now: the table is still worth having
-        _say(f"no leave-one-out column: {error}", "yellow")
+    else:  # α has been chosen by now: the table is still worth having
+        _say(f"no leave-one-out column: {missing}", "yellow")
         errors["loo"] = dof = np.full(T, np.nan)
     best = {name: int(np.nanargmin(e)) + 1 for name, e in errors.items() if not np.isnan(e).all()}
     return {
@@ -554,6 +558,17 @@ def _score(fitted: Any, path: Any, sets: dict[str, Rows], scaling: Scaling) -> d
             for t in range(T)
         ],
     }
+
+
+def _why_no_leave_one_out(fitted: Any, n_steps: int) -> str | None:
+    """Why the solver or the data have no leave-one-out of so many steps; None where they do."""
+    from selfdistill_fast.loo import check_leave_one_out
+
+    try:
+        check_leave_one_out(fitted, n_steps)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _on_training_rows(
@@ -587,7 +602,7 @@ def _score_limit(
     if constant > 0:  # without any row, too, the limit is kernel ridge regression with λ/α
         ridge = lam / constant
         fitted = factorise(ridge)
-        if fitted.max_loo_steps == 0:
+        if _why_no_leave_one_out(fitted, 1) is not None:
             return limit
         loo, dof = _on_training_rows(fitted, ridge, np.ones((1, 1)), sets["train"], scaling)
         limit |= {"loo_rmse": float(loo[0]), "dof": float(dof[0])}

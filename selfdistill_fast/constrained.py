@@ -56,11 +56,15 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
     the setting of Borup & Andersen, it goes to zero only in the limit, and for α > 0 not at
     all.)
 
+    The sum is over all n dimensions. What of the targets lies outside the eigenvectors of a
+    landmark model (``solver="nystrom"``) is part of the first error, whatever λ_1 is; the
+    predictions have no such part.
+
     Parameters
     ----------
     spectrum : Spectrum
-        With eigenvalues; weights and an intercept are respected (errors are weighted, and
-        an intercept is not shrunk).
+        From ``solver="eigh"`` or ``"nystrom"``; weights and an intercept are respected (errors
+        are weighted, and an intercept is not shrunk).
     tol : float > 0
         Mean squared training error of a step, over rows and targets.
     max_steps : int
@@ -73,8 +77,9 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
     Raises
     ------
     ValueError
-        tol is not positive; it is met by the zero function at once; or no function meets it
-        because rows coincide whose targets differ.
+        tol is not positive; the zero function meets it at once; no function of the model meets
+        it, because rows coincide whose targets differ or there are too few landmarks; or the
+        spectrum has no eigenvalues.
 
     Examples
     --------
@@ -92,40 +97,57 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
     tol = float(tol)
     max_steps = check_n_steps(max_steps, "max_steps")
     if spectrum.filters is None or spectrum.max_loo_steps == 0:  # Ritz values are not all
-        raise ValueError("the constraint is solved on eigenvalues: use solver='eigh'")
-    be = spectrum.backend
-    d = be.to_numpy(spectrum.d).astype(np.float64)
-    w = spectrum.sample_weight
-    total = (spectrum.n if w is None else float(w.sum())) * spectrum.p
-    energy = np.square(be.to_numpy(spectrum.z).astype(np.float64)).sum(1) / total
-    if energy.sum() <= tol:
+        raise ValueError(
+            "the constraint is solved on eigenvalues: use solver='eigh', or 'nystrom' for many rows"
+        )
+    d = spectrum.backend.to_numpy(spectrum.d).astype(np.float64)
+    energy, outside = _energies(spectrum)
+    if energy.sum() + outside <= tol:
         raise ValueError(
             f"tol={tol:g} is met by the zero function at once (the mean square of the targets is "
-            f"{energy.sum():g}); use a smaller tol"
+            f"{energy.sum() + outside:g}); use a smaller tol"
         )
-    unreachable = energy[d <= spectrum.k * np.finfo(np.float64).eps * d.max(initial=0.0)].sum()
+    singular = d <= spectrum.k * np.finfo(np.float64).eps * d.max(initial=0.0)
+    unreachable = energy[singular].sum() + outside
     if unreachable >= tol:
         raise ValueError(
             f"no function has training error tol={tol:g}: {unreachable:g} of the targets' mean "
-            "square lies where the kernel matrix is singular; use a larger tol"
+            "square lies where the kernel matrix is singular, or outside of the landmark model; "
+            "use a larger tol, or more landmarks"
         )
     lams: list[float] = []
-    norms = [math.sqrt(energy.sum())]
+    norms = [math.sqrt(energy.sum() + outside)]
 
-    def excess(log_lam: float, energy: np.ndarray) -> float:
+    def excess(log_lam: float, energy: np.ndarray, outside: float) -> float:
         lam = math.exp(log_lam)
-        return float((np.square(lam / (d + lam)) * energy).sum()) - tol
+        return float((np.square(lam / (d + lam)) * energy).sum()) + outside - tol
 
     largest = math.log(d.max())
-    while len(lams) < max_steps and energy.sum() > tol:
+    while len(lams) < max_steps and energy.sum() + outside > tol:
         low, high = largest - 40.0, largest + 1.0
-        while excess(low, energy) > 0:
+        args = (energy, outside)
+        while excess(low, *args) > 0:
             low -= 40.0
-        while excess(high, energy) < 0:
+        while excess(high, *args) < 0:
             high += 10.0
-        lams.append(math.exp(brentq(excess, low, high, args=(energy,), xtol=1e-14, rtol=1e-14)))
+        lams.append(math.exp(brentq(excess, low, high, args=args, xtol=1e-14, rtol=1e-14)))
         energy = energy * np.square(d / (d + lams[-1]))
+        outside = 0.0  # predictions have no part there
         norms.append(math.sqrt(energy.sum()))
     lam_steps = np.array(lams)
     path = distill(spectrum, None, 0.0, len(lams), lam_steps=lam_steps)
     return ConstrainedPath(path, lam_steps, np.array(norms), float(tol), bool(energy.sum() <= tol))
+
+
+def _energies(spectrum: Spectrum) -> tuple[np.ndarray, float]:
+    """Mean square of the targets along each eigenvector (k,), and outside of all of them."""
+    total = spectrum.total_weight * spectrum.p
+
+    def squares(a: Any) -> np.ndarray:
+        return np.square(spectrum.backend.to_numpy(a).astype(np.float64)).sum(1)
+
+    energy = squares(spectrum.z)
+    if spectrum.k == len(spectrum.target) - spectrum.fit_intercept:
+        return energy / total, 0.0  # every target; the difference would be rounding alone
+    outside = max(squares(spectrum.target).sum() - energy.sum(), 0.0)
+    return energy / total, float(outside) / total

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast._files import is_damage, replacing
 from selfdistill_fast.alpha import (
     cell_losses,
     chain_weights,
@@ -28,6 +27,7 @@ from selfdistill_fast.alpha import (
     joint_report,
     joint_weights,
     mixture_losses,
+    smallest,
     step_weights,
     warn_caller,
     weights_to_alphas,
@@ -306,26 +306,12 @@ class DistillationPath:
             arrays["X"] = self._X
         if not isinstance(self._limit, str):
             arrays["limit_dual"], arrays["limit_constant"] = self._limit
-        # alongside, so that the rename stays within one file system
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=".tmp", dir=path.parent or "."
-        )
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    header=np.frombuffer(text.encode(), dtype=np.uint8),
-                    **{name: be.to_numpy(array) for name, array in arrays.items()},
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(path) as aside, aside.open("wb") as file:
+            np.savez(
+                file,
+                header=np.frombuffer(text.encode(), dtype=np.uint8),
+                **{name: be.to_numpy(array) for name, array in arrays.items()},
+            )
 
     @classmethod
     def load(cls, path: Any, *, backend: Any = None) -> DistillationPath:
@@ -342,22 +328,44 @@ class DistillationPath:
         FileNotFoundError
         ValueError
             The file is corrupt, truncated, of another kind, or of a later version.
+        MemoryError, OSError
+            The model does not fit in memory, or the system cannot read the file.
         """
         path = Path(path)
         be = get_backend(backend)
         with path.open("rb") as file:
             try:
-                return cls._read(file, be)
+                values, arrays = cls._read(file)
             except _Refused as error:
                 raise ValueError(f"{path}: {error}") from None
             except Exception as error:
+                if not is_damage(error):
+                    raise
                 raise ValueError(
                     f"{path} is damaged and cannot be read as a saved model "
                     f"({type(error).__name__}: {error}); save it again from the fitted model"
                 ) from error
+        with be.on():
+            native = {
+                name: be.asarray(array, name, dtype=arrays["duals"].dtype, finite=False)
+                for name, array in arrays.items()
+            }
+        limit = values.pop("limit")
+        if limit is None:
+            limit = (native["limit_dual"], native["limit_constant"])
+        return cls(
+            X=native.get("X"),
+            shrinkage=native.get("shrinkage"),
+            duals=native["duals"],
+            constants=native["constants"],
+            limit=limit,
+            backend=be,
+            **values,
+        )
 
-    @classmethod
-    def _read(cls, file: Any, be: Any) -> DistillationPath:
+    @staticmethod
+    def _read(file: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Arguments of the constructor: those for the host, and arrays for the backend."""
         if not zipfile.is_zipfile(file):
             raise _Refused("not a saved model (not an .npz file, or cut short)")
         with zipfile.ZipFile(file) as archive:
@@ -402,35 +410,24 @@ class DistillationPath:
         doubles = (arrays["alphas"].dtype, arrays["step_weights"].dtype)
         if dtype not in (np.float32, np.float64) or set(doubles) != {np.dtype(np.float64)}:
             raise _Refused(f"damaged: coefficients of dtype {dtype}, weights of {doubles}")
-        native = {
-            name: be.asarray(array, name, dtype=dtype, finite=False)
-            for name, array in arrays.items()
-            if name not in ("alphas", "step_weights")
-        }
+        strange = sorted(name for name, array in arrays.items() if array.dtype.kind != "f")
+        if strange:
+            raise _Refused(f"damaged: {', '.join(strange)} must hold floating-point numbers")
         lam, lam_steps = header["lam"], header["lam_steps"]
         if (lam is None) == (lam_steps is None):
             raise _Refused("damaged: one of lam and lam_steps must be there")
-        lam = None if lam is None else float(check_lam(lam, batch=False))
-        lam_steps = None if lam_steps is None else check_lam_steps(lam_steps, T)
-        limit: Any = header["limit"]
-        if limit is None:
-            limit = (native["limit_dual"], native["limit_constant"])
-        return cls(
-            kernel=kernel,
-            X=native.get("X"),
-            lam=lam,
-            lam_steps=lam_steps,
-            step_weights=arrays["step_weights"],
-            alphas=arrays["alphas"],
-            shrinkage=native.get("shrinkage"),
-            duals=native["duals"],
-            constants=native["constants"],
-            limit=limit,
-            one_target=bool(header["one_target"]),
-            backend=be,
-            selection=_arrays(header["selection"]),
-            metadata=header["metadata"],
-        )
+        values = {
+            "kernel": kernel,
+            "lam": None if lam is None else float(check_lam(lam, batch=False)),
+            "lam_steps": None if lam_steps is None else check_lam_steps(lam_steps, T),
+            "step_weights": arrays.pop("step_weights"),
+            "alphas": arrays.pop("alphas"),
+            "limit": header["limit"],
+            "one_target": bool(header["one_target"]),
+            "selection": _arrays(header["selection"]),
+            "metadata": header["metadata"],
+        }
+        return values, arrays
 
 
 class _Predictor:
@@ -811,11 +808,11 @@ def _selection(
                 f"{report['condition'][-1]:.2g}); see path.selection",
                 RuntimeWarning,
             )
-        return {**report, "best_step": int(np.argmin(report["mse"])) + 1}
+        return {**report, "best_step": smallest(report["mse"]) + 1}
     w = options["sample_weight"]
     losses = [mixture_losses(y, F[t] if scheduled else F, C[t : t + 1], w)[0] for t in range(T)]
     mse = np.mean(losses, axis=1)
-    return {"mse": mse, "best_step": int(np.argmin(mse)) + 1}
+    return {"mse": mse, "best_step": smallest(mse) + 1}
 
 
 def held_out_columns(

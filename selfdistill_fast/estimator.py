@@ -15,7 +15,14 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
-from selfdistill_fast.alpha import is_tensor, plain, to_host, warn_caller, weights_to_alphas
+from selfdistill_fast.alpha import (
+    is_tensor,
+    plain,
+    smallest,
+    to_host,
+    warn_caller,
+    weights_to_alphas,
+)
 from selfdistill_fast.backend import device_of
 from selfdistill_fast.distill import (
     DistillationPath,
@@ -26,7 +33,14 @@ from selfdistill_fast.distill import (
 )
 from selfdistill_fast.kernels import Kernel, Precomputed, kernel_from_name
 from selfdistill_fast.loo import check_folds, mixed_held_out
-from selfdistill_fast.spectrum import Spectrum, check_lam, check_n_steps, spectrum, with_steps
+from selfdistill_fast.spectrum import (
+    Spectrum,
+    check_lam,
+    check_n_steps,
+    check_solver,
+    spectrum,
+    with_steps,
+)
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
 
@@ -350,7 +364,11 @@ class SelfDistilledKernelRidgeCV(_Distilled):
     cv : None, int, splitter or array_like of group labels
         None: exact leave-one-out. Otherwise exact leave-fold-out, see
         :func:`~selfdistill_fast.leave_fold_out`. Not used when ``fit`` is given ``X_val``.
-    degree, coef0, length_scale, nu, fit_intercept, clip, solver_options, backend, random_state
+    solver_options : dict, optional
+        ``max_memory`` of :func:`~selfdistill_fast.spectrum`, and ``tol`` and ``n_steps``
+        (default ``max_steps``) of its ``solver="auto"``, which is used with ``X_val``.
+        Leave-one-out and folds use ``solver="eigh"``, which is exact to rounding whatever ``tol``.
+    degree, coef0, length_scale, nu, fit_intercept, clip, backend, random_state
         As in :class:`SelfDistilledKernelRidge`.
 
     Attributes
@@ -468,6 +486,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             held_out["X_val"], on = X_val, "validation"
         if isinstance(self.alpha, str) and self.alpha not in ("optimal", "joint"):
             raise ValueError(f"alpha must be numbers, 'optimal' or 'joint', got {self.alpha!r}")
+        solver, options = self._solver(max_steps, validated=X_val is not None)
         tables: list[dict[str, Any]] = []
         lowest, best = np.inf, None
         for kernel in kernels:
@@ -475,22 +494,20 @@ class SelfDistilledKernelRidgeCV(_Distilled):
                 X,
                 y,
                 kernel,
-                solver="eigh" if X_val is None else "auto",
+                solver=solver,
                 lam=lams,
                 leave_one_out=X_val is None,
                 sample_weight=sample_weight,
                 fit_intercept=self.fit_intercept,
                 random_state=self.random_state,
                 backend=self.backend,
-                **(self.solver_options or {}),
+                **options,
             )
             scores = score_grid(
                 fitted, lams, self.alpha, max_steps, folds=folds, clip=self.clip, **held_out
             )
             tables.append(scores)
-            row, step = (
-                int(i) for i in np.unravel_index(np.argmin(scores["mse"]), scores["mse"].shape)
-            )
+            row, step = divmod(smallest(scores["mse"]), max_steps)
             if scores["mse"][row, step] < lowest:
                 lowest = scores["mse"][row, step]
                 path = self._chain(fitted, float(lams[row]), scores, row, step + 1, on)
@@ -519,6 +536,14 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         }
         self._warn_at_edges(kernels, lams)
         return self
+
+    def _solver(self, max_steps: int, *, validated: bool) -> tuple[str, dict[str, Any]]:
+        """The solver, and the options that it is given."""
+        options = dict(self.solver_options or {})
+        check_solver("auto", options.keys() - {"max_memory"})
+        if validated:
+            return "auto", {"n_steps": max_steps, **options}
+        return "eigh", {name: options[name] for name in options if name == "max_memory"}
 
     def _kernels(self, n_features: int) -> list[Kernel]:
         """The kernels to choose from: one for each γ."""
@@ -557,7 +582,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
                 alphas = weights_to_alphas(C[-1])
         limit = limit_of(fitted, lam, self.alpha, alphas)
         mse = scores["mse"][row][:n_steps]
-        selection = {"mse": mse, "best_step": int(np.argmin(mse)) + 1, "on": on}
+        selection = {"mse": mse, "best_step": smallest(mse) + 1, "on": on}
         return assemble(fitted, lam, C, alphas, limit=limit, selection=selection)
 
     def _tabulate(self, kernels: list[Kernel], lams: Any, tables: list[dict[str, Any]]) -> None:
@@ -568,7 +593,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             alphas = np.full(mse.shape, np.nan)
         gammas = [getattr(kernel, "gamma", np.nan) for kernel in kernels]
         gamma, lam, step = np.meshgrid(gammas, lams, np.arange(1, mse.shape[2] + 1), indexing="ij")
-        self.best_index_ = int(np.argmin(mse))
+        self.best_index_ = smallest(mse)
         self.cv_results_ = {
             "gamma": gamma.ravel(),
             "lam": lam.ravel(),
@@ -576,7 +601,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             "alpha": alphas.ravel(),
             "mse": mse.ravel(),
             "se": np.stack([scores["se"] for scores in tables]).ravel(),
-            "rank": rankdata(mse.ravel(), method="min").astype(int),
+            "rank": rankdata(np.nan_to_num(mse.ravel(), nan=np.inf), method="min").astype(int),
         }
 
     def _warn_at_edges(self, kernels: list[Kernel], lams: Any) -> None:

@@ -223,7 +223,7 @@ def gram_sweep(
     out = _check_out(out, shape, X.dtype)
     target = _native_out(be, out)
     if target is None:
-        check_memory(be, 2 * shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
+        check_memory(be, shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
     if out is None and be.caller == "numpy" and be.xp is not np:
         out = np.empty(shape, dtype=X.dtype)  # one buffer on the host, too
     return (_delivered(be, K, out) for K in native_sweep(be, X, Z, checked, target))

@@ -41,6 +41,7 @@ from selfdistill_fast.spectrum import Spectrum, check_lam, check_lam_steps, chec
 
 __all__ = [
     "check_folds",
+    "check_leave_one_out",
     "fold_columns",
     "leave_fold_out",
     "leave_one_out",
@@ -126,6 +127,16 @@ def _warn_of_weights(spectrum: Spectrum, folds: list[Any] | None = None) -> None
         )
 
 
+def check_leave_one_out(spectrum: Spectrum, n_steps: int) -> None:
+    """ValueError where a training set has no leave-one-out of so many steps; says what has."""
+    if spectrum.fit_intercept and spectrum.target.shape[0] == 1:
+        raise ValueError(
+            "leave-one-out with an intercept needs at least two rows of positive weight: "
+            "without the only one nothing is left to fit"
+        )
+    spectrum.check_leave_one_out(n_steps)
+
+
 def loo_columns(
     spectrum: Spectrum,
     lam: Any,
@@ -143,12 +154,7 @@ def loo_columns(
     which is invariant to rotations of the data, and not exact.
     """
     xp = spectrum.backend.xp
-    if spectrum.fit_intercept and spectrum.target.shape[0] == 1:
-        raise ValueError(
-            "leave-one-out with an intercept needs at least two rows of positive weight: "
-            "without the only one nothing is left to fit"
-        )
-    spectrum.check_leave_one_out()
+    check_leave_one_out(spectrum, n_steps)
     spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
     _warn_of_weights(spectrum)
     _check_columns_fit(spectrum, lam, n_steps, lam_steps)

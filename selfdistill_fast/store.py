@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfdistill_fast._files import differences, is_damage, locked, replacing
 from selfdistill_fast.alpha import warn_caller
 
 __all__ = ["Store", "read_manifest"]
@@ -90,7 +91,7 @@ class Store:
         self.path = Path(path)
         self.names = list(names)
         self._own = self.path / ".sweep"
-        self._lock: int | None = None
+        self._lock: Any = None
         wanted = json.loads(json.dumps({"format": _FORMAT, **manifest}, allow_nan=False))
         with self._writing():
             _refuse_strangers(self.path)
@@ -111,36 +112,23 @@ class Store:
     def close(self) -> None:
         """Let other processes in."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     # ------------------------------------------------------------------ opening
     def _acquire(self) -> None:
-        """Take the lock; the system drops it when this process ends, however it ends."""
-        name = self._own / "lock"
-        try:
+        """Take the lock; a finished store that cannot be written to needs none."""
+        with contextlib.suppress(OSError):
             self._own.mkdir(exist_ok=True)
-            self._lock = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:
-            if not name.exists():
-                raise
-            self._lock = os.open(name, os.O_RDONLY)  # a finished store may be read-only
         try:
-            import fcntl
-
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
+            self._lock = locked(self._own / "lock")
         except BlockingIOError:
-            self.close()
             raise _plain(
                 BlockingIOError,
                 errno.EWOULDBLOCK,
                 f"another process works on the store {self.path}: wait for it, or give this "
                 "sweep a store of its own",
             ) from None
-        except OSError:
-            pass  # a file system without locks
 
     def _agree(self, wanted: dict[str, Any], free: dict[str, Any], overwrite: bool) -> None:
         """Compare the manifest with the stored one, write it where there is none."""
@@ -152,11 +140,11 @@ class Store:
         else:
             stored = _stored_manifest(self.path)
             wanted = {**{key: stored.get(key) for key in free}, **wanted}
-            differences = _differences(stored, wanted)
-            if differences:
+            found = differences(stored, wanted)
+            if found:
                 raise ValueError(
                     f"the store {self.path} was made for something else: "
-                    + "; ".join(differences)
+                    + "; ".join(found)
                     + ". Give this sweep another store, or discard that one with overwrite=True"
                 )
         self.manifest = stored
@@ -193,12 +181,16 @@ class Store:
         try:
             marker = json.loads((self._own / "done" / f"{name}.json").read_text("utf-8"))
             belongs = marker["manifest"] == self._identity and isinstance(marker["files"], dict)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         return marker if belongs and (self.path / name).is_dir() else None
 
     def read(self, name: str) -> Any:
-        """The xarray.Dataset of a finished group; None, and not finished, where it is damaged."""
+        """The xarray.Dataset of a finished group; None, and not finished, where it is damaged.
+
+        Damage is what the checksums say, or a disk that cannot be read. Every other error is
+        raised: the group may be good, and is kept.
+        """
         marker = self._marker(name)
         if marker is None:
             return None
@@ -207,6 +199,8 @@ class Store:
                 raise ValueError("its files have changed")
             return read_group(self.path / name)
         except Exception as error:
+            if not is_damage(error):
+                raise
             warn_caller(
                 f"{name} in the store {self.path} is damaged ({error}); it is computed again",
                 RuntimeWarning,
@@ -259,13 +253,8 @@ class Store:
     def _write_json(self, path: Path, value: Any, *, sync: bool = False) -> None:
         """A file that is complete as soon as it has its name."""
         (self._own / "writing").mkdir(exist_ok=True)
-        aside = self._own / "writing" / f"{path.name}.tmp"
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        os.replace(aside, path)
+        with replacing(path, self._own / "writing" / f"{path.name}.tmp", sync=sync) as aside:
+            aside.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -359,27 +348,6 @@ def _stored_manifest(path: Path) -> dict[str, Any]:
             "store, or give another one"
         )
     return manifest
-
-
-def _differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
-    """Leaves in which two manifests differ, as text."""
-    if isinstance(stored, dict) and isinstance(wanted, dict):
-        found = []
-        for key in {**stored, **wanted}:
-            name = f"{where}.{key}" if where else key
-            found += _differences(stored.get(key), wanted.get(key), name)
-        return found
-    if stored == wanted:
-        return []
-    was, now = (v if isinstance(v, str) else json.dumps(v) for v in (stored, wanted))
-    same = next((i for i, (a, b) in enumerate(zip(was, now, strict=False)) if a != b), 0)
-    return [f"{where} was {_excerpt(was, same)}, is now {_excerpt(now, same)}"]
-
-
-def _excerpt(text: str, same: int, limit: int = 160) -> str:
-    """A text, or where it is long the part about its first difference from another."""
-    start = max(0, same - limit // 2) if len(text) > limit else 0
-    return "… " * (start > 0) + text[start : start + limit] + " …" * (len(text) > start + limit)
 
 
 def _checksums(folder: Path) -> dict[str, list[Any]]:

@@ -331,7 +331,11 @@ def sweep(
     >>> best["kernel"], best["lam"]
     (RBF(gamma=10.0), 0.01)
     """
-    _need("xarray", *(["zarr"] if store is not None else []), *(["tqdm"] if progress else []))
+    _need(
+        "xarray",
+        *(["zarr", "filelock"] if store is not None else []),
+        *(["tqdm"] if progress else []),
+    )
     arrays = {"X": X, "y": y, "sample_weight": sample_weight}
     arrays |= {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
     be = get_backend(backend, arrays)

@@ -13,9 +13,7 @@ parsed and written so that they survive a round trip to the last bit.
 from __future__ import annotations
 
 import difflib
-import os
 import sys
-import tempfile
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -24,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from selfdistill_fast._files import replacing
 
 __all__ = [
     "Layout",
@@ -263,19 +263,11 @@ def write_table(path: str | Path | None, names: Sequence[str], values: np.ndarra
     path = Path(path)
     if not path.parent.is_dir():
         raise TableError(f"cannot write {path}: there is no directory {path.parent}")
-    # the temporary file keeps the suffixes, by which pandas chooses the compression
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix="".join(path.suffixes[-2:]))
-    os.close(handle)
-    try:
+    with replacing(path) as aside:  # with the same suffixes: pandas compresses by them
         if path.suffix.lower() in PARQUET:
-            frame.to_parquet(temporary, index=False)
+            frame.to_parquet(aside, index=False)
         else:
-            frame.to_csv(temporary, index=False)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            frame.to_csv(aside, index=False)
 
 
 # ------------------------------------------------------------- columns and rows
@@ -527,12 +519,6 @@ def _mask(name: str, spec: str, table: Table) -> np.ndarray:
     if not values.any():
         raise TableError(f"{name}: {masks.source}, column {column!r} marks no row")
     return values == 1.0
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _shorten(names: Sequence[str], limit: int = 12) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
@@ -19,7 +20,7 @@ from sklearn.kernel_ridge import KernelRidge
 from typer.testing import CliRunner
 
 import selfdistill_fast
-from selfdistill_fast import Matern, SelfDistilledKernelRidge, __main__, load
+from selfdistill_fast import Matern, SelfDistilledKernelRidge, __main__, load, loo
 from selfdistill_fast.cli import app
 from selfdistill_fast.tabular import TableError, read_table, write_table
 
@@ -508,6 +509,48 @@ def test_fit_factorises_once_where_there_is_no_leave_one_out(tmp_path, rng, solv
     monkeypatch.setattr(selfdistill_fast, "spectrum", counted)
     run("fit", tmp_path / "data.csv", "--alpha", "0.4", "--solver", solver)
     assert calls == [1.0]
+
+
+def test_fit_with_landmarks_follows_the_seed(csv, tmp_path, monkeypatch):
+    original = selfdistill_fast.spectrum
+    few = functools.partial(original, n_landmarks=8)
+    monkeypatch.setattr(selfdistill_fast, "spectrum", few)
+    options = (csv, "--solver", "nystrom", "--gamma", 0.01)
+    first, again, other = (fit(*options, "--seed", s, tmp_path=tmp_path) for s in (0, 0, 1))
+    assert first == again
+    assert first["steps"] != other["steps"]
+
+
+def _broken(*_, **__):
+    raise ValueError("predictions overflow, say")
+
+
+def test_a_fault_in_leave_one_out_is_not_its_absence(csv, monkeypatch):
+    monkeypatch.setattr(loo, "mixed_held_out", _broken)
+    output = run("fit", csv, "--alpha", "0.25", code=1)
+    assert "error: predictions overflow, say" in output
+    assert "no leave-one-out" not in output
+
+
+def test_a_fault_in_the_limit_is_not_its_absence(csv, monkeypatch):
+    original = selfdistill_fast.DistillationPath.predict
+
+    def predict(self, X, step=None):
+        return _broken() if step == math.inf else original(self, X, step)
+
+    monkeypatch.setattr(selfdistill_fast.DistillationPath, "predict", predict)
+    assert "error: predictions overflow, say" in run("fit", csv, "--alpha", "0.25", code=1)
+    run("fit", csv)  # chosen α's have no limit
+
+
+def test_a_single_row_of_weight_with_an_intercept_has_no_leave_one_out(frame, tmp_path):
+    frame["w"] = (np.arange(len(frame)) == 5).astype(float)
+    frame.to_csv(tmp_path / "one.csv", index=False)
+    options = (tmp_path / "one.csv", "--weights", "w", "--intercept", "--alpha", "0.25")
+    results = fit(*options, "--target", "y", tmp_path=tmp_path)
+    assert results["best_step_by_loo"] is None
+    assert "loo_rmse" not in results["limit"]
+    assert results["limit"]["train_rmse"] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_plan():

@@ -9,6 +9,7 @@ import numpy as np
 import oracle
 import pytest
 import tolerance
+from scipy.stats import rankdata
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.kernel_ridge import KernelRidge
@@ -27,7 +28,11 @@ from selfdistill_fast import (
     Matern,
     Polynomial,
     SelfDistilledKernelRidge,
+    SelfDistilledKernelRidgeCV,
+    spectrum,
 )
+from selfdistill_fast import estimator as estimator_module
+from selfdistill_fast.distill import score_grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
 
@@ -314,3 +319,70 @@ def test_refitting_forgets(rng):
     model.set_params(n_steps=2).fit(X[:9, :2], Y[:9, 0])
     fresh = SelfDistilledKernelRidge(n_steps=2).fit(X[:9, :2], Y[:9, 0])
     np.testing.assert_array_equal(model.predict_path(X[:, :2]), fresh.predict_path(X[:, :2]))
+
+
+@pytest.mark.filterwarnings("ignore:the best:UserWarning")
+@pytest.mark.parametrize("validated", [False, True])
+def test_cv_takes_the_options_of_auto(rng, validated, monkeypatch):
+    """They went to solver="eigh", which has none; and "auto" was not told the steps."""
+    X, y = draw(rng, n=30)
+    held_out = {"X_val": X[:10], "y_val": y[:10]} if validated else {}
+    seen = []
+
+    def spied(*args, **options):
+        seen.append(options)
+        return spectrum(*args, **options)
+
+    monkeypatch.setattr(estimator_module, "spectrum", spied)
+    options = {"tol": 1e-7, "max_memory": 2**28}
+    grid = {"lams": [0.01, 0.1, 1.0], "max_steps": 7}
+    given = SelfDistilledKernelRidgeCV(**grid, solver_options=options).fit(X, y, **held_out)
+    plain = SelfDistilledKernelRidgeCV(**grid).fit(X, y, **held_out)
+    assert_close(given.cv_results_["mse"], plain.cv_results_["mse"], 1e-6)
+    expected = {"auto": {**options, "n_steps": 7}, "eigh": {"max_memory": 2**28}}
+    solver = "auto" if validated else "eigh"
+    assert seen[0]["solver"] == solver
+    names = ("tol", "max_memory", "n_steps")
+    assert {k: v for k, v in seen[0].items() if k in names} == expected[solver]
+    again = SelfDistilledKernelRidge(**given.best_params_).fit(X, y)
+    assert_close(again.predict(X), given.predict(X), 1e-6)
+    model = SelfDistilledKernelRidgeCV(solver_options={"n_landmarks": 5})
+    with pytest.raises(TypeError, match="solver 'auto' has no option n_landmarks"):
+        model.fit(X, y, **held_out)
+
+
+@pytest.mark.filterwarnings("ignore:the best:UserWarning")
+@pytest.mark.parametrize("kernel", [0, 1])
+def test_cv_leaves_errors_out_that_are_not_known(rng, kernel, monkeypatch):
+    """A NaN was taken for the smallest error, and its whole kernel for worse than all others."""
+    X, y = draw(rng, n=30)
+    calls = []
+
+    def spoilt(*args, **options):
+        scores = score_grid(*args, **options)
+        if len(calls) == kernel:
+            scores["mse"][np.unravel_index(scores["mse"].argmax(), scores["mse"].shape)] = np.nan
+        calls.append(scores)
+        return scores
+
+    monkeypatch.setattr(estimator_module, "score_grid", spoilt)
+    grid = {"lams": [0.01, 0.1, 1.0], "max_steps": 3, "gammas": [0.3, 3.0]}
+    model = SelfDistilledKernelRidgeCV(**grid).fit(X, y)
+    known = np.nan_to_num(model.cv_results_["mse"], nan=np.inf)
+    assert np.isinf(known).sum() == 1
+    assert model.best_index_ == known.argmin()
+    assert model.best_score_ == -known.min()
+    assert model.cv_results_["rank"].tolist() == rankdata(known, "min").astype(int).tolist()
+
+
+def test_cv_of_errors_that_are_all_unknown_is_refused(rng, monkeypatch):
+    X, y = draw(rng, n=10)
+
+    def spoilt(*args, **options):
+        scores = score_grid(*args, **options)
+        scores["mse"][:] = np.nan
+        return scores
+
+    monkeypatch.setattr(estimator_module, "score_grid", spoilt)
+    with pytest.raises(ValueError, match="no held-out error is finite"):
+        SelfDistilledKernelRidgeCV().fit(X, y)

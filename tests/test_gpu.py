@@ -384,12 +384,45 @@ def test_out_of_memory_in_the_middle(stand_in, monkeypatch, problem):
     monkeypatch.setattr(Gpu, "eigh", gpu_module._guarded(full))
     with pytest.raises(MemoryError, match=r"GPU 0 ran out of memory .*allocating 9.*krylov"):
         spectrum(X, y, RBF(0.3), solver="eigh", backend="gpu")
-    with pytest.warns(RuntimeWarning, match=r"goes on on the CPU: GPU 0 ran out") as caught:
+    with pytest.warns(RuntimeWarning, match=r"continues on the CPU: GPU 0 ran out") as caught:
         s = spectrum(X, y, RBF(0.3), solver="eigh", backend="auto")
     assert len(caught) == 1
     assert isinstance(s.backend, Cpu)
     assert len(calls) == 2
     assert_close(s.d, spectrum(X, y, RBF(0.3), solver="eigh").d, 0.0)
+
+
+@pytest.mark.parametrize("breaks", ["while it computes", "out of memory"])
+def test_a_broken_device_does_not_keep_auto_from_the_cpu(stand_in, monkeypatch, problem, breaks):
+    """After a sticky error every call fails, also those that give memory back."""
+    X, y, _ = problem
+    worth_moving(monkeypatch)
+    sticky = type("CUDARuntimeError", (RuntimeError,), {"__module__": "cupy_backends.cuda"})
+    message = "cudaErrorIllegalAddress: an illegal memory access was encountered"
+
+    def broken(*_, **__):
+        raise sticky(message)
+
+    def fail(self, K):
+        monkeypatch.setattr(stand_in, "get_default_memory_pool", broken)
+        monkeypatch.setattr(stand_in.cuda.runtime, "memGetInfo", broken)
+        if breaks == "out of memory":
+            raise stand_in.cuda.memory.OutOfMemoryError("Out of memory allocating 9 bytes")
+        raise sticky(message)
+
+    monkeypatch.setattr(Gpu, "eigh", gpu_module._guarded(fail))
+    words = r"continues on the CPU: .*" + ("illegal" if "while" in breaks else "allocating 9 bytes")
+    with pytest.warns(RuntimeWarning, match=words):
+        s = spectrum(X, y, RBF(0.3), solver="eigh", backend="auto")
+    assert isinstance(s.backend, Cpu)
+    assert_close(s.d, spectrum(X, y, RBF(0.3), solver="eigh").d, 0.0)
+    # and the next call does not even try
+    monkeypatch.setattr(backend_module, "CORE_FLOPS", 1.0)
+    monkeypatch.setattr(backend_module, "_warned", set())
+    planning._rates.clear()
+    with pytest.warns(RuntimeWarning, match="computes on the CPU: .*illegal"):
+        assert isinstance(spectrum(X, y, RBF(0.3), backend="auto").backend, Cpu)
+    assert_close(gram(X, kernel=RBF(0.3), backend="auto"), gram(X, kernel=RBF(0.3)), 0.0)
 
 
 def test_memory_is_budgeted_before_it_is_allocated(stand_in, monkeypatch, problem):

@@ -23,6 +23,7 @@ from selfdistill_fast import (
     gram_matmul,
     gram_sweep,
 )
+from selfdistill_fast.backend import Cpu
 
 all_kernels = pytest.mark.parametrize("kernel", KERNELS, ids=kernel_id)
 both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -117,6 +118,37 @@ def test_sweep_writes_into_out(backend, rng):
     X, out = rng.standard_normal((9, 4)), np.empty((9, 9))
     for K in gram_sweep(X, None, SWEEPS["rbf"], out=out, backend=backend):
         assert np.shares_memory(K, out)
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+@pytest.mark.parametrize(("matrices", "kept"), [(2.5, True), (1.5, None), (0.9, False)])
+def test_sweep_keeps_distances_only_where_they_fit(monkeypatch, buffer, matrices, kept, rng):
+    """They are as large as K, and were allocated without a question."""
+    X = rng.standard_normal((20, 64))
+    kernels = SWEEPS["rbf"]
+    expected = [K.copy() for K in gram_sweep(X, None, kernels)]
+    size, kept_pairs = 20 * 20 * 8, []
+
+    class Spied:
+        def __init__(self, job):
+            self.job = job
+
+        def __getattr__(self, name):
+            if name == "keep_pairs":
+                kept_pairs.append(True)
+            return getattr(self.job, name)
+
+    packed = Cpu._packed
+    monkeypatch.setattr(Cpu, "_packed", lambda self, *args: Spied(packed(self, *args)))
+    monkeypatch.setattr(Cpu, "available_memory", lambda self: int(matrices * size))
+    out = np.empty((20, 20)) if buffer else None
+    if not buffer and matrices < 1:
+        with pytest.raises(MemoryError, match=r"K of shape \(20, 20\) needs 3,200 bytes"):
+            gram_sweep(X, None, kernels, out=out)
+        return
+    for K, wanted in zip(gram_sweep(X, None, kernels, out=out), expected, strict=True):
+        assert_close(K, wanted, 1e-13)
+    assert bool(kept_pairs) is (buffer if kept is None else kept)
 
 
 def test_sweep_of_kernels_without_a_common_distance_is_an_error(backend, rng):

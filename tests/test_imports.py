@@ -25,6 +25,7 @@ FILES = {
 LAYERS = {
     "kernels": set(),
     "alpha": set(),
+    "_files": set(),
     "backend": {"kernels", "alpha"},  # warn_caller
     "ranges": {"kernels"},
     "gram": {"kernels", "backend", "alpha", "ranges"},
@@ -32,12 +33,12 @@ LAYERS = {
     "filters": {"kernels", "backend", "gram", "spectrum", "alpha"},
     "loo": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
     "diagnostics": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
-    "distill": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha"},
+    "distill": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha", "_files"},
     "plotting": {"kernels", "backend", "gram", "spectrum", "filters", "diagnostics", "alpha"},
 }
-LAYERS["trainer"] = {"alpha"}
+LAYERS["trainer"] = {"alpha", "_files"}
 LAYERS["constrained"] = LAYERS["distill"] | {"distill"}
-LAYERS["store"] = {"alpha"}  # its warnings
+LAYERS["store"] = {"alpha", "_files"}  # its warnings
 LAYERS["sweep"] = LAYERS["distill"] | {"distill", "store", "plotting"}  # .plot() draws
 LAYERS["estimator"] = LAYERS["distill"] | {"distill", "plotting"}  # .plot() draws
 #: what speaks only in the backend's verbs and its array namespace
@@ -159,7 +160,7 @@ def run(code):
 
 def test_importing_drags_in_nothing_heavy():
     heavy = ["torch", "cupy", "matplotlib", "pandas", "sklearn", "typer", "rich", "pyarrow"]
-    heavy += ["xarray", "zarr", "dask", "distributed", "tqdm", "threadpoolctl"]
+    heavy += ["xarray", "zarr", "dask", "distributed", "filelock", "tqdm", "threadpoolctl"]
     code = f"import selfdistill_fast, sys; print(*(set({heavy}) & set(sys.modules)))"
     assert run(code) == []
 

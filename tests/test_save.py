@@ -260,6 +260,19 @@ def test_arrays_that_are_missing_or_do_not_belong_together(tmp_path):
                 load(tmp_path / "edited")
 
 
+@pytest.mark.parametrize("error", [MemoryError("1 EiB"), PermissionError(13, "not yours")])
+def test_an_error_that_is_not_about_the_content_is_not_damage(tmp_path, monkeypatch, error):
+    fit().save(tmp_path / "model.npz")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(type(error)) as caught:
+        load(tmp_path / "model.npz")
+    assert caught.value is error
+
+
 # ------------------------------------------------------------------ writing
 
 

@@ -449,6 +449,40 @@ def test_constrained_path_with_weights_and_an_intercept(rng):
     assert not chain.collapsed
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_constrained_path_of_landmarks_that_do_not_reach_every_target(
+    dtype, intercept, weighted, rng
+):
+    """Part of the targets lies outside V: no λ changes it, and step 1 has it as an error."""
+    X, y = noisy(rng)
+    Y = np.stack([y, rng.normal(size=len(y))], 1)
+    weight = rng.uniform(0.5, 2.0, len(X)) if weighted else None
+    options = {"sample_weight": weight, "fit_intercept": intercept, "random_state": 0}
+    s = spectrum(X.astype(dtype), Y, RBF(1.0), solver="nystrom", n_landmarks=6, **options)
+    z = s.z.astype(np.float64)
+    total = len(X) * 2 if weight is None else weight.sum() * 2
+    outside = (np.square(s.target.astype(np.float64)).sum() - np.square(z).sum()) / total
+    inside = np.square(z).sum() / total
+    assert outside > 0.1 * inside
+    tol = outside + 0.2 * inside
+    chain = constrained_path(s, tol, max_steps=3)
+    F = chain.path.predict(X.astype(dtype), step="all").astype(np.float64)
+    targets = np.concatenate([Y[None], F[:-1]])
+    errors = np.average(np.square(F - targets).mean(2), axis=1, weights=weight)
+    np.testing.assert_allclose(errors, tol, rtol=10 * tolerance.floor(dtype))
+    centre = np.average(Y, axis=0, weights=weight) if intercept else 0.0
+    sizes = np.square(np.concatenate([targets, F[-1:]]) - centre).mean(2)
+    norms = np.sqrt(np.average(sizes, axis=1, weights=weight))
+    np.testing.assert_allclose(chain.norms, norms, rtol=10 * tolerance.floor(dtype))
+    assert chain.collapsed == (chain.norms[-1] ** 2 <= tol)
+    with pytest.raises(ValueError, match=r"outside.*larger tol.*landmarks"):
+        constrained_path(s, 0.9 * outside)
+    with pytest.raises(ValueError, match="at once"):
+        constrained_path(s, 1.01 * (inside + outside))
+
+
 @pytest.mark.parametrize(
     ("tol", "message"), [(0.0, "tol"), (-1, "tol"), (np.nan, "tol"), ("a", "tol"), (1e3, "at once")]
 )

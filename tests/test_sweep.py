@@ -16,6 +16,7 @@ import textwrap
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
+from selfdistill_fast import store as store_module
 from selfdistill_fast.distill import held_out_columns
 from selfdistill_fast.spectrum.planning import choose
 from selfdistill_fast.store import Store
@@ -533,6 +535,28 @@ def test_a_damaged_group_is_noticed_and_computed_again(damage, problem, tmp_path
     assert factorised[4:] == KERNELS[2:3]
     assert same(first, again)
     assert same(first, SweepResult.load(store))
+
+
+@pytest.mark.parametrize("error", [MemoryError("1 EiB"), PermissionError(13, "not yours")])
+@pytest.mark.parametrize("at", ["group", "marker"])
+def test_what_cannot_be_read_now_is_kept(error, at, problem, tmp_path, monkeypatch, factorised):
+    """It was called damaged, and removed."""
+    store = tmp_path / "store"
+    first = go(problem, store)
+    read_text = Path.read_text
+
+    def fail(path, *args, **options):
+        if at == "group" or path.name == "kernel-0002.json":
+            raise error
+        return read_text(path, *args, **options)
+
+    place = (store_module, "read_group") if at == "group" else (Path, "read_text")
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, fail)
+        with pytest.raises(type(error)):
+            go(problem, store)
+    assert same(first, go(problem, store))
+    assert len(factorised) == len(KERNELS)
 
 
 def test_leftovers_are_removed_and_never_read(problem, tmp_path, factorised):

@@ -553,7 +553,7 @@ def test_a_full_disk_keeps_the_last_good_epoch(digits, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left.*the one before is kept") as caught:
         chain(digits, epochs=6, checkpoint_dir=tmp_path)
     assert caught.value.errno == errno.ENOSPC
@@ -669,9 +669,9 @@ def test_a_finished_chain_is_read_and_can_be_made_longer(digits, tmp_path):
 def test_a_directory_of_another_configuration_is_refused(digits, tmp_path):
     chain(digits, checkpoint_dir=tmp_path, epochs=1)
     for options, message in (
-        ({"epochs": 2}, "epochs was 1, now 2"),
-        ({"epochs": 1, "lam": 0.5}, "lam was 0.01, now 0.5"),
-        ({"epochs": 1, "model": linear}, "model was 'Sequential, 6 tensors"),
+        ({"epochs": 2}, "epochs was 1, is now 2"),
+        ({"epochs": 1, "lam": 0.5}, "lam was 0.01, is now 0.5"),
+        ({"epochs": 1, "model": linear}, "model was Sequential, 6 tensors"),
         ({"epochs": 1, "alpha": 0.3}, "α = .*, now α = 0.3"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -692,13 +692,34 @@ def test_the_numbers_of_a_partial_are_compared_exactly(kind, digits, tmp_path):
     chain(digits, loss=partial(weighted_loss, weights=kind(weights)), **run)
     chain(digits, loss=partial(weighted_loss, weights=kind(weights)), **run)
     weights[3] += 1e-12
-    with pytest.raises(ValueError, match="loss was 'partial"):
+    with pytest.raises(ValueError, match="loss was partial"):
         chain(digits, loss=partial(weighted_loss, weights=kind(weights)), **run)
 
 
 def test_chains_with_nearly_the_same_alpha_are_apart():
     alphas = [0.3, 0.3 + 1e-7, 0.3 + 1e-16, [0.3, 0.25], [0.3, np.nextafter(0.25, 1)]]
     assert len({experiment.chain_name(alpha) for alpha in alphas}) == len(alphas)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("1 EiB"),
+        PermissionError(13, "not yours"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_not_damaged(tmp_path, monkeypatch, error):
+    """The advice for a damaged one is to delete it."""
+    checkpoint.write(tmp_path / "fit.pt", {"x": torch.zeros(2)})
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)) as caught:
+        checkpoint.read(tmp_path / "fit.pt")
+    assert caught.value is error
 
 
 def test_a_damaged_checkpoint_is_named(digits, tmp_path):
@@ -839,7 +860,7 @@ def test_folders_that_are_not_as_expected(tree, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"one size: .* 9.png is \(16, 16\)|9.png is \(16, 16\)"):
         load_folder(root)
     bad.unlink()
-    monkeypatch.setattr(checkpoint.os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.warns(UserWarning, match="not kept"):
         load_folder(root)
     monkeypatch.undo()

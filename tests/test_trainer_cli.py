@@ -79,9 +79,9 @@ def test_the_same_command_again_trains_nothing_and_more_can_be_added(trained):
 def test_another_configuration_is_refused(trained):
     out, _ = trained
     for change, message in (
-        (["--epochs", 3], "epochs was 2, now 3"),
-        (["--model", "resnet18"], "model was 'cnn', now 'resnet18'"),
-        (["--lam", 0.5, "--lr", 0.1], "lam was 0.0001, now 0.5; lr was 0.001, now 0.1"),
+        (["--epochs", 3], "epochs was 2, is now 3"),
+        (["--model", "resnet18"], "model was cnn, is now resnet18"),
+        (["--lam", 0.5, "--lr", 0.1], "lr was 0.001, is now 0.1; lam was 0.0001, is now 0.5"),
     ):
         printed = run("train", "--out", out, *SMALL, *change, code=1)
         assert message in " ".join(printed.split())

@@ -25,6 +25,7 @@ caller's kind: NumPy for what lies on the host, else CuPy, torch, … on the dev
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Mapping
@@ -52,6 +53,7 @@ __all__ = [
     "offload",
     "on_device",
     "try_gpu",
+    "unless_it_fails",
     "with_fallback",
 ]
 
@@ -213,7 +215,7 @@ def offload(
         if (
             gpu is not None
             and seconds > 2.0 * gpu.transfer_seconds(nbytes)
-            and nbytes < 0.5 * gpu.available_memory()
+            and unless_it_fails(lambda: nbytes < 0.5 * gpu.available_memory(), False)
         ):
             return with_fallback(gpu, function, be.n_threads)
     with be.on():
@@ -226,10 +228,30 @@ def with_fallback(gpu: Gpu, function: Callable[[Any], Any], n_threads: int | Non
         with gpu.on():
             return function(gpu)
     except Exception as error:
-        cuda = type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
-        if not (cuda or isinstance(error, (MemoryError, GpuUnavailable))):
+        if not _of_device(error):
             raise
-        message = f"backend='auto' goes on on the CPU: {error}"
-    gpu.free_memory()
+        message = f"backend='auto' continues on the CPU: {error}"
+    with contextlib.suppress(Exception):  # a broken device cannot do even that
+        gpu.free_memory()
     warn_caller(message, RuntimeWarning)
     return function(Cpu(n_threads))
+
+
+def unless_it_fails(question: Callable[[], Any], otherwise: Any) -> Any:
+    """The answer of a device to a question about it; ``otherwise`` where the device fails.
+
+    With a warning, once. After an illegal access, say, every call of the process fails.
+    """
+    try:
+        return question()
+    except Exception as error:
+        if not _of_device(error):
+            raise
+        _warn_once(f"backend='auto' computes on the CPU: {error}")
+        return otherwise
+
+
+def _of_device(error: Exception) -> bool:
+    """Whether an error says that a device has failed or is full, not that the input is wrong."""
+    cuda = type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
+    return cuda or isinstance(error, (MemoryError, GpuUnavailable))

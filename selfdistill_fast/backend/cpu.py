@@ -262,21 +262,24 @@ class Cpu(Reference):
 
         Kernels of one pair quantity share the packed rows; from ``SHARE_COLUMNS`` columns on
         they share the distances too, which take another n m reals (half of it for K(X, X)).
+        Where these do not fit in memory, they are computed anew for each kernel.
         """
         kernels = list(kernels)
         shared = len(kernels) > 1 and len({kernel.pair for kernel in kernels}) == 1
         if not shared:
             yield from super().gram_sweep(X, Z, kernels, out)
             return
+        spare = self.available_memory()
         if out is None:
             out = np.empty((X.shape[0], (X if Z is None else Z).shape[0]), dtype=X.dtype)
+            spare -= out.nbytes
         elif not _writable_apart(out, X, Z):
             yield from super().gram_sweep(X, Z, kernels, out)
             return
         job = self._packed(X, Z, kernels[0], out)
         cost = self._tile_ns(job, X.shape[1])
         step = job.gram
-        if X.shape[1] >= SHARE_COLUMNS:
+        if X.shape[1] >= SHARE_COLUMNS and out.nbytes <= spare:
             job.keep_pairs()
             self._run(job.pairs, job.n_tiles, cost)
             step, cost = job.of_pairs, self._tile_ns(job, 0)

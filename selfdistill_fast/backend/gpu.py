@@ -245,11 +245,14 @@ class Gpu(Reference):
             except Exception as error:
                 if not _out_of_memory(error):
                     raise
-                self.free_memory()
+                left = ""
+                with contextlib.suppress(Exception):  # a broken device cannot do even that
+                    self.free_memory()
+                    left = f"; {self.available_memory():,} bytes are left"
                 raise MemoryError(
-                    f"GPU {self.device} ran out of memory ({error}; {self.available_memory():,} "
-                    "bytes are left). Ways out: float32 input, solver='krylov' or 'nystrom', which "
-                    "need not store K, gram_matmul, fewer rows, or backend='cpu'"
+                    f"GPU {self.device} ran out of memory ({error}{left}). Ways out: float32 "
+                    "input, solver='krylov' or 'nystrom', which need not store K, gram_matmul, "
+                    "fewer rows, or backend='cpu'"
                 ) from error
 
     def with_threads(self, n_threads: int) -> Reference:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.backend import get_backend, with_fallback
+from selfdistill_fast.backend import get_backend, unless_it_fails, with_fallback
 from selfdistill_fast.kernels import Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
@@ -201,7 +201,8 @@ def _gpu_that_pays(
     sizes = be, X.shape[0], X.shape[1], p, dtype
     budget = memory_budget(be, request.max_memory)
     problem = Problem(*sizes, given.kernel, request.lam, leave_one_out, budget)
-    gpu, reason = where_it_pays(problem, solver)
+    decide = functools.partial(where_it_pays, problem, solver)
+    gpu, reason = unless_it_fails(decide, (None, "on the CPU: the GPU fails"))
     _logger.info("backend='auto': %s", reason)
     return gpu
 

@@ -7,37 +7,26 @@ are read with ``weights_only=True``: nothing in them is executed.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from selfdistill_fast._files import differences, is_damage, replacing
+
 __all__ = ["claim", "read", "write", "write_json"]
 
 
 def _replace(path: Path, save: Callable[[BinaryIO], Any]) -> None:
-    # one writer for a run (process 0), hence one fixed name: what a kill leaves is overwritten
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        # one writer for a run (process 0): a fixed name, so that what a kill leaves is overwritten
+        with replacing(path, path.with_name(path.name + ".tmp")) as aside, aside.open("wb") as file:
             save(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
     except (OSError, RuntimeError) as error:  # torch's writer wraps a failed write
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         kept = "the one before is kept" if path.exists() else "there was none before"
         raise OSError(
             getattr(error, "errno", None) or errno.EIO,
@@ -71,12 +60,16 @@ def read(path: Path) -> dict[str, Any] | None:
     ------
     ValueError
         The file is damaged or something else.
+    MemoryError, RuntimeError, OSError
+        Its content does not fit in memory, or the system cannot read it.
     """
     if not path.exists():
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if not is_damage(error):
+            raise
         raise ValueError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}); delete it to begin this "
             "fit anew"
@@ -111,14 +104,10 @@ def claim(directory: Path, settings: dict[str, Any], name: str = "settings.json"
             before = None
         if not isinstance(before, dict):
             raise ValueError(f"{path} is damaged; delete {directory} to begin anew")
-        differences = [
-            f"{key} was {before.get(key, 'absent')!r}, now {settings.get(key, 'absent')!r}"
-            for key in sorted({*before, *settings})
-            if before.get(key) != settings.get(key)
-        ]
-        if differences:
+        found = differences(before, settings)
+        if found:
             raise ValueError(
-                f"{directory} holds a run of another configuration: {'; '.join(differences)}. "
+                f"{directory} holds a run of another configuration: {'; '.join(found)}. "
                 "Use another directory, or the same settings to continue it"
             )
         return

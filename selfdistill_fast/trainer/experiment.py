@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
+from selfdistill_fast._files import locked
 from selfdistill_fast.alpha import exact_text
 from selfdistill_fast.trainer.chain import SelfDistillation
 from selfdistill_fast.trainer.checkpoint import claim, write_json
@@ -384,15 +385,18 @@ def _alone(out: Path, world: World) -> Iterator[None]:
     if world.rank > 0:
         yield
         return
-    import fcntl
-
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is training in {out}") from None
+    try:
+        lock = locked(out / ".lock")
+    except BlockingIOError:
+        raise ValueError(
+            f"another process is training in {out}: wait for it, or give another directory"
+        ) from None
+    try:
         yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def _tensorboard(out: Path, world: World) -> list[Callable[[dict[str, Any]], None]]:
