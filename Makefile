@@ -9,6 +9,7 @@
 # the working tree, rebuilt on import). The stamps .installed and .editable say which;
 # each installation removes the other's stamp.
 # .venv-bench holds the benchmarks' peers beside a normal install.
+# .venv-docs holds Sphinx beside a normal install.
 # .venv-fuzz holds a normal install whose C code is compiled with sanitizers.
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -17,6 +18,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV ?= .venv
 VENV_BENCH ?= .venv-bench
 VENV_FUZZ ?= .venv-fuzz
+VENV_DOCS ?= .venv-docs
 VENV_TOOLS := .venv-tools-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 CONSTRAINTS ?= requirements/constraints.txt
 EXTRAS ?= test
@@ -35,7 +37,7 @@ BUILD_FILES := pyproject.toml $(wildcard meson.build meson.options $(CONSTRAINTS
 SOURCES := $(BUILD_FILES) $(shell find csrc selfdistill_fast -type f ! -name '*.pyc' 2>/dev/null)
 DEMO := demo
 
-.PHONY: help demo test test-newest test-oldest judge fuzz matrix workflows lint lock bench wheel wheel-check clean
+.PHONY: help demo test test-newest test-oldest judge fuzz matrix workflows lint lock docs bench wheel wheel-check clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -48,7 +50,7 @@ demo: $(if $(wildcard $(VENV)/.editable),$(VENV)/.editable,$(VENV)/.installed)  
 	@$(BIN)/selfdistill-fast example --out $(DEMO)
 
 test: $(VENV)/.editable  ## install for development and run all tests and doctests
-	@$(IN_VENV) $(BIN)/pytest $(ARGS)
+	@$(IN_VENV) $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-newest:  ## the tests with the newest release of every dependency
 	@rm -f .venv-newest/.editable
@@ -81,6 +83,12 @@ workflows: $(VENV_TOOLS)/.wheel $(VENV_TOOLS)/node_modules  ## check .github/wor
 lint: $(VENV)/.dev  ## all pre-commit hooks on all files (fixes what it can)
 	@$(IN_VENV) $(BIN)/pre-commit run --all-files --show-diff-on-failure $(ARGS)
 
+docs: $(VENV_DOCS)/.installed  ## the documentation site in build/docs; warnings are errors
+	@rm -rf docs/generated
+	@$(VENV_DOCS)/bin/python docs/benchmark_pages.py docs/generated
+	@$(VENV_DOCS)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs $(ARGS)
+	@echo "open build/docs/index.html"
+
 bench: $(VENV_BENCH)/.installed  ## benchmarks and their peers against a normal install
 	$(VENV_BENCH)/bin/pytest bench -o addopts=--import-mode=importlib -o testpaths=bench -o pythonpath=bench -o python_files='bench_*.py' --benchmark-sort=name $(ARGS)
 
@@ -98,7 +106,8 @@ wheel-check:  ## the wheel of dist/ in a Debian folder without a compiler (root,
 	@sh tools/wheel_check.sh dist/*.whl
 
 clean:  ## remove everything that the other targets made
-	rm -rf $(VENV) $(VENV_BENCH) $(VENV_FUZZ) .venv-tools-* .venv-newest .venv-oldest .matrix
+	rm -rf $(VENV) $(VENV_BENCH) $(VENV_FUZZ) $(VENV_DOCS) .venv-tools-* .venv-newest .venv-oldest .matrix
+	rm -rf docs/generated docs/gallery docs/sg_execution_times.rst
 	rm -rf $(DEMO) build dist .cache .benchmarks .hypothesis
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -137,6 +146,15 @@ $(VENV_BENCH)/.installed: $(SOURCES) | $(VENV_BENCH)/.python
 	@$(call pip_install,$(VENV_BENCH)) --no-build-isolation '.[bench]'
 	@touch $@
 
+$(VENV_DOCS)/.python:
+	$(call new_venv,$(VENV_DOCS))
+
+$(VENV_DOCS)/.installed: $(SOURCES) | $(VENV_DOCS)/.python
+	@echo "installing into $(VENV_DOCS), with Sphinx"
+	@$(call pip_install,$(VENV_DOCS)) $(BUILD_REQUIRES)
+	@$(call pip_install,$(VENV_DOCS)) --no-build-isolation '.[docs]'
+	@touch $@
+
 $(VENV_FUZZ)/.python:
 	$(call new_venv,$(VENV_FUZZ))
 
@@ -167,7 +185,7 @@ $(VENV)/.dev: $(VENV)/.editable
 
 # uv resolves for every Python and platform at once, and for the oldest releases
 RESOLVE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV_TOOLS)/bin/uv pip compile --quiet --no-annotate --prerelease disallow \
-  --python-version 3.11 --extra test --extra bench --extra dev
+  --python-version 3.11 --extra test --extra bench --extra docs --extra dev
 
 $(VENV_TOOLS)/.python:
 	$(call new_venv,$(VENV_TOOLS))

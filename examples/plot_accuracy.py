@@ -2,8 +2,6 @@
 Where digits are lost
 =====================
 
-.. image:: ../docs/images/accuracy.png
-
 A smooth kernel and λ from 1 down to 10⁻¹⁶, where (K + λI)⁻¹ cannot be known in double precision:
 K itself is rounded, and its smallest eigenvalues are nothing but that rounding. Each solver's
 third step is compared with the same chain of refits in long double, at new samples.

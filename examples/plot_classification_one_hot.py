@@ -2,8 +2,6 @@
 Classification with one-hot targets
 ===================================
 
-.. image:: ../docs/images/classification.png
-
 Handwritten digits (scikit-learn's own, 8 × 8 pixels) by kernel ridge regression on one-hot
 targets: ten targets, one factorisation, and the class with the largest prediction. A third of the
 training labels is wrong, which is where self-distillation has something to gain: a larger λ

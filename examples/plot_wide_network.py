@@ -2,7 +2,8 @@
 A wide network and its kernel
 =============================
 
-.. image:: ../docs/images/wide_network.png
+.. image:: /images/wide_network.png
+   :alt: α̂ and α* against the width of the network
 
 Section 5 of the paper estimates α̂ for networks because wide networks are nearly kernel ridge
 regressions, for which α* is exact. Here both are computed for the same network: α̂ by training
@@ -19,6 +20,7 @@ file or to ``wide_network.png``::
     python examples/plot_wide_network.py [FILE]
 """
 
+# sphinx_gallery_thumbnail_path = "images/wide_network.png"
 import sys
 from functools import partial
 

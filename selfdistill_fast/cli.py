@@ -351,6 +351,7 @@ def fit(
     """
     from selfdistill_fast import distill, spectrum
     from selfdistill_fast.plotting import figure_format
+    from selfdistill_fast.spectrum import with_steps
 
     if not (math.isfinite(lam) and lam > 0):
         raise InputError(f"--lam must be a positive number, got {lam:g}")
@@ -392,7 +393,7 @@ def fit(
                 fit_intercept=intercept,
                 random_state=seed,
                 leave_one_out=True if isinstance(weight, str) and not chooses else None,
-                **({"n_steps": steps} if solver in ("auto", "krylov") else {}),
+                **with_steps(solver, None, steps),
             )
 
     fitted = factorise(lam)
@@ -409,7 +410,7 @@ def fit(
         )
         sets = {"train": train, **{name.strip("-"): rows for name, rows in held.items()}}
         scores = _score(fitted, path, sets, scaling)
-    used = type(fitted).__name__.removesuffix("Spectrum").lower()
+    used = fitted.name
     # without eigenvalues it serves one λ, and leave-one-out of the limit has another
     spectral = fitted if hasattr(fitted, "d") or fitted.max_loo_steps == 0 else None
     del fitted

@@ -15,8 +15,6 @@ import numpy as np
 
 from selfdistill_fast.distill import DistillationPath, distill
 from selfdistill_fast.spectrum import Spectrum, check_n_steps
-from selfdistill_fast.spectrum.eigh import EighSpectrum
-from selfdistill_fast.spectrum.krylov import KrylovSpectrum
 
 __all__ = ["ConstrainedPath", "constrained_path"]
 
@@ -98,7 +96,7 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
         raise ValueError(f"tol must be a positive number, got {tol!r}")
     tol = float(tol)
     max_steps = check_n_steps(max_steps, "max_steps")
-    if not isinstance(spectrum, EighSpectrum) or isinstance(spectrum, KrylovSpectrum):
+    if spectrum.filters is None or spectrum.max_loo_steps == 0:  # Ritz values are not all
         raise ValueError(
             "the constraint is solved on eigenvalues: use solver='eigh', or 'nystrom' for many rows"
         )
@@ -141,7 +139,7 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
     return ConstrainedPath(path, lam_steps, np.array(norms), float(tol), bool(energy.sum() <= tol))
 
 
-def _energies(spectrum: EighSpectrum) -> tuple[np.ndarray, float]:
+def _energies(spectrum: Spectrum) -> tuple[np.ndarray, float]:
     """Mean square of the targets along each eigenvector (k,), and outside of all of them."""
     total = spectrum.total_weight * spectrum.p
 

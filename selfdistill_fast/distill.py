@@ -49,6 +49,7 @@ from selfdistill_fast.spectrum import (
     map_dask,
     mix,
 )
+from selfdistill_fast.spectrum.base import check_coefficients
 
 __all__ = [
     "DistillationPath",
@@ -236,15 +237,20 @@ class DistillationPath:
         Returns
         -------
         ndarray of shape (n,) or (n, p); for "all" (T, n) or (T, n, p)
+
+        Raises
+        ------
+        ValueError
+            They overflow the dtype of the spectrum.
         """
-        duals = self._select(step)[0]
+        duals = check_coefficients(self._select(step)[0])
         if self._one_target:
             duals = duals[..., 0]
         return deliver(self._backend, duals if isinstance(step, str) else duals[0])
 
     def intercept(self, step: Any = None) -> Any:
         """Constant of a step, () or (p,); for "all" with a leading T. 0 without an intercept."""
-        constants = self._select(step)[1]
+        constants = check_coefficients(self._select(step)[1])
         if self._one_target:
             constants = constants[..., 0]
         return deliver(self._backend, constants if isinstance(step, str) else constants[0])

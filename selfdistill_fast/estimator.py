@@ -39,6 +39,7 @@ from selfdistill_fast.spectrum import (
     check_n_steps,
     check_solver,
     spectrum,
+    with_steps,
 )
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
@@ -300,9 +301,7 @@ class SelfDistilledKernelRidge(_Distilled):
             nu=self.nu,
         )
         choosing = isinstance(self.alpha, str) and X_val is None and self.n_steps > 1
-        options = dict(self.solver_options or {})
-        if self.solver in ("auto", "krylov"):
-            options.setdefault("n_steps", self.n_steps)
+        options = with_steps(self.solver, self.solver_options, self.n_steps)
         fitted = spectrum(
             X,
             y,

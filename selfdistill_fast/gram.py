@@ -126,7 +126,9 @@ def gram_matmul(
     Raises
     ------
     TypeError, ValueError
-        As :func:`gram`; also if the rows of W do not match those of Z.
+        As :func:`gram`; also if the rows of W do not match those of Z, or where entries of K or
+        their products with W overflow to infinities of both signs. Of one sign they are infinite
+        in the result.
 
     Examples
     --------
@@ -149,7 +151,13 @@ def gram_matmul(
         target = _native_out(be, _check_out(out, (n, *V.shape[1:]), A.dtype))
         p = V.shape[1] if V.ndim == 2 else 1
         target = None if target is None else target.reshape(n, p)
-        result = native_matmul(be, A, B, V.reshape(m, p), kernel, target)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity stays, NaN is refused
+            result = native_matmul(be, A, B, V.reshape(m, p), kernel, target)
+        if bool(be.xp.isnan(result).any()):
+            raise ValueError(
+                f"K @ W is undefined in {A.dtype}: entries of {kernel!r} overflow on these rows, "
+                "and infinities of both signs meet; scale X or W down"
+            )
         return _delivered(be, result.reshape(n, *V.shape[1:]), out)
 
     n, m, d = _sizes(be, X, Z, kernel)

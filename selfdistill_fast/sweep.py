@@ -48,8 +48,11 @@ from selfdistill_fast.spectrum import (
     check_solver,
     check_targets,
     spectrum,
+    with_steps,
 )
 from selfdistill_fast.spectrum.planning import choose, memory_budget
+from selfdistill_fast.spectrum.problem import Problem
+from selfdistill_fast.spectrum.solvers import solver_named
 from selfdistill_fast.store import Store, read_group, read_manifest
 
 __all__ = ["SweepResult", "sweep"]
@@ -426,8 +429,9 @@ def sweep(
 # ---------------------------------------------------------------- one kernel
 def _score(job: _Job, data: dict[str, Any], kernel: Kernel) -> dict[str, Any]:
     """The variables of one kernel, as arrays without the axis of kernels."""
-    one = job.solver == "cholesky" or len(job.lams) == 1  # serves a single λ
-    fitted, parts = None, []
+    one = _one_at_a_time(job)
+    fitted: Any = None
+    parts = []
     for lams in _blocks(job, data):
         if fitted is None or one:
             fitted = None  # not two at a time
@@ -436,8 +440,14 @@ def _score(job: _Job, data: dict[str, Any], kernel: Kernel) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: np.concatenate([part[name] for part in parts]) for name in parts[0]
     }
-    found["solver"] = type(fitted).__name__.removesuffix("Spectrum").lower()
+    found["solver"] = fitted.name
     return found
+
+
+def _one_at_a_time(job: _Job) -> bool:
+    """Whether a factorisation serves a single λ."""
+    solver = solver_named(job.solver)
+    return len(job.lams) == 1 or (solver is not None and solver.one_lam)
 
 
 def _blocks(job: _Job, data: dict[str, Any]) -> list[np.ndarray]:
@@ -445,7 +455,7 @@ def _blocks(job: _Job, data: dict[str, Any]) -> list[np.ndarray]:
     n = max(len(data[name]) for name in ("X", "X_val") if data[name] is not None)
     p = 1 if data["y"].ndim == 1 else data["y"].shape[1]
     count = max(1, _BLOCK_BYTES // ((6 * p + 4) * job.n_steps * n * 8))
-    count = 1 if job.solver == "cholesky" else count
+    count = 1 if _one_at_a_time(job) else count
     return [job.lams[at : at + count] for at in range(0, len(job.lams), count)]
 
 
@@ -493,9 +503,6 @@ def _cells(
 
 def _factorise(job: _Job, data: dict[str, Any], kernel: Kernel, lam: Any) -> Any:
     """The one call that a sweep is made of."""
-    options = dict(job.solver_options)
-    if job.solver in ("auto", "krylov"):
-        options.setdefault("n_steps", job.n_steps)
     return spectrum(
         data["X"],
         data["y"],
@@ -508,7 +515,7 @@ def _factorise(job: _Job, data: dict[str, Any], kernel: Kernel, lam: Any) -> Any
         backend=job.backend,
         max_memory=job.max_memory,
         leave_one_out="leave-one-out" in job.scores,
-        **options,
+        **with_steps(job.solver, job.solver_options, job.n_steps),
     )
 
 
@@ -521,19 +528,21 @@ def _plans(be: Any, data: dict[str, Any], kernels: list[Kernel], job: _Job) -> d
     if job.solver != "auto":
         return {}
     X, y = data["X"], data["y"]
-    options: dict[str, Any] = {"n_steps": job.n_steps, **job.solver_options}
+    options = with_steps(job.solver, job.solver_options, job.n_steps)
     return {
         "definite" if kernel.definite else "indefinite": choose(
-            be,
-            X.shape[0],
-            X.shape[1],
-            1 if y.ndim == 1 else y.shape[1],
-            X.dtype,
-            kernel,
-            lam=job.lams if len(job.lams) > 1 else job.lams[0],
-            leave_one_out="leave-one-out" in job.scores,
-            budget=memory_budget(be, job.max_memory),
-            **options,
+            Problem(
+                be,
+                X.shape[0],
+                X.shape[1],
+                1 if y.ndim == 1 else y.shape[1],
+                X.dtype,
+                kernel,
+                lam=job.lams if len(job.lams) > 1 else job.lams[0],
+                leave_one_out="leave-one-out" in job.scores,
+                budget=memory_budget(be, job.max_memory),
+                **options,
+            )
         ).to_dict()
         for kernel in {kernel.definite: kernel for kernel in kernels}.values()
     }

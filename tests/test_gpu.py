@@ -39,7 +39,7 @@ from selfdistill_fast import (
 from selfdistill_fast import backend as backend_module
 from selfdistill_fast.backend import Cpu, Gpu, GpuUnavailable, get_backend
 from selfdistill_fast.backend import gpu as gpu_module
-from selfdistill_fast.spectrum import planning
+from selfdistill_fast.spectrum import planning, rates
 
 
 @pytest.fixture(autouse=True)
@@ -136,13 +136,26 @@ def test_other_libraries_get_their_own_kind(stand_in, monkeypatch, problem):
 
     class Tensor:
         __module__ = "torch"  # the top package is what counts
+        layout, is_nested, is_quantized = "torch.strided", False, False
+        device = types.SimpleNamespace(type="cuda", index=0)
 
         def __init__(self, array):
             self.array = array
-            self.shape, self.dtype = array.shape, array.dtype
+            self.shape, self.dtype = array.shape, f"torch.{array.dtype}"
 
         def detach(self):
-            return self.array
+            return self
+
+        resolve_neg = detach
+
+        def is_complex(self):
+            return False
+
+        def is_floating_point(self):
+            return True
+
+        def __dlpack__(self, **options):
+            return stand_in.asnumpy(self.array).__dlpack__(**options)
 
         def __dlpack_device__(self):
             return 2, 0
@@ -433,7 +446,7 @@ def worth_moving(monkeypatch, *, factor=1e3):
     monkeypatch.setattr(planning, "NOMINAL", planning.Rates(**slow))
     monkeypatch.setattr(Gpu, "rates", lambda self, dtype: fast)
     monkeypatch.setattr(gpu_module, "WAKE_UP", 0.0)
-    planning._rates.clear()
+    rates._rates.clear()
 
 
 def test_auto_moves_what_pays_and_says_why(stand_in, monkeypatch, problem):
@@ -454,7 +467,7 @@ def test_auto_moves_what_pays_and_says_why(stand_in, monkeypatch, problem):
     monkeypatch.setattr(Gpu, "available_memory", lambda self: 1000)
     assert spectrum(X, y, RBF(0.3), backend="auto").backend.name == "cpu"
     assert "does not fit" in plan(1000, 3, backend="auto").reason
-    planning._rates.clear()
+    rates._rates.clear()
 
 
 def test_auto_moves_products_that_pay(stand_in, monkeypatch, problem):

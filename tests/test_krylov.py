@@ -27,6 +27,7 @@ from selfdistill_fast import (
 )
 from selfdistill_fast.distill import gcv_alphas, score_grid
 from selfdistill_fast.spectrum.krylov import KrylovSpectrum, krylov_bytes
+from selfdistill_fast.spectrum.krylov.operator import KernelProduct
 from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
 
 LAMS = np.array([10.0, 0.3, 0.01])
@@ -487,7 +488,7 @@ def test_an_interrupted_continuation_is_made_up_for(rng, monkeypatch, after):
     X, Y, Xt = problem(rng)
     options = {"solver": "krylov", "lam": 10.0, "storage": "none"}
     s, other = (spectrum(X, Y, RBF(0.4), **options) for _ in range(2))
-    product, calls = type(s)._product, []
+    product, calls = KernelProduct.product, []
 
     def interrupted(self, *args, **kwargs):
         calls.append(None)
@@ -495,7 +496,7 @@ def test_an_interrupted_continuation_is_made_up_for(rng, monkeypatch, after):
             raise KeyboardInterrupt
         return product(self, *args, **kwargs)
 
-    monkeypatch.setattr(type(s), "_product", interrupted)
+    monkeypatch.setattr(KernelProduct, "product", interrupted)
     with pytest.raises(KeyboardInterrupt):
         s.pure_steps(1e-3, 3)
     monkeypatch.undo()

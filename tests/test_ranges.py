@@ -168,6 +168,37 @@ def test_overflow_is_infinite_and_underflow_zero(backend, dtype):
 
 
 @dtypes
+def test_a_product_of_infinities_of_both_signs_is_refused(backend, dtype):
+    large = dtype(1e300 if dtype == np.float64 else 1e36)
+    X, Z = np.array([[large]]), np.array([[1.0], [2.0]], dtype=dtype)
+    kernel = Polynomial(3, 1.0, 0.0)
+    W = np.array([1.0, -1.0])
+    if backend == "reference" and dtype == np.float32:  # its sums are in double
+        assert gram_matmul(X, Z, W, kernel, backend=backend) == -np.inf
+    else:
+        with pytest.raises(ValueError, match=r"overflow on these rows.*scale X or W down"):
+            gram_matmul(X, Z, W, kernel, backend=backend)
+    W = np.array([1.0, 1.0])
+    np.testing.assert_array_equal(host(gram_matmul(X, Z, W, kernel, backend=backend)), [np.inf])
+
+
+@pytest.mark.parametrize("solver", ["eigh", "cholesky", "tridiagonal", "krylov", "nystrom"])
+@dtypes
+def test_projections_that_overflow_are_refused(solver, dtype, backend, rng):
+    X = rng.standard_normal((9, 2)).astype(dtype)
+    options = {"n_landmarks": 5, "random_state": 0} if solver == "nystrom" else {}
+    lam = 1.0 if solver in ("cholesky", "krylov") else None
+    kernel = Polynomial(9, 1.0, 1.0)
+    fitted = spectrum(
+        X, np.sin(X[:, 0]), kernel, solver=solver, lam=lam, backend=backend, **options
+    )
+    large = dtype(1e100 if dtype == np.float64 else 1e20)
+    with pytest.raises(ValueError, match=r"projections overflow.*new samples"):
+        fitted.project(X * large)
+    assert np.isfinite(host(fitted.project(2 * X))).all()
+
+
+@dtypes
 def test_products_and_sweeps(backend, dtype, rng):
     """They see to ranges as K itself does."""
     s = 1e-20 if dtype == np.float32 else 1e-200
@@ -300,3 +331,15 @@ def test_coefficients_out_of_range_are_refused(solver, rng):
     s = fitted(X, 1e300 * y, Linear(), solver, 1e-10)
     with pytest.raises(ValueError, match="overflow float64: scale y down"):
         distill(s, 1e-10, 0.5, 2).predict(X)
+
+
+@pytest.mark.filterwarnings("ignore:the chain looks exploded:RuntimeWarning")
+def test_coefficients_that_overflow_are_refused_where_they_are_asked_for(backend, rng):
+    X = rng.standard_normal((6, 2)).astype(np.float32)
+    fitted = spectrum(X, np.sin(X[:, 0]), RBF(0.5), backend=backend, fit_intercept=True)
+    path = distill(fitted, 0.1, -1e45, 2)
+    assert np.isfinite(host(path.dual_coef(1))).all()
+    assert np.isfinite(path.intercept(1))
+    for step in (None, 2, "all"):
+        with pytest.raises(ValueError, match=r"overflow float32.*or use float64"):
+            path.dual_coef(step)

@@ -431,7 +431,7 @@ MEMORY = """
     if kind == "memmap":
         said += X.nbytes  # pages of the file that the system keeps
     if sampling in ("kmeans", "auto"):
-        from selfdistill_fast.spectrum.nystrom import _CLUSTERING
+        from selfdistill_fast.spectrum.nystrom.memory import _CLUSTERING
         said -= _CLUSTERING
     print(peak, said)
 """

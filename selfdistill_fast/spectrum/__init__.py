@@ -19,15 +19,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.linalg import LinAlgError
 
 from selfdistill_fast.backend import get_backend, unless_it_fails, with_fallback
-from selfdistill_fast.kernels import Kernel, Precomputed, as_kernel
+from selfdistill_fast.kernels import Precomputed, as_kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
     check_lam,
@@ -39,15 +37,17 @@ from selfdistill_fast.spectrum.base import (
     check_targets,
     evaluate,
     mix,
-    refuse_leave_one_out,
 )
-from selfdistill_fast.spectrum.cholesky import CholeskySpectrum, OutOfRange, check_loo_steps
-from selfdistill_fast.spectrum.eigh import EighSpectrum
-from selfdistill_fast.spectrum.krylov import KrylovSpectrum, ShortOfTolerance
-from selfdistill_fast.spectrum.nystrom import NystromSpectrum
 from selfdistill_fast.spectrum.planning import Plan, choose, memory_budget, plan, where_it_pays
+from selfdistill_fast.spectrum.problem import Problem, Request, TrainingSet, Unsuitable
 from selfdistill_fast.spectrum.rows import as_rows, in_memory, is_dask, map_dask
-from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
+from selfdistill_fast.spectrum.solvers import (
+    check_leave_one_out,
+    check_solver,
+    option_names,
+    solver_named,
+    with_steps,
+)
 
 __all__ = [
     "Plan",
@@ -67,16 +67,8 @@ __all__ = [
     "mix",
     "plan",
     "spectrum",
+    "with_steps",
 ]
-
-#: the solvers, and the options that each has
-SOLVERS: dict[str, tuple[str, ...]] = {
-    "eigh": (),
-    "cholesky": (),
-    "tridiagonal": (),
-    "krylov": ("lam_min", "n_steps", "tol", "max_rank", "storage"),
-    "nystrom": ("n_landmarks", "sampling", "block"),
-}
 
 _logger = logging.getLogger("selfdistill_fast")
 
@@ -186,169 +178,113 @@ def spectrum(
     if lam is not None:
         lam = check_lam(lam, batch=True)
     be = get_backend(backend, {"X": X, "Y": Y, "sample_weight": sample_weight})
-    problem = functools.partial(
-        _spectrum,
-        X=X,
-        Y=Y,
-        kernel=as_kernel(kernel),
-        solver=solver,
-        lam=lam,
-        sample_weight=sample_weight,
-        fit_intercept=bool(fit_intercept),
-        random_state=random_state,
-        max_memory=max_memory,
-        leave_one_out=leave_one_out,
-        options=options,
-        chosen=chosen,
-    )
+    given = TrainingSet(be, X, Y, as_kernel(kernel), sample_weight, bool(fit_intercept))
+    request = Request(lam, random_state, max_memory)
+    job = functools.partial(_spectrum, given, request, chosen or solver, options, leave_one_out)
     if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
-        gpu = _gpu_that_pays(be, X, Y, solver, as_kernel(kernel), lam, leave_one_out, max_memory)
+        gpu = _gpu_that_pays(given, request, solver, leave_one_out)
         if gpu is not None:
-            return with_fallback(gpu, problem, be.n_threads)
+            return with_fallback(gpu, job, be.n_threads)
     with be.on():
-        return problem(be)
+        return job(be)
 
 
 def _gpu_that_pays(
-    be: Any, X: Any, Y: Any, solver: str, kernel: Kernel, lam: Any, held_out: Any, budget: Any
+    given: TrainingSet, request: Request, solver: str, leave_one_out: bool | None
 ) -> Any:
     """A GPU for a problem on the host, or None."""
+    be, X, Y = given.backend, given.X, given.y
     if not isinstance(X, np.ndarray) or X.ndim != 2 or 0 in X.shape:
         return None  # what is streamed stays on the host; what is wrong is refused there
-    (n, d), p = X.shape, (1 if len(np.shape(Y)) < 2 else np.shape(Y)[1])
-    dtype = np.dtype("f4" if getattr(X, "dtype", None) in (np.float32, np.float16) else "f8")
-    decide = functools.partial(
-        where_it_pays,
-        be,
-        n,
-        d,
-        p,
-        dtype,
-        kernel,
-        solver=solver,
-        lam=lam,
-        leave_one_out=held_out,
-        max_memory=budget,
-    )
+    p = 1 if len(np.shape(Y)) < 2 else np.shape(Y)[1]
+    dtype = np.dtype("f4" if X.dtype in (np.float32, np.float16) else "f8")
+    sizes = be, X.shape[0], X.shape[1], p, dtype
+    budget = memory_budget(be, request.max_memory)
+    problem = Problem(*sizes, given.kernel, request.lam, leave_one_out, budget)
+    decide = functools.partial(where_it_pays, problem, solver)
     gpu, reason = unless_it_fails(decide, (None, "on the CPU: the GPU fails"))
     _logger.info("backend='auto': %s", reason)
     return gpu
 
 
-def _spectrum(
-    be: Any,
-    *,
-    X: Any,
-    Y: Any,
-    kernel: Kernel,
-    solver: str,
-    lam: Any,
-    sample_weight: Any,
-    fit_intercept: bool,
-    random_state: Any,
-    max_memory: Any,
-    leave_one_out: bool | None,
-    options: dict[str, Any],
-    chosen: Plan | None,
-) -> Spectrum:
-    """:func:`spectrum` on one backend."""
-    if solver == "nystrom":
-        if isinstance(kernel, Precomputed):
-            raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
-        X, Y = as_rows(be, X, Y)
+def _checked(be: Any, given: TrainingSet, solver: str) -> TrainingSet:
+    """The training set as native arrays on a backend."""
+    X, y = given.X, given.y
+    named = solver_named(solver)
+    if named is not None and named.streams:
+        X, y = as_rows(be, X, y)
     else:
         X = be.asarray(in_memory(X, solver, be.available_memory()), "X", ndim=2)
     n, n_features = X.shape
     if n == 0 or n_features == 0:
         raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")
-    if isinstance(kernel, Precomputed) and n != n_features:
+    if isinstance(given.kernel, Precomputed) and n != n_features:
         raise ValueError(f"a precomputed K must be square, got shape {X.shape}")
-    y = check_targets(be, Y, n, "float64", "Y")  # centred before it is rounded to X's dtype
-    w = check_sample_weight(be, sample_weight, n)
-    memory = None if max_memory is None else memory_budget(be, max_memory)
-    training = (be, X, y, kernel, w, fit_intercept, memory)
-    if solver == "auto":
-        chosen = chosen or choose(
-            be,
-            n,
-            n_features,
-            1 if y.ndim == 1 else y.shape[1],
-            X.dtype,
-            kernel,
-            lam=lam,
-            leave_one_out=leave_one_out,
-            budget=memory_budget(be, max_memory),
-            **options,
-        )
-        _logger.info("solver='auto' for %s\n%s", chosen.problem, chosen)
-        if chosen.solver is None:
-            raise MemoryError(f"solver='auto': {chosen.reason}")
-        solver = chosen.solver
-    result = _factorised(solver, training, lam, random_state, options, chosen)
-    used = type(result).__name__.removesuffix("Spectrum").lower()
-    if chosen is not None and used != chosen.solver:
-        chosen = replace(
-            chosen, solver=used, reason=f"{chosen.solver}, chosen first, cannot be exact here"
-        )
+    y = check_targets(be, y, n, "float64", "Y")  # centred before it is rounded to X's dtype
+    w = check_sample_weight(be, given.sample_weight, n)
+    return replace(given, backend=be, X=X, y=y, sample_weight=w)
+
+
+def _spectrum(
+    given: TrainingSet,
+    request: Request,
+    solver: str | Plan,
+    options: dict[str, Any],
+    leave_one_out: bool | None,
+    be: Any,
+) -> Spectrum:
+    """:func:`spectrum` on one backend."""
+    name = "auto" if isinstance(solver, Plan) else solver
+    training = _checked(be, given, name)
+    request = replace(request, max_memory=memory_budget(be, request.max_memory))
+    named = solver_named(name)
+    if named is not None:
+        return named(training, replace(request, options=named.Options(**options)))
+    if not isinstance(solver, Plan):
+        n, n_features = training.X.shape
+        sizes = be, n, n_features, training.p, np.dtype(training.dtype)
+        needs = request.lam, leave_one_out, request.max_memory
+        solver = choose(Problem(*sizes, given.kernel, *needs, **options))
+        _logger.info("solver='auto' for %s\n%s", solver.problem, solver)
+    if solver.solver is None:
+        raise MemoryError(f"solver='auto': {solver.reason}")
+    return _automatic(training, request, options, solver)
+
+
+def _automatic(
+    training: TrainingSet, request: Request, options: dict[str, Any], chosen: Plan
+) -> Spectrum:
+    """The training set factorised by the solver of a plan, or by one that takes its place."""
+    name, automatic = str(chosen.solver), True
+    while True:
+        solver = solver_named(name)
+        if solver is None:
+            raise ValueError("a plan must name a solver")
+        own = {key: options[key] for key in options if key in option_names(solver)}
+        request = replace(request, automatic=automatic, options=solver.Options(**own))
+        result = _unless_unsuitable(solver, training, request)
+        if result is not None:
+            break
+        able = [
+            cost
+            for cost in chosen.costs
+            if cost.solver in solver.successors and cost.solver != name and not cost.excluded
+        ]
+        following = min(able, key=lambda c: c.seconds).solver if able else solver.successors[-1]
+        _logger.info("solver=%r cannot be exact here; next: %s", name, following)
+        name, automatic = following, following != name
+    if name != chosen.solver:
+        reason = f"{chosen.solver}, chosen first, cannot be exact here"
+        chosen = replace(chosen, solver=name, reason=reason)
     result.plan = chosen
     return result
 
 
-def check_solver(solver: Any, options: Any) -> None:
-    """ValueError for an unknown solver, TypeError for an option that it does not have."""
-    if solver not in ("auto", *SOLVERS):
-        raise ValueError(f"unknown solver {solver!r}; known: auto, {', '.join(SOLVERS)}")
-    unknown = set(options) - set(("n_steps", "tol") if solver == "auto" else SOLVERS[solver])
-    if unknown:
-        raise TypeError(f"solver {solver!r} has no option {', '.join(sorted(unknown))}")
-
-
-def check_leave_one_out(solver: str, n_steps: int = 1) -> None:
-    """ValueError where a solver has no leave-one-out of so many steps, before any work."""
-    if solver in ("krylov", "tridiagonal"):
-        refuse_leave_one_out(solver)
-    if solver == "cholesky":
-        check_loo_steps(n_steps)
-
-
-def _factorised(
-    solver: str,
-    training: tuple[Any, Any, Any, Kernel, Any, bool, int | None],
-    lam: Any,
-    random_state: Any,
-    options: dict[str, Any],
-    chosen: Plan | None,
-) -> Spectrum:
-    """The training set factorised by one solver; where that was ours to choose, the next best."""
-    if solver == "cholesky":
-        if lam is None or lam.ndim:
-            raise ValueError("solver='cholesky' factorises K + lam I: it needs one scalar lam")
-        try:
-            return CholeskySpectrum(*training, float(lam), automatic=chosen is not None)
-        except OutOfRange:
-            pass
-        except LinAlgError:
-            if chosen is None:
-                raise
-        return EighSpectrum(*training)  # keeps all digits; and serves λ below round-off
-    if solver == "krylov":
-        if chosen is None:
-            return KrylovSpectrum(*training, lam=lam, **options)
-        try:
-            return KrylovSpectrum(*training, lam=lam, automatic=True, **options)
-        except ShortOfTolerance:
-            direct = [c for c in chosen.costs if c.solver in ("tridiagonal", "eigh")]
-            able = [c for c in direct if not c.excluded]
-            solver = min(able, key=lambda c: c.seconds).solver if able else ""
-            _logger.info("solver='krylov' did not reach its tolerance; next: %s", solver or "none")
-            if not solver:
-                return KrylovSpectrum(*training, lam=lam, **options)  # and warns
-    if solver == "tridiagonal":
-        result = TridiagonalSpectrum(*training)
-        smallest = math.inf if chosen is None or lam is None else float(lam.min())
-        if smallest >= result.rounding:
-            return result
-        del result  # as for Cholesky
-    if solver == "nystrom":
-        return NystromSpectrum(*training, random_state=random_state, **options)
-    return EighSpectrum(*training)
+def _unless_unsuitable(
+    solver: type[Spectrum], training: TrainingSet, request: Request
+) -> Spectrum | None:
+    """None where the solver is unsuitable; what it had allocated is free by then."""
+    try:
+        return solver(training, request)
+    except Unsuitable:
+        return None

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,10 @@ from selfdistill_fast import ranges
 from selfdistill_fast.alpha import plain, warn_caller
 from selfdistill_fast.gram import check_memory, native_gram, native_matmul
 from selfdistill_fast.kernels import Kernel, Precomputed
+from selfdistill_fast.spectrum.problem import NoOptions, Problem, Rates, Request, TrainingSet, Work
+
+if TYPE_CHECKING:
+    from selfdistill_fast.spectrum.spectral import Filters
 
 __all__ = ["Spectrum", "check_lam", "check_lam_steps", "check_n_steps"]
 
@@ -47,6 +51,7 @@ class Spectrum:
     n, k, p : int
         Training rows, coordinates, targets.
     target : (n kept rows, p) weighted, centred targets t
+    filters : Filters, or None for a solver without eigenvalues; see spectral.py
     d : (k,) eigenvalues, ascending and >= 0 (spectral solvers)
     z : (k, p) rotated targets Vᵀ t (spectral solvers)
     sample_weight : (n,) or None
@@ -61,9 +66,56 @@ class Spectrum:
         is rounding is judged against it: see :attr:`rounding`.
     plan : Plan or None
         Why ``solver="auto"`` chose this one.
-    max_loo_steps : int or inf
-        Steps that leave-one-out can have; 0 where there is none.
+
+
+    A subclass is a solver, made as ``solver(training, request)`` of a ``TrainingSet`` and a
+    ``Request``. Its class attributes and class methods are all that others know of it.
     """
+
+    #: as in ``spectrum(solver=name)``
+    name: ClassVar[str]
+    #: frozen dataclass of the options, with their defaults and checks
+    Options: ClassVar[type] = NoOptions
+    #: steps that leave-one-out can have; 0 where there is none
+    max_loo_steps: ClassVar[float] = math.inf
+    #: whether ``solver="auto"`` may choose it
+    exact: ClassVar[bool] = True
+    #: whether it serves only the single λ that it was made for
+    one_lam: ClassVar[bool] = False
+    #: whether rows need not be in memory, see rows.py
+    streams: ClassVar[bool] = False
+    #: whether its cost depends on the data, and is only an estimate
+    guessed: ClassVar[bool] = False
+    #: what makes it need less memory
+    memory_hint: ClassVar[str] = "fewer training rows"
+    #: solvers of which the cheapest that fits takes its place after ``Unsuitable``, or else the
+    #: last one; with its own name for that it is used as it is
+    successors: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def serves(cls, problem: Problem) -> str | None:
+        """Why ``solver="auto"`` must not choose it for this problem, or None."""
+        return None
+
+    @classmethod
+    def cost(cls, problem: Problem, rates: Rates) -> Work:
+        """What it would take for a problem."""
+        raise NotImplementedError
+
+    @classmethod
+    def check_leave_one_out(cls, n_steps: int = 1) -> None:
+        """ValueError where it has no leave-one-out of so many steps; names the alternatives."""
+        if cls.max_loo_steps == 0:
+            raise ValueError(
+                f"leave-one-out needs diagonals of functions of K, and solver={cls.name!r} knows "
+                "only what they do to y: use solver='eigh' (every lam), 'cholesky' (one lam) or "
+                "'nystrom' (a landmark model), or choose on a validation set X_val, y_val"
+            )
+        if n_steps > cls.max_loo_steps:
+            raise ValueError(
+                f"solver={cls.name!r} has leave-one-out of at most {cls.max_loo_steps} steps, "
+                f"asked for {n_steps}; use solver='eigh', or a validation set X_val"
+            )
 
     kernel: Kernel
     backend: Any
@@ -76,34 +128,26 @@ class Spectrum:
     sample_weight: Any
     rows: Any
     y_mean: Any
-    z: Any
     one_target: bool
     fit_intercept: bool
     scale: float
     plan: Any = None
-    max_loo_steps: float = math.inf
+    filters: Filters | None = None
 
-    def _prepare(
-        self,
-        be: Any,
-        X: Any,
-        y: Any,
-        kernel: Kernel,
-        w: Any,
-        fit_intercept: bool,
-        *,
-        needed: int,
-        max_memory: int | None,
-        cure: str = "fewer training rows",
-    ) -> None:
+    def __init__(self, training: TrainingSet, request: Request) -> None:
+        raise NotImplementedError
+
+    def _prepare(self, training: TrainingSet, request: Request, *, needed: int) -> None:
         """Set the attributes above.
 
         ``needed`` is the peak of bytes, checked before anything large is allocated.
         """
+        be, X, y, kernel = training.backend, training.X, training.y, training.kernel
+        w, fit_intercept = training.sample_weight, training.fit_intercept
         xp = be.xp
         precomputed = isinstance(kernel, Precomputed)
         self.backend, self.kernel, self.fit_intercept = be, kernel, fit_intercept
-        self.X = None if precomputed else X.copy()  # what the caller does to X later is his own
+        self.X = None if precomputed else X.copy()  # the caller may change X later
         self.n, self.one_target = X.shape[0], y.ndim == 1
         self.basis = self.X  # the rows that dual coefficients belong to
         self.sample_weight = None if w is None else w.copy()
@@ -114,8 +158,8 @@ class Spectrum:
             be,
             needed,
             f"{type(self).__name__} of {X.shape[0]} rows in {X.dtype}",
-            int(0.8 * be.available_memory()) if max_memory is None else max_memory,
-            f"ways out: float32 input (half of it), {cure}, or a larger max_memory",
+            request.max_memory,
+            f"ways out: float32 input (half of it), {self.memory_hint}, or a larger max_memory",
         )
         weights = xp.ones(self.n) if w is None else w
         weights = self.kept(weights)
@@ -195,46 +239,118 @@ class Spectrum:
             f"dtype={self.dtype}, backend={self.backend.name!r})"
         )
 
-    # The questions; see the head of this module.
-    def project(self, X_new: Any) -> Any:
-        """Basis functions at new points, (m, k)."""
-        raise NotImplementedError
+    # A solver without eigenvalues has its own answers to what follows.
+    @property
+    def spectral(self) -> Filters:
+        """The filters; AttributeError where the solver has no eigenvalues."""
+        if self.filters is None:
+            raise AttributeError(f"solver={self.name!r} has no eigenvalues; use solver='eigh'")
+        return self.filters
+
+    @property
+    def d(self) -> Any:
+        """Eigenvalues, (k,)."""
+        return self.spectral.d
+
+    @property
+    def z(self) -> Any:
+        """Rotated targets, (k, p)."""
+        return self.spectral.z
+
+    def _filters_for(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Filters:
+        """The filters that serve these λ values and steps."""
+        return self.spectral
 
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Coordinates of the pure steps, (T, k, p); with lam (L,) a leading L."""
-        raise NotImplementedError
+        """Coordinates of the pure steps.
+
+        Parameters
+        ----------
+        lam : float, or array_like of shape (L,)
+            The ridge λ. A 1-D array is a batch of λ values, never a schedule.
+        n_steps : int T
+        lam_steps : array of shape (T,), optional
+            A λ for each step; ``lam`` is not used then.
+
+        Returns
+        -------
+        ndarray of shape (T, k, p), or (L, T, k, p) for a batch; for a schedule
+        (T, T, k, p), where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
+        """
+        return self._filters_for(lam, n_steps, lam_steps).steps(lam, n_steps, lam_steps)
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Filters of the pure steps on the eigenvalues, (T, k); with lam (L,) a leading L."""
-        raise NotImplementedError
+        """Filters a^(τ−1)/(d + λ) of the pure steps; d times them is diag A^τ.
+
+        Parameters and shapes as :meth:`pure_steps`, without the axis p.
+        """
+        return self._filters_for(lam, n_steps, lam_steps).pure(lam, n_steps, lam_steps)
 
     def limit(self, lam: float, alpha: float) -> Any:
-        """Coordinates (k, p) of infinitely many steps with one α, eq. (17)."""
-        raise NotImplementedError
+        """Coordinates α/(αd + λ) z of infinitely many steps, eq. (17), (k, p).
 
-    def check_leave_one_out(self, n_steps: int = 1) -> None:
-        """ValueError where the solver has no leave-one-out of so many steps; names ways out."""
+        Raises
+        ------
+        ValueError
+            The limit does not exist.
+        """
+        return self.spectral.limit(lam, alpha)
 
-    def diag_powers(self, lam: Any, n_steps: int) -> Any:
-        """diag(A^τ), τ = 1..T, of the training rows of positive weight, (T, n)."""
-        raise NotImplementedError
+    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
+        """diag B of steps that mix the pure steps with weights C; None without eigenvalues."""
+        if self.filters is None:
+            return None
+        return self._filters_for(lam, len(C), lam_steps).shrinkage(C, lam, lam_steps)
 
     # Functions of K, each held as its coordinates along a last axis, for loo.py.
     def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """(I − A) A^(τ−1), τ = 1..T, without cancellation."""
-        raise NotImplementedError
+        """(I − A) A^(τ−1), τ = 1..T, without cancellation.
+
+        Parameters and shapes as :meth:`pure_filters`, except that a schedule gives
+        [j, s] = (I − A_j) A_(j−1) … A_s, zero for s > j.
+        """
+        return self._filters_for(lam, n_steps, lam_steps).residual(lam, n_steps, lam_steps)
 
     def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """A^τ, τ = 1..T, on the complement of q, without cancellation."""
+        """A^τ, τ = 1..T, or A_j … A_s, on the complement of q, without cancellation."""
+        return self._filters_for(lam, n_steps, lam_steps).smoother(lam, n_steps, lam_steps)
+
+    def diag_powers(self, lam: Any, n_steps: int) -> Any:
+        """diag(A^τ), τ = 1..T, of the training rows of positive weight.
+
+        Parameters
+        ----------
+        lam : float, or array_like of shape (L,)
+            The ridge λ. A 1-D array is a batch of λ values, never a schedule.
+        n_steps : int T
+
+        Returns
+        -------
+        ndarray of shape (T, n), or (L, T, n) for a batch
+        """
+        self.check_leave_one_out()
+        powers = self.diagonals(self.smoother_filters(lam, n_steps))
+        return powers if self.q is None else powers + (self.q**2).astype(self.dtype)
+
+    # The other questions; see the head of the package.
+    def project(self, X_new: Any) -> Any:
+        """Basis functions at new points, (m, k).
+
+        Parameters
+        ----------
+        X_new : array_like of shape (m, d)
+            With a precomputed kernel K(X_new, X), (m, n).
+        """
         raise NotImplementedError
 
     def diagonals(self, filters: Any) -> Any:
         """Diagonals at the kept training rows: filters (…, k) → (…, n)."""
+        self.check_leave_one_out()
         raise NotImplementedError
 
     def applied(self, filters: Any) -> Any:
         """Filtered targets at the kept training rows: filters (…, k) → (…, n, p)."""
-        raise NotImplementedError
+        return self.unweighted(self.in_rows(filters[..., None] * self.z))
 
     def applied_and_diagonals(self, filters: list[Any]) -> list[Any]:
         """What each filter makes of the targets, and then the diagonal of each."""
@@ -242,14 +358,11 @@ class Spectrum:
 
     def fold(self, rows: Any) -> Fold:
         """A set S of kept rows, given by their positions among the kept ones, to leave out."""
+        self.check_leave_one_out()
         raise NotImplementedError
 
     def in_rows(self, coordinates: Any) -> Any:
         """Weighted dual coefficients of the kept rows from coordinates (…, k, p)."""
-        raise NotImplementedError
-
-    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
-        """diag B of steps that mix the pure steps with weights C; None without eigenvalues."""
         raise NotImplementedError
 
     def dual(self, coordinates: Any) -> Any:
@@ -371,15 +484,6 @@ class Fold:
         raise NotImplementedError
 
 
-def refuse_leave_one_out(solver: str) -> None:
-    """The error of solvers that hold f(K)y and never diag f(K)."""
-    raise ValueError(
-        f"leave-one-out needs diagonals of functions of K, and solver={solver!r} knows only what "
-        "they do to y: use solver='eigh' (every lam), 'cholesky' (one lam) or 'nystrom' (a "
-        "landmark model), or choose on a validation set X_val, y_val"
-    )
-
-
 def rounding(scale: float, dtype: Any) -> float:
     """Size of an eigenvalue that may be rounding alone, for a matrix K_w of norm ``scale``.
 
@@ -393,6 +497,15 @@ def rounding(scale: float, dtype: Any) -> float:
       reach 100 ε ‖K_w‖/λ.
     """
     return 10.0 * float(np.finfo(dtype).eps) * scale
+
+
+def one_product(product: Callable[[Any], Any], a: Any, xp: Any) -> Any:
+    """A product of (k, b) matrices, for all the matrices of an array (…, k, p) at once."""
+    lead, (k, p) = a.shape[:-2], a.shape[-2:]
+    S = math.prod(lead)
+    flat = product(xp.moveaxis(a.reshape(S, k, p), 0, 1).reshape(k, S * p))
+    n = flat.shape[0]
+    return xp.moveaxis(flat.reshape(n, S, p), 1, 0).reshape(*lead, n, p)
 
 
 def largest(a: Any) -> float:
@@ -520,9 +633,14 @@ def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: A
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
     F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0) + constant[:, None, :]
+    return check_values(be, F, kernel, "predictions")
+
+
+def check_values(be: Any, F: Any, kernel: Kernel, what: str) -> Any:
+    """``F``, values of functions at new samples; ValueError where they overflow."""
     if not bool(be.xp.isfinite(F).all()):
         raise ValueError(
-            f"predictions overflow {F.dtype}: {kernel!r} is too large at some of the new samples"
+            f"{what} overflow {F.dtype}: {kernel!r} is too large at some of the new samples"
         )
     return F
 
@@ -595,6 +713,13 @@ def check_n_steps(n_steps: Any, name: str = "n_steps") -> int:
         hint = " (steps count from 1)" if "step" in name else ""
         raise ValueError(f"{name} must be an integer >= 1{hint}, got {n_steps!r}")
     return int(value)
+
+
+def check_tol(tol: Any) -> float:
+    """``tol`` as a float; ValueError unless it is between 0 and 1."""
+    if isinstance(tol, bool) or not isinstance(tol, numbers.Real) or not 0.0 < float(tol) < 1.0:
+        raise ValueError(f"tol must be a number between 0 and 1, got {tol!r}")
+    return float(tol)
 
 
 def check_targets(be: Any, y: Any, n: int, dtype: Any, name: str = "y") -> Any:

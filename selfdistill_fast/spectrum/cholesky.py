@@ -26,15 +26,16 @@ from typing import Any
 from numpy.linalg import LinAlgError
 
 from selfdistill_fast.alpha import warn_caller
-from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Fold,
     Spectrum,
     check_coefficients,
     check_lam,
     check_n_steps,
+    check_values,
     largest,
 )
+from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 
 __all__ = ["CholeskySpectrum"]
 
@@ -46,56 +47,51 @@ _BLOCK = 256
 MAX_LOO_STEPS = 4
 
 
-class OutOfRange(Exception):
-    """λ is far above the spectrum of K, where A = I − x cancels, or below the rounding of K."""
-
-
-def check_loo_steps(n_steps: int) -> None:
-    """ValueError for more steps than diagonals of powers of M can be had for."""
-    if n_steps > MAX_LOO_STEPS:
-        raise ValueError(
-            f"solver='cholesky' has leave-one-out of at most {MAX_LOO_STEPS} steps, asked for "
-            f"{n_steps}; use solver='eigh', or a validation set X_val"
-        )
-
-
 class CholeskySpectrum(Spectrum):
     """Factorised training set for one ridge; made by :func:`~selfdistill_fast.spectrum`.
 
     Coordinates are the dual coefficients of the weighted problem, k = n.
     """
 
+    name = "cholesky"
     max_loo_steps = MAX_LOO_STEPS
+    one_lam = True
+    successors = ("eigh",)  # keeps all digits; and serves λ below round-off
 
-    def __init__(
-        self,
-        be: Any,
-        X: Any,
-        y: Any,
-        kernel: Kernel,
-        w: Any,
-        fit_intercept: bool,
-        max_memory: int | None,
-        lam: float,
-        automatic: bool,
-    ) -> None:
-        xp = be.xp
-        self.lam = float(check_lam(lam, batch=False, dtype=X.dtype))
-        n = X.shape[0] if w is None else int((w > 0).sum())
-        self._prepare(
-            be,
-            X,
-            y,
-            kernel,
-            w,
-            fit_intercept,
-            needed=be.cholesky_bytes(n, X.dtype),
-            max_memory=max_memory,
+    @classmethod
+    def serves(cls, problem: Problem) -> str | None:
+        """One λ, and kernels that are positive semi-definite by construction."""
+        if not problem.one_lam:
+            return "serves one lam"
+        return None if problem.kernel.definite else "cannot see a negative eigenvalue above -lam"
+
+    @classmethod
+    def cost(cls, problem: Problem, rates: Rates) -> Work:
+        """n³/3 flops, 4 n³ with leave-one-out; K in the memory of its factor."""
+        n, n3, flops = problem.n, float(problem.n) ** 3, 1.0 / 3.0
+        if problem.leave_one_out:
+            flops = 4.0 if problem.n_steps > 2 else 4.0 / 3.0
+        flops = n3 * flops
+        return Work(
+            bytes=problem.backend.cholesky_bytes(n, problem.dtype) + problem.rows_bytes,
+            flops=flops,
+            seconds=problem.matrix_seconds(rates)
+            + n3 / 3.0 * rates.cholesky
+            + (flops - n3 / 3.0) * rates.gemm
+            + 4.0 * n * n * problem.n_steps * problem.p * rates.gemm,
         )
-        K = self._kernel_matrix(X, shift=1.0)  # q among the other eigenvalues
+
+    def __init__(self, training: TrainingSet, request: Request) -> None:
+        be, xp, automatic = training.backend, training.backend.xp, request.automatic
+        if request.lam is None or request.lam.ndim:
+            raise ValueError("solver='cholesky' factorises K + lam I: it needs one scalar lam")
+        self.lam = lam = float(check_lam(request.lam, batch=False, dtype=training.dtype))
+        needed = be.cholesky_bytes(training.n_kept, training.dtype)
+        self._prepare(training, request, needed=needed)
+        K = self._kernel_matrix(training.X, shift=1.0)  # q among the other eigenvalues
         self.k = K.shape[0]
         if automatic and lam < self.rounding:
-            raise OutOfRange
+            raise Unsuitable
         unit = float(xp.trace(K, dtype="float64")) / max(self.k, 1) or 1.0
         squares = 0.0  # ‖K‖_F² / unit²: squares of K itself may overflow
         for start in range(0, self.k, _BLOCK):
@@ -103,7 +99,7 @@ class CholeskySpectrum(Spectrum):
             squares += float(xp.square(rows).sum())
         if lam / unit * self.k > MAX_RIDGE * squares:  # ‖K‖_F² / trace is below d_max
             if automatic:
-                raise OutOfRange
+                raise Unsuitable
             warn_caller(
                 f"lam={lam:g} is more than {MAX_RIDGE:g} times the largest eigenvalue of K: "
                 "solver='cholesky' knows the smoother only as I - lam (K + lam I)^-1 and loses "
@@ -114,6 +110,8 @@ class CholeskySpectrum(Spectrum):
         try:
             self._factor = be.cholesky(K)
         except LinAlgError:
+            if automatic:
+                raise Unsuitable from None
             raise LinAlgError(
                 f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
                 "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "
@@ -131,15 +129,10 @@ class CholeskySpectrum(Spectrum):
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
-        """Basis functions at new points: κ(x, X) W^½, centred with an intercept, (m, n).
-
-        Parameters
-        ----------
-        X_new : array_like of shape (m, d)
-            With a precomputed kernel K(X_new, X), (m, n).
-        """
+        """Basis functions at new points: κ(x, X) W^½, centred with an intercept, (m, n)."""
         P = self._weighted_gram(X_new)
-        return P if self._offset is None else P - self._offset_of_basis()
+        P = P if self._offset is None else P - self._offset_of_basis()
+        return check_values(self.backend, P, self.kernel, "projections")
 
     def _offset_of_basis(self) -> Any:
         return self._offset.astype(self.dtype)
@@ -150,18 +143,7 @@ class CholeskySpectrum(Spectrum):
 
     # --------------------------------------------------------------- filters
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Coordinates M A^(τ−1) t of the pure steps.
-
-        Parameters
-        ----------
-        lam : float
-            The λ of the factorisation.
-        n_steps : int T
-
-        Returns
-        -------
-        ndarray of shape (T, n, p)
-        """
+        """Coordinates M A^(τ−1) t of the pure steps, (T, n, p), for the λ of the factorisation."""
         self._check(lam, lam_steps)
         steps = self.backend.xp.empty((check_n_steps(n_steps), *self.target.shape), self.dtype)
         t = self.target
@@ -179,9 +161,7 @@ class CholeskySpectrum(Spectrum):
         self._check(lam, lam_steps)
         n_steps = check_n_steps(n_steps)
         filters = self.backend.xp.zeros((n_steps, n_steps + 1), self.dtype)
-        for t in range(n_steps):
-            for power in range(t + 1):
-                filters[t, power + 1] = (-1.0) ** power * math.comb(t, power)
+        filters[:, 1:] = self._powers_of_smoother(n_steps)[:-1, :-1]
         return filters
 
     def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
@@ -191,12 +171,13 @@ class CholeskySpectrum(Spectrum):
         A is near 0, predictions keep their digits relative to y, not to themselves.
         """
         self._check(lam, lam_steps)
-        n_steps = check_n_steps(n_steps)
-        filters = self.backend.xp.zeros((n_steps, n_steps + 1), self.dtype)
-        for t in range(1, n_steps + 1):
-            for power in range(t + 1):
-                filters[t - 1, power] = (-1.0) ** power * math.comb(t, power)
-        return filters
+        return self._powers_of_smoother(check_n_steps(n_steps))[1:]
+
+    def _powers_of_smoother(self, n_steps: int) -> Any:
+        """(1 − x)^t for t = 0..T as coefficients of 1, x, …, x^T."""
+        powers = range(n_steps + 1)
+        rows = [[(-1.0) ** p * math.comb(t, p) for p in powers] for t in powers]
+        return self.backend.xp.asarray(rows, self.dtype)
 
     def limit(self, lam: float, alpha: float) -> Any:
         """Coordinates α (αK + λ)⁻¹ t of infinitely many steps, eq. (17), (n, p).
@@ -248,24 +229,11 @@ class CholeskySpectrum(Spectrum):
                 )
         return alpha * c * size
 
-    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
-        """None: there are no eigenvalues here."""
-        return None
-
     # --------------------------------------------------------- training rows
-    def check_leave_one_out(self, n_steps: int = 1) -> None:
-        """ValueError for more steps than there are diagonals for."""
-        check_loo_steps(n_steps)
-
-    def diag_powers(self, lam: Any, n_steps: int) -> Any:
-        """diag(A^τ) (+ q² with an intercept), τ = 1..T <= 4, of the kept training rows, (T, n)."""
-        powers = self.diagonals(self.smoother_filters(lam, n_steps))
-        return powers if self.q is None else powers + (self.q**2).astype(self.dtype)
-
     def diagonals(self, filters: Any) -> Any:
         """Diagonals of Σ_j f_j x^j at the kept training rows: filters (…, T + 1) → (…, n)."""
         count = filters.shape[-1] - 1
-        check_loo_steps(count)
+        self.check_leave_one_out(count)
         return filters @ self.backend.xp.stack(self._diagonal_powers(count))
 
     def applied(self, filters: Any) -> Any:

@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast.kernels import Kernel
 from selfdistill_fast.spectrum.base import (
     Spectrum,
     check_coefficients,
     check_lam,
     check_n_steps,
+    check_values,
     largest,
-    refuse_leave_one_out,
+    one_product,
 )
+from selfdistill_fast.spectrum.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 
 __all__ = ["TridiagonalSpectrum"]
 
@@ -36,47 +37,41 @@ __all__ = ["TridiagonalSpectrum"]
 class TridiagonalSpectrum(Spectrum):
     """Tridiagonal form of a kernel matrix; made by :func:`~selfdistill_fast.spectrum`."""
 
+    name = "tridiagonal"
     max_loo_steps = 0
+    successors = ("eigh",)
 
-    def __init__(
-        self,
-        be: Any,
-        X: Any,
-        y: Any,
-        kernel: Kernel,
-        w: Any,
-        fit_intercept: bool,
-        max_memory: int | None,
-    ) -> None:
-        n = X.shape[0] if w is None else int((w > 0).sum())
-        self._prepare(
-            be,
-            X,
-            y,
-            kernel,
-            w,
-            fit_intercept,
-            needed=be.tridiagonal_bytes(n, X.dtype),
-            max_memory=max_memory,
+    @classmethod
+    def cost(cls, problem: Problem, rates: Rates) -> Work:
+        """4/3 n³ flops; K and its reflectors."""
+        n, n3 = problem.n, float(problem.n) ** 3
+        return Work(
+            bytes=problem.backend.tridiagonal_bytes(n, problem.dtype) + problem.rows_bytes,
+            flops=4.0 / 3.0 * n3,
+            seconds=problem.matrix_seconds(rates)
+            + 4.0 / 3.0 * n3 * rates.tridiagonal
+            + problem.finish_seconds(rates),
         )
-        K = self._kernel_matrix(X, shift=1.0)
+
+    def __init__(self, training: TrainingSet, request: Request) -> None:
+        be = training.backend
+        needed = be.tridiagonal_bytes(training.n_kept, training.dtype)
+        self._prepare(training, request, needed=needed)
+        K = self._kernel_matrix(training.X, shift=1.0)
+        if request.automatic and request.lam is not None and request.lam.min() < self.rounding:
+            raise Unsuitable
         self.k = K.shape[0]
         self._diagonal, self._off, self._reflectors = be.tridiagonalise(K)
         self._rotated = be.tridiagonal_rotate(self._reflectors, self.target, transpose=True)
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
-        """Basis functions at new points: κ(x, X) W^½ Q, centred with an intercept, (m, n).
-
-        Parameters
-        ----------
-        X_new : array_like of shape (m, d)
-            With a precomputed kernel K(X_new, X), (m, n).
-        """
+        """Basis functions at new points: κ(x, X) W^½ Q, centred with an intercept, (m, n)."""
         xp, be = self.backend.xp, self.backend
         P = xp.ascontiguousarray(self._weighted_gram(X_new).T)
         P = be.tridiagonal_rotate(self._reflectors, P, transpose=True).T
-        return P if self._offset is None else P - self._offset_of_basis()
+        P = P if self._offset is None else P - self._offset_of_basis()
+        return check_values(self.backend, P, self.kernel, "projections")
 
     def _offset_of_basis(self) -> Any:
         r = self._offset.astype(self.dtype)[:, None]
@@ -84,29 +79,12 @@ class TridiagonalSpectrum(Spectrum):
 
     def in_rows(self, coordinates: Any) -> Any:
         """Q @ coordinates for coordinates (..., n, p), one product for all."""
-        xp = self.backend.xp
-        lead, (k, p) = coordinates.shape[:-2], coordinates.shape[-2:]
-        S = math.prod(lead)
-        flat = xp.moveaxis(coordinates.reshape(S, k, p), 0, 1).reshape(k, S * p)
-        product = self.backend.tridiagonal_rotate(self._reflectors, flat.astype(self.dtype))
-        return xp.moveaxis(product.reshape(k, S, p), 1, 0).reshape(*lead, k, p)
+        be, Q, dtype = self.backend, self._reflectors, self.dtype
+        return one_product(lambda a: be.tridiagonal_rotate(Q, a.astype(dtype)), coordinates, be.xp)
 
     # --------------------------------------------------------------- filters
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Coordinates (T + λ)⁻¹ A^(τ−1) t_0 of the pure steps.
-
-        Parameters
-        ----------
-        lam : float, or array_like of shape (L,)
-            The ridge λ. A 1-D array is a batch of ridges, never a schedule.
-        n_steps : int T
-        lam_steps : array of shape (T,), optional
-            A ridge for each step; ``lam`` is not used then.
-
-        Returns
-        -------
-        ndarray of shape (T, n, p), or (L, T, n, p) for a batch; for a schedule (T, T, n, p),
-        where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
+        """Coordinates (T + λ)⁻¹ A^(τ−1) t_0 of the pure steps, (T, n, p).
 
         Raises
         ------
@@ -161,11 +139,3 @@ class TridiagonalSpectrum(Spectrum):
         if alpha == 0.0 or math.isinf(lam / alpha):
             return self.backend.xp.zeros_like(self._rotated)
         return self._solved(lam / alpha, 1, self._rotated)[0][0]
-
-    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
-        """None: there are no eigenvalues here."""
-        return None
-
-    def check_leave_one_out(self, n_steps: int = 1) -> None:
-        """Always a ValueError: there are no diagonals of functions of K here."""
-        refuse_leave_one_out("tridiagonal")

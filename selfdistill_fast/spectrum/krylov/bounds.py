@@ -1,7 +1,7 @@
 """What the certificate of a Krylov run is made of: gains of residuals, and rounding.
 
 **Gains.** A residual r_s enters the error of step s through (K + λ)⁻¹, and that of step s + i
-through λ(K + λ)⁻² A^(i−1); see the head of krylov.py. ``gains`` bounds what becomes of it for
+through λ(K + λ)⁻² A^(i−1); see the head of the package. ``gains`` bounds what becomes of it for
 every r, ``gains_by_moments`` from rᵀKr and ‖Kr‖².
 
 **Rounding.** u is the unit roundoff (2⁻⁵³, float32: 2⁻²⁴). An entry κ(x, z) is computed with an
@@ -28,7 +28,7 @@ MANY, ANY = 2.0, 6.0
 
 
 def gains(lam: float, n_steps: int) -> np.ndarray:
-    """g_0, g_1, … of the head of krylov.py, (T,): what an error of i steps ago can do."""
+    """g_0, g_1, … of the head of the package, (T,): what an error of i steps ago can do."""
     i = np.arange(1, n_steps)
     u = (2.0 * i - 1.0) / (2.0 * i + 2.0)
     return np.concatenate([[0.5], u ** (i - 0.5) * (1.0 - u) ** 1.5]) / lam**0.5
@@ -124,3 +124,8 @@ class Bound(NamedTuple):
 def joined(parts: list[Bound]) -> Bound:
     """Bounds of some targets each, side by side."""
     return Bound(*(np.concatenate(arrays, 1) for arrays in zip(*parts, strict=True)))
+
+
+def norms(R: Any, be: Any) -> np.ndarray:
+    """‖R_sj‖, (T, p), for R (T, n, p)."""
+    return be.to_numpy(be.xp.sqrt(be.xp.square(R).sum(1)))
