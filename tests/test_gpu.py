@@ -419,7 +419,7 @@ def test_a_broken_device_does_not_keep_auto_from_the_cpu(stand_in, monkeypatch, 
     # and the next call does not even try
     monkeypatch.setattr(backend_module, "CORE_FLOPS", 1.0)
     monkeypatch.setattr(backend_module, "_warned", set())
-    planning._rates.clear()
+    rates._rates.clear()
     with pytest.warns(RuntimeWarning, match="computes on the CPU: .*illegal"):
         assert isinstance(spectrum(X, y, RBF(0.3), backend="auto").backend, Cpu)
     assert_close(gram(X, kernel=RBF(0.3), backend="auto"), gram(X, kernel=RBF(0.3)), 0.0)
