@@ -782,7 +782,7 @@ def _alarm(
     c = C[t] if C.ndim == 2 else C[t, :, j]
     name, values = ("c", c) if np.isnan(own[1:]).any() else ("α", own[1 : t + 1])
     listed = "… " * (len(values) > 6) + ", ".join(f"{value:.6g}" for value in values[-6:])
-    cure = (
+    hint = (
         "clip=True keeps chosen α's in [0, 1]; a validation set (X_val, y_val), fewer steps or a "
         "larger lam may do better"
         if chosen
@@ -790,7 +790,7 @@ def _alarm(
     )
     return (
         f"the chain looks exploded at step {t + 1} ({name} = {listed}): {figures}. "
-        f"Its predictions may be far from the targets; {cure}"
+        f"Its predictions may be far from the targets; {hint}"
     )
 
 

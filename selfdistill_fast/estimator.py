@@ -93,6 +93,22 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Returns
         -------
         float
+            1 − Σ w (y − f)² / Σ w (y − ȳ)², the mean over targets; 1 is the best, and a constant
+            function has 0 at most.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :meth:`predict`; shapes that do not match.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from selfdistill_fast import SelfDistilledKernelRidge
+        >>> X = np.arange(8.0)[:, None]
+        >>> model = SelfDistilledKernelRidge(lam=1e-3, alpha=0.5).fit(X, X[:, 0])
+        >>> bool(model.score(X, X[:, 0]) > 0.99)
+        True
         """
         predictions = self.predict(X)
         arrays = {"y": y, "predictions": predictions, "sample_weight": sample_weight}

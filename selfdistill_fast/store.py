@@ -110,7 +110,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Let other processes in."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
