@@ -23,8 +23,8 @@ import child
 import numpy as np
 import pytest
 
-from selfdistill_fast.backend import GpuUnavailable
-from selfdistill_fast.backend.gpu import Gpu
+from selfdistill_fast._backend import GpuUnavailable
+from selfdistill_fast._backend.gpu import Gpu
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

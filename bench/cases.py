@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfdistill_fast import RBF, Laplacian, Matern, _core, gram, gram_matmul, spectrum
+from selfdistill_fast._backend import get_backend
 from selfdistill_fast.alpha import grid_losses, step_weights
-from selfdistill_fast.backend import get_backend
 
 BEST = _core.isa()  # the instruction set in use
 

@@ -83,7 +83,7 @@ def bandwidths(threads):
 def _streamed(a):
     """Seconds of our own streaming stores of a matrix of zeros: a Gram matrix of no columns."""
     from selfdistill_fast import Linear
-    from selfdistill_fast.backend import get_backend
+    from selfdistill_fast._backend import get_backend
 
     side = int(len(a) ** 0.5) // 64 * 64
     out, X = a[: side * side].reshape(side, side), np.empty((side, 0))
@@ -113,7 +113,7 @@ def exp_rates(threads):
 def measure():
     """All ceilings, as plain numbers: bytes/s, flop/s and exp/s per instruction set."""
     from selfdistill_fast import _core
-    from selfdistill_fast.backend.threads import n_threads_now
+    from selfdistill_fast._backend.threads import n_threads_now
 
     threads = n_threads_now()
     fill, copy, read = bandwidths(threads)

@@ -23,8 +23,8 @@ from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_limits
 
 from selfdistill_fast import RBF, sweep
-from selfdistill_fast.backend import get_backend
-from selfdistill_fast.backend.host import available_cpus
+from selfdistill_fast._backend import get_backend
+from selfdistill_fast._backend.host import available_cpus
 
 RESULTS = Path(__file__).parent / "results" / "sweep_dask.json"
 ROUNDS = 3

@@ -14,20 +14,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from selfdistill_fast._chain.constrained import constrained_path
+from selfdistill_fast._chain.filters import limit_shrinkage, shrinkage_path
+from selfdistill_fast._chain.leave_out import leave_fold_out, leave_one_out
+from selfdistill_fast._chain.path import DistillationPath, distill, load
+from selfdistill_fast._gram import gram, gram_matmul, gram_sweep
+from selfdistill_fast._solvers import Plan, Spectrum, plan, spectrum
+from selfdistill_fast._sweep.run import SweepResult, sweep
 from selfdistill_fast.alpha import (
     alphas_to_weights,
     joint_weights,
     optimal_alpha,
     weights_to_alphas,
 )
-from selfdistill_fast.constrained import constrained_path
-from selfdistill_fast.distill import DistillationPath, distill, load
-from selfdistill_fast.filters import limit_shrinkage, shrinkage_path
-from selfdistill_fast.gram import gram, gram_matmul, gram_sweep
 from selfdistill_fast.kernels import NTK, RBF, Kernel, Laplacian, Linear, Matern, Polynomial
-from selfdistill_fast.loo import leave_fold_out, leave_one_out
-from selfdistill_fast.spectrum import Plan, Spectrum, plan, spectrum
-from selfdistill_fast.sweep import SweepResult, sweep
 
 __all__ = [
     "NTK",
@@ -65,9 +65,9 @@ __all__ = [
 
 #: names that need more than NumPy and SciPy, imported when they are first used
 _LAZY = {
-    "SelfDistilledKernelRidge": "selfdistill_fast.estimator",
-    "SelfDistilledKernelRidgeCV": "selfdistill_fast.estimator",
-    "show_config": "selfdistill_fast.config",
+    "SelfDistilledKernelRidge": "selfdistill_fast.estimators",
+    "SelfDistilledKernelRidgeCV": "selfdistill_fast.estimators",
+    "show_config": "selfdistill_fast._config",
 }
 
 

@@ -2,7 +2,7 @@
 """The border between Python and the C loops of csrc/: check, release the GIL, call, raise.
 
 A :class:`Gram` is one K(X, Z) to be computed. Its methods work on ranges of panels and
-tiles and may be called from several threads at once; ``backend/threads.py`` does so. Any
+tiles and may be called from several threads at once; ``_backend/threads.py`` does so. Any
 partition of a range gives the same bits.
 
 The instruction set is chosen once, at import: the best that was compiled and that this

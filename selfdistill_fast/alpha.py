@@ -19,54 +19,26 @@ from __future__ import annotations
 
 import math
 import numbers
-import os
-import sys
-import warnings
 from typing import Any
 
 import numpy as np
 
-#: where this package's own files are
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+from selfdistill_fast._validation import is_tensor, plain, to_host, warn_caller
 
 __all__ = [
     "alphas_to_weights",
     "cell_losses",
     "chain_weights",
     "check_alphas",
-    "exact_text",
     "greedy_alphas",
     "grid_losses",
-    "is_tensor",
     "joint_report",
     "joint_weights",
     "optimal_alpha",
-    "plain",
     "smallest",
     "step_weights",
-    "to_host",
     "weights_to_alphas",
 ]
-
-
-def warn_caller(message: str, category: type[Warning]) -> None:
-    """Warn at the line outside of this package that led here."""
-    frame, level = sys._getframe(1), 2
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame, level = frame.f_back, level + 1  # type: ignore[assignment]
-    warnings.warn(message, category, stacklevel=level)
-
-
-def exact_text(value: float) -> str:
-    """A number as text that reads back as the same number, with 12 digits where they do.
-
-    Examples
-    --------
-    >>> exact_text(0.1), exact_text(2.0), exact_text(1 / 3)
-    ('0.1', '2', '0.3333333333333333')
-    """
-    text = f"{value:.12g}"
-    return text if float(text) == value else repr(float(value))
 
 
 def smallest(errors: Any) -> int:
@@ -91,47 +63,6 @@ def _round_off(*arrays: Any) -> float:
     return 32.0 * float(np.finfo(np.float32 if single else np.float64).eps)
 
 
-def is_tensor(a: Any) -> bool:
-    """Whether ``a`` is a tensor of torch, which is not imported for this."""
-    return hasattr(a, "detach") and hasattr(a, "layout")
-
-
-def plain(a: Any, name: str = "array") -> Any:
-    """``a``, but a tensor of torch (or a list of them) as NumPy's array where it lies on the host.
-
-    It is detached: no gradient flows through this library. bfloat16 and float8 become float32,
-    which holds their values.
-
-    Raises
-    ------
-    TypeError
-        A complex, sparse, quantised or nested tensor, or one without numbers.
-    """
-    if isinstance(a, (list, tuple)) and any(map(is_tensor, a)):
-        return [plain(part, name) for part in a]
-    if not is_tensor(a):
-        return a
-    if a.is_nested:
-        raise TypeError(f"{name} is a nested tensor: pass one dense tensor")
-    if a.is_quantized:
-        raise TypeError(f"{name} is quantised: pass {name}.dequantize()")
-    if str(a.layout) != "torch.strided":
-        raise TypeError(
-            f"{name} is sparse, or in another layout ({a.layout}); this library works on dense "
-            f"arrays: pass {name}.to_dense()"
-        )
-    if a.is_complex():
-        raise TypeError(f"{name} must hold real numbers, got dtype {a.dtype}")
-    if a.device.type == "meta":
-        raise TypeError(f"{name} is on the meta device and holds no numbers: pass real data")
-    if a.device.type not in ("cpu", "cuda"):
-        raise TypeError(f"{name} is on device {a.device}: pass {name}.cpu()")
-    a = a.detach().resolve_neg()
-    wide = ("torch.float16", "torch.float32", "torch.float64")
-    a = a.float() if a.is_floating_point() and str(a.dtype) not in wide else a
-    return a.numpy() if a.device.type == "cpu" else a
-
-
 def _double(a: Any, name: str = "array") -> Any:
     """``a`` in double precision, in the namespace that it came from."""
     a = plain(a, name)
@@ -142,16 +73,6 @@ def _double(a: Any, name: str = "array") -> Any:
     if "complex" in str(a.dtype):
         raise TypeError(f"{name} must hold real numbers, got dtype {a.dtype}")
     return a.astype("float64", copy=False)
-
-
-def to_host(a: Any, name: str = "array") -> Any:
-    """``a`` as NumPy where it lies on a device: one copy, and nothing waits for it again."""
-    a = plain(a, name)
-    if is_tensor(a):
-        return a.cpu().numpy()
-    if isinstance(a, (list, tuple)):
-        return [to_host(part, name) for part in a]
-    return a.get() if hasattr(a, "get") and hasattr(a, "dtype") else a
 
 
 def _numbers(a: Any, name: str) -> np.ndarray:

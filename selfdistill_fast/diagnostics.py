@@ -1,6 +1,6 @@
 """What distillation does to a model: sparsification, degrees of freedom, convergence.
 
-All functions take eigenvalues ``d`` and are statements about diag B^(τ); see filters.py.
+All functions take eigenvalues ``d`` and are statements about diag B^(τ); see _chain/filters.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast.alpha import check_alphas, plain
-from selfdistill_fast.filters import shrinkage_path
-from selfdistill_fast.spectrum import check_lam, check_limit, check_n_steps
+from selfdistill_fast._chain.filters import shrinkage_path
+from selfdistill_fast._solvers import check_limit
+from selfdistill_fast._validation import check_lam, check_n_steps, plain
+from selfdistill_fast.alpha import check_alphas
 
 __all__ = [
     "convergence_rate",

@@ -104,7 +104,7 @@ class Kernel:
         """κ(x, x) from ‖x‖², shape (n,)."""
         return xp.ones_like(xx)
 
-    # What ranges.py needs to keep squares and products within the range of a dtype: of a
+    # What _ranges.py needs to keep squares and products within the range of a dtype: of a
     # distance kernel the first two, of the others that have a pair quantity the last two.
     @property
     def log2_rate(self) -> float:

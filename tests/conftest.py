@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from selfdistill_fast.backend import gpu
+from selfdistill_fast._backend import gpu
 
 settings.register_profile(
     "selfdistill",

@@ -11,7 +11,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from selfdistill_fast.backend import cuda_libraries
+from selfdistill_fast._backend import cuda_libraries
 
 HERE = Path(__file__).resolve().parent / "cuda"
 PAIRS = ("squares", "l1", "inner", "angle")

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import selfdistill_fast
-from selfdistill_fast.backend import blocked
-from selfdistill_fast.backend.cpu import Cpu
-from selfdistill_fast.backend.reference import Reference
+from selfdistill_fast._backend import blocked
+from selfdistill_fast._backend.cpu import Cpu
+from selfdistill_fast._backend.reference import Reference
 from selfdistill_fast.kernels import Linear
 
 PACKAGE = Path(selfdistill_fast.__file__).parent
@@ -147,7 +147,7 @@ def test_the_reference_kernel_matrix_of_many_rows_is_not_a_syrk(small_blocks, rn
 
 
 #: products of a matrix with its own transpose, each of an order that is small by construction
-SMALL_PRODUCTS = {"blocked.py": 2, "landmarks.py": 1, "rates.py": 1, "gpu.py": 1, "check.py": 1}
+SMALL_PRODUCTS = {"blocked.py": 2, "landmarks.py": 1, "rates.py": 1, "gpu.py": 1, "_check.py": 1}
 
 
 def syntax(node_type):

@@ -20,7 +20,7 @@ from selfdistill_fast import (
     gram,
     spectrum,
 )
-from selfdistill_fast.spectrum.krylov.bounds import entry_rounding, magnitudes
+from selfdistill_fast._solvers.krylov.bounds import entry_rounding, magnitudes
 
 pytestmark = pytest.mark.skipif(
     np.finfo(np.longdouble).eps > 1e-18, reason="long double has no more digits than double here"

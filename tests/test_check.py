@@ -12,8 +12,8 @@ from processes import run_python
 from typer.testing import CliRunner
 
 import selfdistill_fast
-from selfdistill_fast import check
-from selfdistill_fast.backend import cuda_libraries, gpu
+from selfdistill_fast import _check as check
+from selfdistill_fast._backend import cuda_libraries, gpu
 from selfdistill_fast.cli import app
 
 CALLS = 11
@@ -112,7 +112,7 @@ def test_what_is_checked_is_what_is_installed(tmp_path, monkeypatch):
 def test_what_a_library_prints_is_no_answer():
     code = """
         import json
-        from selfdistill_fast import check
+        from selfdistill_fast import _check as check
         def jobs(backend):
             yield "load", lambda: print("a library says hello")
         check._jobs = jobs

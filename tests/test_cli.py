@@ -20,9 +20,10 @@ from sklearn.kernel_ridge import KernelRidge
 from typer.testing import CliRunner
 
 import selfdistill_fast
-from selfdistill_fast import Matern, SelfDistilledKernelRidge, __main__, load, loo
+from selfdistill_fast import Matern, SelfDistilledKernelRidge, __main__, load
+from selfdistill_fast._chain import leave_out
 from selfdistill_fast.cli import app
-from selfdistill_fast.tabular import TableError, read_table, write_table
+from selfdistill_fast.cli.tables import TableError, read_table, write_table
 
 #: printed by the authors for steps 1..6 and the limit
 PAPER = {
@@ -460,7 +461,7 @@ def test_info_as_json():
 
 
 def test_info_warns_of_slow_blas_kernels():
-    """OpenBLAS told to use older kernels than the processor has: the cure is named."""
+    """OpenBLAS told to use older kernels than the processor has: the hint is there."""
     from selfdistill_fast import show_config
 
     config = show_config()
@@ -526,7 +527,7 @@ def _broken(*_, **__):
 
 
 def test_a_fault_in_leave_one_out_is_not_its_absence(csv, monkeypatch):
-    monkeypatch.setattr(loo, "mixed_held_out", _broken)
+    monkeypatch.setattr(leave_out, "mixed_held_out", _broken)
     output = run("fit", csv, "--alpha", "0.25", code=1)
     assert "error: predictions overflow, say" in output
     assert "no leave-one-out" not in output

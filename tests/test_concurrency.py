@@ -16,7 +16,7 @@ import pytest
 from processes import run_python
 
 from selfdistill_fast import RBF, distill, gram, leave_one_out, spectrum
-from selfdistill_fast.backend import threads
+from selfdistill_fast._backend import threads
 
 rng = np.random.default_rng(11)
 X, Y, X_NEW = rng.standard_normal((150, 5)), rng.standard_normal(150), rng.standard_normal((400, 5))
@@ -222,7 +222,7 @@ def test_an_error_of_a_helper_is_raised_once_nothing_runs():
 def test_interrupts_at_any_moment_neither_hang_nor_leave_a_block_running():
     code = """
         import signal, threading, time
-        from selfdistill_fast.backend import threads
+        from selfdistill_fast._backend import threads
         main = threading.main_thread()
         in_a_block = set()  # helpers
         def block(lo, hi):

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from selfdistill_fast import show_config
-from selfdistill_fast.backend import cuda_libraries
-from selfdistill_fast.backend.blocked import SYRK_ROWS
-from selfdistill_fast.config import _cuda_warnings, _notes, _warnings
+from selfdistill_fast._backend import cuda_libraries
+from selfdistill_fast._backend.blocked import SYRK_ROWS
+from selfdistill_fast._config import _cuda_warnings, _notes, _warnings
 
 
 def test_report_is_complete_and_json():
@@ -61,7 +61,7 @@ def report(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("cpu", "library", "kernels", "isa", "cure"),
+    ("cpu", "library", "kernels", "isa", "hint"),
     [
         ("avx512", "openblas", "Haswell", "avx2", "OPENBLAS_CORETYPE=SkylakeX"),
         ("avx512", "openblas", "Zen", "avx2", "OPENBLAS_CORETYPE=SkylakeX"),
@@ -70,9 +70,9 @@ def report(monkeypatch):
         ("avx512", "blis", "haswell", "avx2", "BLIS_ARCH_TYPE=skx"),
     ],
 )
-def test_slower_kernels_than_the_processor_has(report, cpu, library, kernels, isa, cure):
+def test_slower_kernels_than_the_processor_has(report, cpu, library, kernels, isa, hint):
     (warning,) = report(cpu, library, kernels, isa)
-    assert cure in warning
+    assert hint in warning
     assert f"{kernels} kernels" in warning
     assert "libblas.so, libother.so" in warning
 

@@ -29,9 +29,9 @@ import pytest
 from processes import run_python
 
 from selfdistill_fast import _core
-from selfdistill_fast.backend import BACKENDS, get_backend, threads
-from selfdistill_fast.backend.cpu import Cpu
-from selfdistill_fast.backend.reference import Reference
+from selfdistill_fast._backend import BACKENDS, get_backend, threads
+from selfdistill_fast._backend.cpu import Cpu
+from selfdistill_fast._backend.reference import Reference
 from selfdistill_fast.kernels import (
     NTK,
     RBF,
@@ -346,7 +346,7 @@ def test_project_out(isa, p, rng):
 
 
 def test_project_out_makes_rows_orthogonal_in_groups(isa, rng, monkeypatch):
-    monkeypatch.setattr("selfdistill_fast.backend.cpu.PROJECTED_BYTES", 300_000)
+    monkeypatch.setattr("selfdistill_fast._backend.cpu.PROJECTED_BYTES", 300_000)
     Q = np.ascontiguousarray(np.linalg.qr(rng.normal(size=(1500, 200)))[0].T)
     for be in (Cpu(), REFERENCE):
         W = rng.normal(size=(6, 1500))
@@ -440,9 +440,9 @@ def test_out_is_independent_of_alignment_and_streaming(isa, rng, monkeypatch):
         for dtype in (np.float64, np.float32):
             X, Z = points(rng, n, d, dtype), points(rng, m, d, dtype)
             for other in (Z, None)[: 1 + (n == m)]:
-                monkeypatch.setattr("selfdistill_fast.backend.cpu.STREAM_BYTES", 1 << 40)
+                monkeypatch.setattr("selfdistill_fast._backend.cpu.STREAM_BYTES", 1 << 40)
                 expected = Cpu().gram(X, other, RBF(0.5))
-                monkeypatch.setattr("selfdistill_fast.backend.cpu.STREAM_BYTES", 0)
+                monkeypatch.setattr("selfdistill_fast._backend.cpu.STREAM_BYTES", 0)
                 for offset in range(0, 9, 2):
                     memory = np.full(n * m + 40, 7, dtype)
                     out = memory[offset : offset + n * m].reshape(n, m)
@@ -528,7 +528,7 @@ def test_import_is_light():
     result = run_python(
         """
         import sys, threading
-        import selfdistill_fast.backend
+        import selfdistill_fast._backend
         heavy = {"sklearn", "torch", "cupy", "matplotlib", "pandas"} & set(sys.modules)
         assert not heavy, heavy
         assert threading.active_count() == 1
@@ -642,7 +642,7 @@ def test_a_forked_child_computes():
         """
         import os, warnings
         import numpy as np
-        from selfdistill_fast.backend import get_backend, threads
+        from selfdistill_fast._backend import get_backend, threads
         from selfdistill_fast.kernels import RBF
         warnings.simplefilter("ignore", DeprecationWarning)  # fork with threads: the point
         X = np.random.default_rng(0).normal(size=(1500, 5))
@@ -666,7 +666,7 @@ def test_ctrl_c_stops_our_loops():
     code = """
         import signal, sys
         import numpy as np
-        from selfdistill_fast.backend import get_backend
+        from selfdistill_fast._backend import get_backend
         from selfdistill_fast.kernels import RBF
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
         rng = np.random.default_rng(0)

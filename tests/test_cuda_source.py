@@ -17,9 +17,9 @@ from processes import run_python
 from tolerance import assert_close
 
 from selfdistill_fast import NTK, RBF, Laplacian, Linear, Matern, Polynomial
-from selfdistill_fast.backend import Cpu, cuda_libraries
-from selfdistill_fast.backend import gpu as gpu_module
-from selfdistill_fast.backend.reference import Reference
+from selfdistill_fast._backend import Cpu, cuda_libraries
+from selfdistill_fast._backend import gpu as gpu_module
+from selfdistill_fast._backend.reference import Reference
 
 needs_nvrtc = pytest.mark.skipif(
     cuda_build.nvrtc() is None, reason="no NVRTC: pip install nvidia-cuda-nvrtc"
@@ -67,7 +67,7 @@ def test_every_nvrtc_compiles_beside_the_others(order, torch):
         import sys
         sys.path.insert(0, {str(cuda_build.HERE.parent)!r})
         import cuda_build
-        from selfdistill_fast.backend import cuda_libraries
+        from selfdistill_fast._backend import cuda_libraries
         if {torch == "before"}:
             import torch
         files = cuda_libraries.nvrtc_files()[:: {-1 if order == "reversed" else 1}]

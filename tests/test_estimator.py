@@ -31,8 +31,8 @@ from selfdistill_fast import (
     SelfDistilledKernelRidgeCV,
     spectrum,
 )
-from selfdistill_fast import estimator as estimator_module
-from selfdistill_fast.distill import score_grid
+from selfdistill_fast import estimators as estimator_module
+from selfdistill_fast._chain.path import score_grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
 

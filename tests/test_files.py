@@ -93,7 +93,7 @@ def test_a_directory_without_fsync_is_no_error_and_a_failing_disk_is(tmp_path, m
 def test_the_umask_is_respected_and_never_touched(tmp_path, monkeypatch):
     """It belongs to the process: another thread would create files without one meanwhile."""
     pytest.importorskip("pandas")
-    from selfdistill_fast.tabular import write_table
+    from selfdistill_fast.cli.tables import write_table
 
     before = os.umask(0o027)
     try:

@@ -10,7 +10,7 @@ import pytest
 from processes import run_python
 
 from selfdistill_fast import RBF, distill, gram, gram_matmul, leave_one_out, spectrum
-from selfdistill_fast.backend.threads import one_blas_thread
+from selfdistill_fast._backend.threads import one_blas_thread
 
 THREADS = 8
 #: a thread's calls; with a GIL they mostly wait for each other
@@ -76,7 +76,7 @@ def test_reflectors_that_threads_share_are_only_read(order):
     code = f"""
         import tempfile
         import numpy as np
-        from selfdistill_fast.backend import Cpu
+        from selfdistill_fast._backend import Cpu
         cpu, rng = Cpu(), np.random.default_rng(0)
         A = rng.normal(size=({order + 1}, {order + 1}))
         d, e, (reflectors, tau) = cpu.tridiagonalise(A @ A.T)

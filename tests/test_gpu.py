@@ -36,10 +36,10 @@ from selfdistill_fast import (
     shrinkage_path,
     spectrum,
 )
-from selfdistill_fast import backend as backend_module
-from selfdistill_fast.backend import Cpu, Gpu, GpuUnavailable, get_backend
-from selfdistill_fast.backend import gpu as gpu_module
-from selfdistill_fast.spectrum import planning, rates
+from selfdistill_fast import _backend as backend_module
+from selfdistill_fast._backend import Cpu, Gpu, GpuUnavailable, get_backend
+from selfdistill_fast._backend import gpu as gpu_module
+from selfdistill_fast._solvers import planning, rates
 
 
 @pytest.fixture(autouse=True)
@@ -267,7 +267,7 @@ def test_rows_of_a_file_are_streamed_to_the_device(stand_in, monkeypatch, proble
             yield block
 
     monkeypatch.setattr(Gpu, "stream", counted)
-    monkeypatch.setattr(importlib.import_module("selfdistill_fast.spectrum.rows"), "_RANGE", 16)
+    monkeypatch.setattr(importlib.import_module("selfdistill_fast._solvers.rows"), "_RANGE", 16)
     options = {"solver": "nystrom", "n_landmarks": 15, "random_state": 0}
     ours = spectrum(stored, y, RBF(0.3), backend="gpu", **options)
     assert sent[:3] == [(16, 3), (16, 3), (8, 3)]
@@ -537,7 +537,7 @@ def test_the_wheel_has_the_sources():
     assert "gram_squares" in source or "gram_##name" in source
     assert "SDF_KERNELS" in source
     root = importlib.resources.files("selfdistill_fast")
-    assert (root / "backend" / "kernels.cu").is_file()
+    assert (root / "_backend" / "kernels.cu").is_file()
     assert (root / "include" / "formulas.h").is_file()
 
 

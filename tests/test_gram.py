@@ -23,7 +23,7 @@ from selfdistill_fast import (
     gram_matmul,
     gram_sweep,
 )
-from selfdistill_fast.backend import Cpu
+from selfdistill_fast._backend import Cpu
 
 all_kernels = pytest.mark.parametrize("kernel", KERNELS, ids=kernel_id)
 both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])

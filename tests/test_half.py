@@ -15,8 +15,8 @@ import pytest
 from cases import KERNELS, kernel_id
 
 from selfdistill_fast import _core
-from selfdistill_fast.backend import get_backend, threads
-from selfdistill_fast.backend.reference import Reference
+from selfdistill_fast._backend import get_backend, threads
+from selfdistill_fast._backend.reference import Reference
 from selfdistill_fast.kernels import NTK, RBF, Custom, Linear, Polynomial
 
 REFERENCE = Reference()

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 import selfdistill_fast
-from selfdistill_fast import shrinkage_path
 
-PACKAGE = Path(inspect.getfile(shrinkage_path)).parent
+PACKAGE = Path(selfdistill_fast.__file__).parent
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -21,32 +20,35 @@ FILES = {
 }
 
 #: room -> rooms it may import; data flow the other way
+BELOW_SOLVERS = {"kernels", "_backend", "_gram", "_ranges"}
+CHAIN = [f"_chain.{name}" for name in ("filters", "leave_out", "path", "constrained")]
 LAYERS = {
+    "_validation": set(),
     "kernels": set(),
     "alpha": set(),
     "_files": set(),
-    "backend": {"kernels", "alpha"},  # warn_caller
-    "ranges": {"kernels"},
-    "gram": {"kernels", "backend", "alpha", "ranges"},
-    "spectrum": {"kernels", "backend", "gram", "alpha", "ranges"},
-    "filters": {"kernels", "backend", "gram", "spectrum", "alpha"},
-    "loo": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
-    "diagnostics": {"kernels", "backend", "gram", "spectrum", "filters", "alpha"},
-    "distill": {"kernels", "backend", "gram", "spectrum", "filters", "loo", "alpha", "_files"},
-    "plotting": {"kernels", "backend", "gram", "spectrum", "filters", "diagnostics", "alpha"},
+    "_backend": {"kernels"},
+    "_ranges": {"kernels"},
+    "_gram": {"kernels", "_backend", "_ranges"},
+    "_solvers": BELOW_SOLVERS,
+    **{
+        room: BELOW_SOLVERS | {"_solvers", "alpha", "_files", *CHAIN[:number]}
+        for number, room in enumerate(CHAIN)
+    },
 }
+LAYERS["diagnostics"] = BELOW_SOLVERS | {"_solvers", "alpha", "_chain.filters"}
+LAYERS["plotting"] = LAYERS["diagnostics"] | {"diagnostics"}
 LAYERS["trainer"] = {"alpha", "_files"}
-LAYERS["constrained"] = LAYERS["distill"] | {"distill"}
-LAYERS["store"] = {"alpha", "_files"}  # its warnings
-LAYERS["sweep"] = LAYERS["distill"] | {"distill", "store", "plotting"}  # .plot() draws
-LAYERS["estimator"] = LAYERS["distill"] | {"distill", "plotting"}  # .plot() draws
+LAYERS["_sweep"] = LAYERS["_chain.path"] | {"_chain.path", "plotting"}  # .plot() draws
+LAYERS["estimators"] = LAYERS["_chain.path"] | {"_chain.path", "plotting"}  # .plot() draws
 #: what speaks only in the backend's verbs and its array namespace
-SOLVERS = ["ranges", "gram", "filters", "loo"]
-SOLVERS += [name for name in FILES if name.startswith("spectrum")]
+SOLVERS = ["_ranges", "_gram", "_chain.filters", "_chain.leave_out"]
+SOLVERS += [name for name in FILES if name.startswith("_solvers")]
 
 
 def room(module):
-    return module.split(".")[0]
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "_chain" else parts[0]
 
 
 def imports(name):
@@ -72,7 +74,7 @@ def test_imports_run_against_the_data_flow(name):
         pytest.skip("not a room of the numerical core")
     modules = {room(other) for other in FILES} | {"_core"}
     used = {room(other) for other in imports(name)} & modules - {here}
-    allowed = LAYERS[here] | ({"_core"} if here == "backend" else set())
+    allowed = LAYERS[here] | {"_validation"} | ({"_core"} if here == "_backend" else set())
     assert used <= allowed, f"{name} imports {sorted(used - allowed)}"
 
 
@@ -87,7 +89,7 @@ def test_the_layers_have_no_cycle_and_every_room_exists():
 
 @pytest.mark.parametrize("name", FILES)
 def test_only_the_backend_touches_the_compiled_module(name):
-    if room(name) in ("backend", "config"):  # config reports what was compiled
+    if room(name) in ("_backend", "_config"):  # config reports what was compiled
         assert "selfdistill_fast" not in imports(name)
     else:
         assert not any(other.split(".")[0] == "_core" for other in imports(name))
@@ -113,7 +115,7 @@ def test_solvers_speak_to_the_backend(name):
 
 
 def test_alpha_is_a_leaf():
-    assert imports("alpha") == set()
+    assert {room(name) for name in imports("alpha")} <= {"_validation"}
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if room(name) != "trainer"])
@@ -127,8 +129,8 @@ def test_torch_lives_in_the_trainer(name):
 
 def test_backends_have_the_same_signatures():
     """A fast backend overrides the reference's verbs with the same parameters."""
-    from selfdistill_fast.backend import get_backend
-    from selfdistill_fast.backend.reference import Reference
+    from selfdistill_fast._backend import get_backend
+    from selfdistill_fast._backend.reference import Reference
 
     fast = type(get_backend("cpu"))
     verbs = [v for v, f in vars(Reference).items() if inspect.isfunction(f) and v[0] != "_"]

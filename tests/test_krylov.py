@@ -25,10 +25,10 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
-from selfdistill_fast.distill import gcv_alphas, score_grid
-from selfdistill_fast.spectrum.krylov import KrylovSpectrum, krylov_bytes
-from selfdistill_fast.spectrum.krylov.operator import KernelProduct
-from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
+from selfdistill_fast._chain.path import gcv_alphas, score_grid
+from selfdistill_fast._solvers.krylov import KrylovSpectrum, krylov_bytes
+from selfdistill_fast._solvers.krylov.operator import KernelProduct
+from selfdistill_fast._solvers.tridiagonal import TridiagonalSpectrum
 
 LAMS = np.array([10.0, 0.3, 0.01])
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from selfdistill_fast import RBF, Polynomial, SelfDistilledKernelRidge, distill, plan, spectrum
-from selfdistill_fast.spectrum import planning
-from selfdistill_fast.spectrum.krylov import KrylovSpectrum
-from selfdistill_fast.spectrum.tridiagonal import TridiagonalSpectrum
+from selfdistill_fast._solvers import planning
+from selfdistill_fast._solvers.krylov import KrylovSpectrum
+from selfdistill_fast._solvers.tridiagonal import TridiagonalSpectrum
 
 MEASURE = textwrap.dedent(
     """
@@ -48,8 +48,8 @@ MEASURE = textwrap.dedent(
     job(n)
     used = memory("VmHWM") - before
     if "storage" in options:
-        from selfdistill_fast.backend import get_backend
-        from selfdistill_fast.spectrum.krylov import MAX_RANK, krylov_bytes
+        from selfdistill_fast._backend import get_backend
+        from selfdistill_fast._solvers.krylov import MAX_RANK, krylov_bytes
         planned = krylov_bytes(get_backend(), n, d, p, dtype, MAX_RANK, options["storage"])
     else:
         planned = plan(n, d, p, lam=lam, dtype=dtype, n_landmarks=400)[solver].bytes

@@ -14,9 +14,9 @@ import pytest
 from tolerance import assert_close, host
 
 from selfdistill_fast import RBF, distill, leave_fold_out, leave_one_out, spectrum
-from selfdistill_fast.backend import get_backend
-from selfdistill_fast.spectrum.nystrom import nystrom_bytes
-from selfdistill_fast.spectrum.rows import StoredRows
+from selfdistill_fast._backend import get_backend
+from selfdistill_fast._solvers.nystrom import nystrom_bytes
+from selfdistill_fast._solvers.rows import StoredRows
 
 KERNEL = RBF(0.4)
 OPTIONS = {"solver": "nystrom", "n_landmarks": 15, "random_state": 0, "block": 32}
@@ -289,7 +289,7 @@ def test_one_blas_thread_while_any_task_runs():
     """Tasks of one process overlap: the last one out lifts the limit, not the first."""
     from threadpoolctl import threadpool_info, threadpool_limits
 
-    from selfdistill_fast.backend.threads import one_blas_thread
+    from selfdistill_fast._backend.threads import one_blas_thread
 
     def most():
         return max(pool["num_threads"] for pool in threadpool_info())
@@ -308,7 +308,7 @@ def test_one_blas_thread_while_any_task_runs():
 def test_the_limit_is_lifted_by_whichever_thread_comes_last():
     from threadpoolctl import threadpool_info, threadpool_limits
 
-    from selfdistill_fast.backend.threads import one_blas_thread
+    from selfdistill_fast._backend.threads import one_blas_thread
 
     def most():
         pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
@@ -405,8 +405,8 @@ MEMORY = """
     import sys
     import numpy as np
     from selfdistill_fast import RBF, spectrum
-    from selfdistill_fast.backend import get_backend
-    from selfdistill_fast.spectrum.nystrom import nystrom_bytes
+    from selfdistill_fast._backend import get_backend
+    from selfdistill_fast._solvers.nystrom import nystrom_bytes
 
     kind, sampling, dtype, n, m, path = sys.argv[1:]
     n, m, d, p = int(n), int(m), 8, 3
@@ -431,7 +431,7 @@ MEMORY = """
     if kind == "memmap":
         said += X.nbytes  # pages of the file that the system keeps
     if sampling in ("kmeans", "auto"):
-        from selfdistill_fast.spectrum.nystrom.memory import _CLUSTERING
+        from selfdistill_fast._solvers.nystrom.memory import _CLUSTERING
         said -= _CLUSTERING
     print(peak, said)
 """

@@ -26,9 +26,9 @@ from selfdistill_fast import (
     load,
     spectrum,
 )
+from selfdistill_fast._chain.leave_out import loo_columns
+from selfdistill_fast._chain.path import gcv_alphas, score_grid
 from selfdistill_fast.alpha import joint_report
-from selfdistill_fast.distill import gcv_alphas, score_grid
-from selfdistill_fast.loo import loo_columns
 
 EXAMPLE_Y = np.array(
     [0.38476636465198066, 1.2333967683416893, 1.33232242218057, 0.69201594888895180,

@@ -21,11 +21,11 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
+from selfdistill_fast._solvers.base import Spectrum
+from selfdistill_fast._solvers.problem import Work
+from selfdistill_fast._solvers.solvers import SOLVERS
+from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast.cli import app
-from selfdistill_fast.spectrum.base import Spectrum
-from selfdistill_fast.spectrum.problem import Work
-from selfdistill_fast.spectrum.solvers import SOLVERS
-from selfdistill_fast.spectrum.spectral import Filters
 
 LAM, STEPS = 0.1, 3
 

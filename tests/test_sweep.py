@@ -39,13 +39,13 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
-from selfdistill_fast import store as store_module
-from selfdistill_fast.distill import held_out_columns
+from selfdistill_fast._chain.path import held_out_columns
+from selfdistill_fast._solvers.planning import choose
+from selfdistill_fast._sweep import store as store_module
+from selfdistill_fast._sweep.store import Store
 from selfdistill_fast.plotting import figure_sweep
-from selfdistill_fast.spectrum.planning import choose
-from selfdistill_fast.store import Store
 
-MODULE = importlib.import_module("selfdistill_fast.sweep")
+MODULE = importlib.import_module("selfdistill_fast._sweep.run")
 KERNELS = [RBF(0.3), RBF(1.0), Laplacian(0.5), Matern(1.0, 1.5)]
 LAMS = [0.05, 0.3, 2.0]
 
@@ -784,7 +784,7 @@ import xarray, xarray.backends.zarr, zarr
 from selfdistill_fast import RBF, spectrum, sweep
 
 xarray.backends.list_engines()
-module = importlib.import_module("selfdistill_fast.sweep")
+module = importlib.import_module("selfdistill_fast._sweep.run")
 folder, kernels = sys.argv[1], [RBF(0.2 * g) for g in range(1, 6)]
 rng = np.random.default_rng(0)
 X, y = rng.normal(size=(90, 3)), rng.normal(size=(90, 2))
@@ -944,7 +944,7 @@ def command(*arguments, code=0):
 
 
 def test_the_command_prints_the_best_cells_in_the_units_of_the_data(config, factorised):
-    from selfdistill_fast.tabular import Layout, Scaling, read_table, split
+    from selfdistill_fast.cli.tables import Layout, Scaling, read_table, split
 
     output = command(config, "--top", 3)
     assert "8 kernels × 3 λ × 3 α × 3 steps" in output
@@ -1093,7 +1093,7 @@ def slow_workers(cluster):
     """Workers that take their time for each kernel, so that there is some left when they die."""
 
     def install():
-        module = importlib.import_module("selfdistill_fast.sweep")
+        module = importlib.import_module("selfdistill_fast._sweep.run")
         real = module._score
 
         def slow(*args):
@@ -1103,7 +1103,7 @@ def slow_workers(cluster):
         module._score, module._real = slow, real
 
     def remove():
-        module = importlib.import_module("selfdistill_fast.sweep")
+        module = importlib.import_module("selfdistill_fast._sweep.run")
         module._score = getattr(module, "_real", module._score)
 
     cluster.wait_for_workers(2, timeout=60)
@@ -1200,9 +1200,9 @@ def test_a_worker_uses_its_own_threads_and_no_more(threads, problem, tmp_path):
         work = threads_of_a_task(tmp_path)
 
         def install(work=work):
-            sys.modules["selfdistill_fast.sweep"]._score = work
+            sys.modules["selfdistill_fast._sweep.run"]._score = work
 
-        client.run(importlib.import_module, "selfdistill_fast.sweep")
+        client.run(importlib.import_module, "selfdistill_fast._sweep.run")
         client.run(install)
         result = go(problem, lams=1.0, alphas=0, n_steps=1, client=client)
     assert set(result.dataset.solver.values) == {str((threads, threads))}

@@ -165,7 +165,7 @@ def test_lists_of_tensors(kind):
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_memory_is_shared_where_it_can_be(backend):
     """A tensor is read in place."""
-    from selfdistill_fast.backend import get_backend
+    from selfdistill_fast._backend import get_backend
 
     tensor = torch.tensor(X).requires_grad_()
     assert np.shares_memory(get_backend(backend).asarray(tensor, "X"), tensor.detach().numpy())

@@ -30,7 +30,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from selfdistill_fast._files import locked
-from selfdistill_fast.alpha import exact_text
+from selfdistill_fast._validation import exact_text
 from selfdistill_fast.trainer.chain import SelfDistillation
 from selfdistill_fast.trainer.checkpoint import claim, write_json
 from selfdistill_fast.trainer.data import (

@@ -1,0 +1,1 @@
+"""Chains of self-distilled models of one factorised training set."""

@@ -1,0 +1,363 @@
+"""Gram matrices: K(X, Z), products K(X, Z) W without forming K, and sweeps over γ.
+
+The public functions check what they are given and hand native arrays to the backend.
+:func:`native_gram` and :func:`native_matmul` are the same for arrays that are native
+already, as are the other ``native_*``; the solvers use those. They see to ranges
+(:mod:`selfdistill_fast._ranges`), and alone know the two kernels that no backend
+computes: a precomputed matrix and the caller's own function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from selfdistill_fast import _ranges as ranges
+from selfdistill_fast._backend import deliver, get_backend, offload
+from selfdistill_fast._validation import check_memory, plain
+from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
+
+__all__ = ["gram", "gram_matmul", "gram_sweep"]
+
+
+def gram(
+    X: Any,
+    Z: Any = None,
+    kernel: Any = RBF(1.0),  # noqa: B008 - kernels are immutable
+    *,
+    out: Any = None,
+    backend: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    """Gram matrix K(X, Z) with entries κ(x_i, z_j).
+
+    Parameters
+    ----------
+    X : array_like of shape (n, d)
+        For ``kernel="precomputed"`` the matrix K itself.
+    Z : array_like of shape (m, d), optional
+        None means X; K is then exactly symmetric and has the kernel's exact diagonal.
+    kernel : Kernel or callable
+        Such as ``RBF(0.1)``; a callable is given (X, Z) and returns (n, m).
+    out : ndarray of shape (n, m), optional
+        C-contiguous array of the result's dtype to write to. Reusing it saves the
+        operating system's zeroing of fresh pages.
+    backend : {None, "cpu", "gpu", "auto", "reference"} or a backend object, optional
+        None: where the arrays are, a CUDA device or the host. "gpu" takes arrays from the host
+        there and back; "auto" does where that pays.
+    n_threads : int, optional
+        None: as many as the process may use.
+
+    Returns
+    -------
+    K : ndarray of shape (n, m)
+        float32 if X and Z are float32 (or float16), else float64.
+
+    Raises
+    ------
+    TypeError
+        Sparse, complex or non-numeric input; not a kernel.
+    ValueError
+        Wrong shapes, NaN or infinity; a distance kernel whose unit of length is too small beside
+        the largest feature for the dtype.
+    MemoryError
+        K does not fit; the message gives the bytes.
+
+    Notes
+    -----
+    Features and parameters may have any size: where squares or products would leave the range
+    of the dtype, rows are scaled by powers of two first. Entries that the dtype cannot hold are
+    infinite, or subnormal or 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, gram
+    >>> gram(np.array([[0.0], [1.0]]), kernel=RBF(0.5)).round(4)
+    array([[1.    , 0.6065],
+           [0.6065, 1.    ]])
+    """
+    be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
+    kernel = as_kernel(kernel)
+
+    def compute(be: Any) -> Any:
+        A, B = _rows(be, X, Z, kernel)
+        shape = _shape(A, B, kernel)
+        target = _native_out(be, _check_out(out, shape, A.dtype))
+        if target is None and not isinstance(kernel, Precomputed):
+            check_memory(be, shape[0] * shape[1] * A.dtype.itemsize, f"K of shape {shape}")
+        return _delivered(be, native_gram(be, A, B, kernel, target), out)
+
+    n, m, d = _sizes(be, X, Z, kernel)
+    return offload(be, backend, n * m * (2.0 * d + 40.0), 8.0 * (n * m + (n + m) * d), compute)
+
+
+def gram_matmul(
+    X: Any,
+    Z: Any,
+    W: Any,
+    kernel: Any,
+    *,
+    out: Any = None,
+    backend: Any = None,
+    n_threads: int | None = None,
+) -> Any:
+    """K(X, Z) @ W with K never formed: memory O(n·p).
+
+    Parameters
+    ----------
+    X : array_like of shape (n, d)
+        For ``kernel="precomputed"`` the matrix K(X, Z) itself; Z is then None.
+    Z : array_like of shape (m, d) or None
+        None means X.
+    W : array_like of shape (m,) or (m, p)
+    kernel : Kernel or callable
+    out : ndarray of shape (n,) or (n, p), optional
+        C-contiguous, of the dtype of X; it must not overlap W.
+    backend, n_threads
+        As in :func:`gram`.
+
+    Returns
+    -------
+    KW : ndarray of shape (n,) or (n, p)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`gram`; also if the rows of W do not match those of Z, or where entries of K or
+        their products with W overflow to infinities of both signs. Of one sign they are infinite
+        in the result.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, gram, gram_matmul
+    >>> X = np.arange(6.0).reshape(3, 2); w = np.ones(3)
+    >>> bool(np.allclose(gram_matmul(X, None, w, RBF(0.1)), gram(X, kernel=RBF(0.1)) @ w))
+    True
+    """
+    arrays = {"X": X, "Z": Z, "W": W, "out": out}
+    be = get_backend(backend, arrays, n_threads=n_threads)
+    kernel = as_kernel(kernel)
+
+    def compute(be: Any) -> Any:
+        A, B = _rows(be, X, Z, kernel)
+        n, m = _shape(A, B, kernel)
+        V = be.asarray(W, "W", ndim=(1, 2), dtype=A.dtype)
+        if V.shape[0] != m:
+            raise ValueError(f"W has {V.shape[0]} rows, but K(X, Z) has {m} columns")
+        target = _native_out(be, _check_out(out, (n, *V.shape[1:]), A.dtype))
+        p = V.shape[1] if V.ndim == 2 else 1
+        target = None if target is None else target.reshape(n, p)
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity stays, NaN is refused
+            result = native_matmul(be, A, B, V.reshape(m, p), kernel, target)
+        if bool(be.xp.isnan(result).any()):
+            raise ValueError(
+                f"K @ W is undefined in {A.dtype}: entries of {kernel!r} overflow on these rows, "
+                "and infinities of both signs meet; scale X or W down"
+            )
+        return _delivered(be, result.reshape(n, *V.shape[1:]), out)
+
+    n, m, d = _sizes(be, X, Z, kernel)
+    p = W.shape[1] if getattr(W, "ndim", 1) == 2 else 1
+    flops, nbytes = n * m * (2.0 * d + 2.0 * p + 40.0), 8.0 * ((n + m) * (d + p))
+    return offload(be, backend, flops, nbytes, compute)
+
+
+def gram_sweep(
+    X: Any,
+    Z: Any,
+    kernels: Sequence[Any],
+    *,
+    out: Any = None,
+    backend: Any = None,
+    n_threads: int | None = None,
+) -> Iterator[Any]:
+    """K(X, Z) of one kernel after the other, for kernels that share a distance.
+
+    Parameters
+    ----------
+    X : array_like of shape (n, d)
+    Z : array_like of shape (m, d) or None
+        None means X.
+    kernels : sequence of Kernel
+        All on the same quantity of a pair of rows: squared Euclidean distance (RBF,
+        Matern), L1 distance (Laplacian), inner product (Polynomial, Linear) or angle (NTK).
+    out : ndarray of shape (n, m), optional
+        The one buffer that every K is written to.
+    backend, n_threads
+        As in :func:`gram`.
+
+    Yields
+    ------
+    K : ndarray of shape (n, m)
+        **The same buffer each time**: copy what must outlive the next iteration.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As :func:`gram`; also if the kernels share no distance.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, gram_sweep
+    >>> X = np.array([[0.0], [1.0]])
+    >>> [round(float(K[0, 1]), 4) for K in gram_sweep(X, None, [RBF(0.5), RBF(1.0)])]
+    [0.6065, 0.3679]
+    """
+    be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
+    checked = [as_kernel(kernel) for kernel in kernels]
+    pairs = {kernel.pair for kernel in checked}
+    if len(pairs) > 1 or "" in pairs:
+        raise ValueError(
+            "kernels must share one distance, got "
+            + ", ".join(f"{type(k).__name__} ({k.pair or 'none'})" for k in checked)
+        )
+    if not checked:
+        return iter(())
+    X, Z = _rows(be, X, Z, checked[0])
+    shape = _shape(X, Z, checked[0])
+    out = _check_out(out, shape, X.dtype)
+    target = _native_out(be, out)
+    if target is None:
+        check_memory(be, shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
+    if out is None and be.caller == "numpy" and be.xp is not np:
+        out = np.empty(shape, dtype=X.dtype)  # one buffer on the host, too
+    return (_delivered(be, K, out) for K in native_sweep(be, X, Z, checked, target))
+
+
+def _sizes(be: Any, X: Any, Z: Any, kernel: Kernel) -> tuple[int, int, int]:
+    """Rows of X and Z and their columns, for an estimate; 0 where there is nothing to gain."""
+
+    def shape(a: Any, name: str) -> Any:
+        a = plain(a, name)
+        return (a if hasattr(a, "shape") else be.asarray(a, name, finite=False)).shape
+
+    x = shape(X, "X")
+    z = x if Z is None else shape(Z, "Z")
+    return (x[0], z[0], x[1]) if kernel.pair and len(x) == len(z) == 2 else (0, 0, 0)
+
+
+def _native_out(be: Any, out: Any) -> Any:
+    """Where the backend is to write for the caller's ``out``: itself, where it can."""
+    if out is None or isinstance(out, be.xp.ndarray):
+        return out
+    return be.xp.empty(out.shape, dtype=out.dtype)
+
+
+def _delivered(be: Any, native: Any, out: Any) -> Any:
+    """The result in ``out``, or of the caller's kind."""
+    if out is None:
+        return deliver(be, native)
+    if not isinstance(out, be.xp.ndarray):
+        out[...] = deliver(be, native)
+    return out
+
+
+def native_gram(be: Any, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
+    """:func:`gram` on native arrays of one dtype."""
+    if isinstance(kernel, Precomputed):
+        if out is None:
+            return X
+        out[...] = X
+        return out
+    if isinstance(kernel, Custom):
+        other = X if Z is None else Z
+        K = kernel.function(deliver(be, X), deliver(be, other))
+        K = be.asarray(K, "the kernel function's result", dtype=X.dtype)
+        if K.shape != (X.shape[0], other.shape[0]):
+            raise ValueError(
+                f"the kernel function returned shape {K.shape} for {X.shape[0]} and "
+                f"{other.shape[0]} rows; it is given (X, Z) and must return "
+                f"{(X.shape[0], other.shape[0])}"
+            )
+        if out is None:
+            return K
+        out[...] = K
+        return out
+    if ranges.usual(X, Z, kernel):
+        return be.gram(X, Z, kernel, out=out)
+    if kernel.unit_diagonal:
+        return be.gram(*ranges.in_units(X, Z, kernel, be.xp), out=out)
+    return ranges.by_rows(be, X, Z, kernel, out)
+
+
+def native_matmul(be: Any, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = None) -> Any:
+    """:func:`gram_matmul` on native arrays of one dtype; W (m, p)."""
+    if kernel.pair and ranges.usual(X, Z, kernel):
+        return be.gram_matmul(X, Z, W, kernel, out=out)
+    if kernel.unit_diagonal:
+        X, Z, kernel = ranges.in_units(X, Z, kernel, be.xp)
+        return be.gram_matmul(X, Z, W, kernel, out=out)
+    if out is None:
+        out = be.xp.empty((X.shape[0], W.shape[1]), dtype=W.dtype)
+    other = X if Z is None else Z
+    block = max(1, (1 << 22) // max(W.shape[0], 1))
+    for start in range(0, X.shape[0], block):
+        rows = slice(start, start + block)
+        out[rows] = native_gram(be, X[rows], other, kernel) @ W
+    return out
+
+
+def native_sweep(be: Any, X: Any, Z: Any, kernels: Sequence[Kernel], out: Any) -> Iterator[Any]:
+    """:func:`gram_sweep` on native arrays of one dtype."""
+    if all(ranges.usual(X, Z, kernel) for kernel in kernels):
+        yield from be.gram_sweep(X, Z, kernels, out=out)
+        return
+    for kernel in kernels:
+        out = native_gram(be, X, Z, kernel, out)
+        yield out
+
+
+def native_half(be: Any, X: Any, kernel: Kernel, dtype: Any = None) -> Any:
+    """A backend's ``half_gram``: K(X, X) kept for products, for a kernel with a pair quantity."""
+    if ranges.usual(X, None, kernel):
+        return be.half_gram(X, kernel, dtype=dtype)
+    if kernel.unit_diagonal:
+        X, _, kernel = ranges.in_units(X, None, kernel, be.xp)
+        return be.half_gram(X, kernel, dtype=dtype)
+    return be.half_of(ranges.by_rows(be, X, None, kernel), dtype=dtype)
+
+
+def _rows(be: Any, X: Any, Z: Any, kernel: Kernel) -> tuple[Any, Any]:
+    """X and Z as native arrays of one dtype with the same number of features."""
+    X = be.asarray(X, "X", ndim=2)
+    if X.shape[1] == 0:
+        raise ValueError(f"X has no features: shape {X.shape}")
+    if isinstance(kernel, Precomputed):
+        if Z is not None:
+            raise ValueError("with a precomputed kernel X is K(X, Z) itself: leave Z out")
+        return X, None
+    if Z is None:
+        return X, None
+    Z = be.asarray(Z, "Z", ndim=2)
+    if X.shape[1] != Z.shape[1]:
+        raise ValueError(f"X has {X.shape[1]} features, but Z has {Z.shape[1]}")
+    if X.dtype != Z.dtype:
+        wide = be.xp.promote_types(X.dtype, Z.dtype)
+        X, Z = be.asarray(X, dtype=wide, finite=False), be.asarray(Z, dtype=wide, finite=False)
+    return X, Z
+
+
+def _shape(X: Any, Z: Any, kernel: Kernel) -> tuple[int, int]:
+    if isinstance(kernel, Precomputed):
+        return X.shape
+    return X.shape[0], (X if Z is None else Z).shape[0]
+
+
+def _check_out(out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    if out is not None and (
+        getattr(out, "shape", None) != shape
+        or not hasattr(out, "flags")
+        or out.dtype != dtype
+        or not out.flags.c_contiguous
+        or not getattr(out.flags, "writeable", True)
+    ):
+        raise ValueError(
+            f"out must be a writeable C-contiguous array of shape {shape} and dtype {dtype}, got "
+            f"{getattr(out, 'shape', type(out).__name__)} {getattr(out, 'dtype', '')}"
+        )
+    return out

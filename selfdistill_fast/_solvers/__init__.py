@@ -1,0 +1,279 @@
+"""Spectra: what is left of a training set once its kernel matrix has been factorised.
+
+Every solver answers the same questions; everything after it (filters, leave-one-out, α,
+predictions) is written on these answers alone:
+
+* ``project(X)`` (m, k): the basis functions at new points;
+* ``pure_steps(lam, n_steps)`` (T, k, p): coordinates with F_τ = project(X) @ pure_steps[τ−1],
+  the predictions after τ pure steps (α = 0);
+* ``diag_powers(lam, n_steps)`` (T, n): the diagonals of A, A², …; and, without cancellation,
+  what leave-one-out needs: the functions (I − A) A^(τ−1) of K as ``residual_filters``, their
+  ``diagonals``, blocks, and what they make of the targets;
+* ``dual(coordinates)`` (…, n, p): dual coefficients, so that predictions are
+  κ(x, X) @ dual + constant(coordinates) and need no basis.
+
+A spectral solver also has eigenvalues ``d`` (k,) and rotated targets ``z`` = Vᵀy (k, p).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from selfdistill_fast._backend import get_backend, unless_it_fails, with_fallback
+from selfdistill_fast._solvers.base import Spectrum, check_limit, check_new, evaluate, mix
+from selfdistill_fast._solvers.planning import Plan, choose, memory_budget, plan, where_it_pays
+from selfdistill_fast._solvers.problem import Problem, Request, TrainingSet, Unsuitable
+from selfdistill_fast._solvers.rows import as_rows, in_memory, is_dask, map_dask
+from selfdistill_fast._solvers.solvers import (
+    check_leave_one_out,
+    check_solver,
+    option_names,
+    solver_named,
+    with_steps,
+)
+from selfdistill_fast._validation import (
+    check_lam,
+    check_sample_weight,
+    check_targets,
+)
+from selfdistill_fast.kernels import Precomputed, as_kernel
+
+__all__ = [
+    "Plan",
+    "Spectrum",
+    "check_leave_one_out",
+    "check_limit",
+    "check_new",
+    "check_solver",
+    "evaluate",
+    "is_dask",
+    "map_dask",
+    "mix",
+    "plan",
+    "spectrum",
+    "with_steps",
+]
+
+_logger = logging.getLogger("selfdistill_fast")
+
+
+def spectrum(
+    X: Any,
+    Y: Any,
+    kernel: Any,
+    *,
+    solver: str | Plan = "auto",
+    lam: Any = None,
+    sample_weight: Any = None,
+    fit_intercept: bool = False,
+    random_state: Any = None,
+    backend: Any = None,
+    max_memory: int | None = None,
+    leave_one_out: bool | None = None,
+    **options: Any,
+) -> Spectrum:
+    """Factorise a training set once, for every λ, α and number of steps.
+
+    Parameters
+    ----------
+    X : array_like of shape (n, d)
+        For ``kernel="precomputed"`` the matrix K, (n, n). With ``solver="nystrom"`` it need not
+        fit in memory: a NumPy memory map, a zarr or h5py array, a dask array, or chunks of
+        rows: a list, an object whose ``__iter__`` starts anew each time, or a function that
+        returns an iterator; each chunk an array (rows, d), or a pair (X, y). It is read again
+        for leave-one-out and must not change.
+    Y : array_like of shape (n,) or (n, p)
+        None where the chunks are pairs.
+    kernel : Kernel or callable
+        Such as ``RBF(0.1)``; "precomputed"; or a function of (X, Z).
+    solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"}
+        "eigh": K = V D Vᵀ in full; exact, serves every λ, O(n³) time. "cholesky": one λ only,
+        about twenty times cheaper, leave-one-out of at most four steps, no eigenvalues.
+        "tridiagonal": every λ, no leave-one-out, half the time of "eigh". "krylov": every λ
+        down to ``lam_min`` (default: the smallest ``lam``; a smaller one that is asked for
+        later continues the run) for these targets, to a certified tolerance, no leave-one-out;
+        far cheaper than all of these for large n, and K need not fit in memory. Options
+        ``lam_min``, ``n_steps`` (6), ``tol`` (1e-8; 1e-3 in float32), ``max_rank`` (3000) and
+        ``storage`` of K ("auto", "float64", "float32", "none").
+        "nystrom": the model of m landmark rows, an approximation in O(m²) memory (beside X) and
+        O(nm²) time, one pass over the rows; options ``n_landmarks`` (default 1000),
+        ``sampling`` ("rpcholesky", randomly pivoted Cholesky; "uniform"; "kmeans", rows nearest
+        to the centres of clusters; default "auto": the first or the third, whichever predicts
+        held-out rows of a small pilot model better, with few rows the first) and ``block``, the
+        rows of a pass that are worked on at a time; its ``approximation_error`` says how far the
+        model's kernel is from the given one.
+        "auto": what :func:`plan` finds cheapest of all that is exact (to ``tol``), fits the
+        memory and has leave-one-out where that is needed; the result's ``plan`` says why.
+        ("cholesky" is left to kernels that are positive semi-definite by construction: it
+        cannot see a negative eigenvalue above −λ.) A :class:`Plan` stands for "auto" with the
+        choice already made.
+    lam : float or sequence, optional
+        The ridges that will be asked for: a scalar for one, a sequence for a batch (never a
+        schedule over the steps). "cholesky" needs one, "krylov" the smallest; the others serve
+        every other one, too.
+    sample_weight : array_like of shape (n,), optional
+        Weights of the squared errors, >= 0. Rows of weight 0 drop out of the fit.
+    fit_intercept : bool
+        An unpenalised constant, refitted in every step.
+    random_state : optional
+        Seed or generator of "nystrom"; the exact solvers use no random numbers.
+    backend : {None, "cpu", "gpu", "auto", "reference"} or a backend object, optional
+        None: where the arrays are, a CUDA device or the host. "gpu" takes arrays from the host
+        there; "auto" does where that pays. The spectrum's own arrays stay where they are computed.
+    max_memory : int, optional
+        Bytes that the factorisation may take; default 80 % of what is available.
+    leave_one_out : bool, optional
+        Whether "auto" must keep to solvers that have leave-one-out. None: it does, unless none
+        of them fits the memory. True with a solver that has none is refused before any work.
+
+    Returns
+    -------
+    Spectrum
+        With ``.project(X_new)`` (m, k) and, from "eigh", ``.d`` (k,) and ``.z`` (k, p); see
+        :func:`~selfdistill_fast.distill`. Everything is float32 if X is, else float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Sparse or non-numeric input, wrong shapes, NaN, infinity, empty arrays, a
+        precomputed K that is not symmetric, an unknown solver, a solver without the
+        leave-one-out that is asked for.
+    numpy.linalg.LinAlgError
+        K is not positive semi-definite; the message names the eigenvalue.
+    MemoryError
+        The factorisation does not fit; the message gives the bytes and the ways out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import RBF, distill, spectrum
+    >>> X = np.linspace(0, 1, 20)[:, None]; y = np.sin(6 * X[:, 0])
+    >>> s = spectrum(X, y, RBF(10.0))
+    >>> path = distill(s, lam=0.1, alpha=0.5, n_steps=3)
+    >>> path.predict(X, step="all").shape
+    (3, 20)
+    """
+    chosen = solver if isinstance(solver, Plan) else None
+    if isinstance(solver, Plan):
+        solver = "auto"
+    check_solver(solver, options)
+    if leave_one_out:
+        check_leave_one_out(solver)
+    if lam is not None:
+        lam = check_lam(lam, batch=True)
+    be = get_backend(backend, {"X": X, "Y": Y, "sample_weight": sample_weight})
+    given = TrainingSet(be, X, Y, as_kernel(kernel), sample_weight, bool(fit_intercept))
+    request = Request(lam, random_state, max_memory)
+    job = functools.partial(_spectrum, given, request, chosen or solver, options, leave_one_out)
+    if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
+        gpu = _gpu_that_pays(given, request, solver, leave_one_out)
+        if gpu is not None:
+            return with_fallback(gpu, job, be.n_threads)
+    with be.on():
+        return job(be)
+
+
+def _gpu_that_pays(
+    given: TrainingSet, request: Request, solver: str, leave_one_out: bool | None
+) -> Any:
+    """A GPU for a problem on the host, or None."""
+    be, X, Y = given.backend, given.X, given.y
+    if not isinstance(X, np.ndarray) or X.ndim != 2 or 0 in X.shape:
+        return None  # what is streamed stays on the host; what is wrong is refused there
+    p = 1 if len(np.shape(Y)) < 2 else np.shape(Y)[1]
+    dtype = np.dtype("f4" if X.dtype in (np.float32, np.float16) else "f8")
+    sizes = be, X.shape[0], X.shape[1], p, dtype
+    budget = memory_budget(be, request.max_memory)
+    problem = Problem(*sizes, given.kernel, request.lam, leave_one_out, budget)
+    decide = functools.partial(where_it_pays, problem, solver)
+    gpu, reason = unless_it_fails(decide, (None, "on the CPU: the GPU fails"))
+    _logger.info("backend='auto': %s", reason)
+    return gpu
+
+
+def _checked(be: Any, given: TrainingSet, solver: str) -> TrainingSet:
+    """The training set as native arrays on a backend."""
+    X, y = given.X, given.y
+    named = solver_named(solver)
+    if named is not None and named.streams:
+        X, y = as_rows(be, X, y)
+    else:
+        X = be.asarray(in_memory(X, solver, be.available_memory()), "X", ndim=2)
+    n, n_features = X.shape
+    if n == 0 or n_features == 0:
+        raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")
+    if isinstance(given.kernel, Precomputed) and n != n_features:
+        raise ValueError(f"a precomputed K must be square, got shape {X.shape}")
+    y = check_targets(be, y, n, "float64", "Y")  # centred before it is rounded to X's dtype
+    w = check_sample_weight(be, given.sample_weight, n)
+    return replace(given, backend=be, X=X, y=y, sample_weight=w)
+
+
+def _spectrum(
+    given: TrainingSet,
+    request: Request,
+    solver: str | Plan,
+    options: dict[str, Any],
+    leave_one_out: bool | None,
+    be: Any,
+) -> Spectrum:
+    """:func:`spectrum` on one backend."""
+    name = "auto" if isinstance(solver, Plan) else solver
+    training = _checked(be, given, name)
+    request = replace(request, max_memory=memory_budget(be, request.max_memory))
+    named = solver_named(name)
+    if named is not None:
+        return named(training, replace(request, options=named.Options(**options)))
+    if not isinstance(solver, Plan):
+        n, n_features = training.X.shape
+        sizes = be, n, n_features, training.p, np.dtype(training.dtype)
+        needs = request.lam, leave_one_out, request.max_memory
+        solver = choose(Problem(*sizes, given.kernel, *needs, **options))
+        _logger.info("solver='auto' for %s\n%s", solver.problem, solver)
+    if solver.solver is None:
+        raise MemoryError(f"solver='auto': {solver.reason}")
+    return _automatic(training, request, options, solver)
+
+
+def _automatic(
+    training: TrainingSet, request: Request, options: dict[str, Any], chosen: Plan
+) -> Spectrum:
+    """The training set factorised by the solver of a plan, or by one that takes its place."""
+    name, automatic = str(chosen.solver), True
+    while True:
+        solver = solver_named(name)
+        if solver is None:
+            raise ValueError("a plan must name a solver")
+        own = {key: options[key] for key in options if key in option_names(solver)}
+        request = replace(request, automatic=automatic, options=solver.Options(**own))
+        result = _unless_unsuitable(solver, training, request)
+        if result is not None:
+            break
+        able = [
+            cost
+            for cost in chosen.costs
+            if cost.solver in solver.successors and cost.solver != name and not cost.excluded
+        ]
+        following = min(able, key=lambda c: c.seconds).solver if able else solver.successors[-1]
+        _logger.info("solver=%r cannot be exact here; next: %s", name, following)
+        name, automatic = following, following != name
+    if name != chosen.solver:
+        reason = f"{chosen.solver}, chosen first, cannot be exact here"
+        chosen = replace(chosen, solver=name, reason=reason)
+    result.plan = chosen
+    return result
+
+
+def _unless_unsuitable(
+    solver: type[Spectrum], training: TrainingSet, request: Request
+) -> Spectrum | None:
+    """None where the solver is unsuitable; what it had allocated is free by then."""
+    try:
+        return solver(training, request)
+    except Unsuitable:
+        return None

@@ -1,0 +1,1 @@
+"""Sweeps over γ × λ × α × τ: run and store."""
