@@ -741,19 +741,21 @@ def test_another_cython_module_calls_the_loops(tmp_path, rng):
                 cdef Py_ssize_t tile
                 out = np.empty((X.shape[0], X.shape[0]))
                 cdef double[:, ::1] K = out
-                job.kernel, job.a = sdf.SDF_LAPLACIAN, gamma
-                job.n = job.m = job.ld = X.shape[0]
-                job.d = X.shape[1]
-                job.x, job.out = &X[0, 0], &K[0, 0]
+                cdef sdf.sdf_problem* problem = &job.problem
+                problem.kernel, problem.a = sdf.SDF_LAPLACIAN, gamma
+                problem.n = problem.m = problem.ld = X.shape[0]
+                problem.d = X.shape[1]
+                problem.x, problem.out = &X[0, 0], &K[0, 0]
                 assert loops.prepare(&job) == sdf.SDF_OK
-                shift = memory(job.d)
-                packed = memory(job.packed_size_x)
-                norms = memory(job.norms_size_x)
-                scratch = memory(job.scratch_size)
+                shift = memory(problem.d)
+                packed = memory(job.plan.packed_size_x)
+                norms = memory(job.plan.norms_size_x)
+                scratch = memory(job.plan.scratch_size)
                 shift[:] = 0
-                job.shift, job.packed_x, job.norms_x = &shift[0], &packed[0], &norms[0]
-                assert loops.pack(&job, 0, job.panels_x) == sdf.SDF_OK
-                for tile in range(job.tiles):
+                job.buffers.shift, job.buffers.packed_x = &shift[0], &packed[0]
+                job.buffers.norms_x = &norms[0]
+                assert loops.pack(&job, 0, job.plan.panels_x) == sdf.SDF_OK
+                for tile in range(job.plan.tiles):
                     assert loops.gram(&job, tile, tile + 1, &scratch[0]) == sdf.SDF_OK
                 return out
 
