@@ -21,7 +21,8 @@ FILES = {
 
 #: room -> rooms it may import; data flow the other way
 BELOW_SOLVERS = {"kernels", "_backend", "_gram", "_ranges"}
-CHAIN = [f"_chain.{name}" for name in ("filters", "leave_out", "path", "constrained")]
+CHAIN = ["filters", "leave_out", "explosion", "io", "path", "constrained"]
+CHAIN = [f"_chain.{name}" for name in CHAIN]
 LAYERS = {
     "_validation": set(),
     "kernels": set(),

@@ -8,19 +8,15 @@ coordinates, and its dual coefficients those coordinates in the training rows. A
 
 from __future__ import annotations
 
-import json
 import math
-import zipfile
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from selfdistill_fast._backend import deliver, device_of, get_backend, kind_of, on_device
+from selfdistill_fast._chain import io
+from selfdistill_fast._chain.explosion import alarm_of
 from selfdistill_fast._chain.leave_out import fold_columns, loo_columns
-from selfdistill_fast._files import is_damage, replacing
 from selfdistill_fast._solvers import (
     NoLimit,
     Spectrum,
@@ -52,7 +48,7 @@ from selfdistill_fast.alpha import (
     step_weights,
     weights_to_alphas,
 )
-from selfdistill_fast.kernels import Kernel, kernel_from_dict
+from selfdistill_fast.kernels import Kernel
 
 __all__ = [
     "DistillationPath",
@@ -62,13 +58,6 @@ __all__ = [
     "load",
     "score_grid",
 ]
-
-#: a step looks exploded from this Σ_k |c_k| a^k on, a = d_max/(d_max + λ)
-LARGE_WEIGHTS = 1e3
-#: its training error: this many times that of step 1, and of the targets themselves
-LARGE_ERROR, LARGE_FUNCTION = 10.0, 2.0
-_FORMAT = "selfdistill_fast.DistillationPath"
-_VERSION = 1
 
 
 class DistillationPath:
@@ -258,7 +247,6 @@ class DistillationPath:
             constants = constants[..., 0]
         return deliver(self._backend, constants if isinstance(step, str) else constants[0])
 
-    # ---------------------------------------------------------------- files
     def save(self, path: Any, *, metadata: dict[str, Any] | None = None) -> None:
         """Write the path to one ``.npz`` file: arrays and a JSON header, no pickle.
 
@@ -279,42 +267,28 @@ class DistillationPath:
         OSError
             The file cannot be written.
         """
-        path = Path(path)
-        be = self._backend
+        endless = isinstance(self._limit, str)
         header = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "package_version": _package_version(),
-            "kernel": self.kernel.to_dict(),
+            "kernel": self.kernel,
             "lam": self.lam,
-            "lam_steps": None if self.lam_steps is None else self.lam_steps.tolist(),
+            "lam_steps": self.lam_steps,
             "one_target": self._one_target,
-            "limit": self._limit if isinstance(self._limit, str) else None,
-            "selection": _listed(self.selection),
+            "limit": self._limit if endless else None,
+            "selection": self.selection,
             "metadata": self.metadata if metadata is None else metadata,
         }
-        try:
-            text = json.dumps(header, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"metadata must be JSON values: {error}") from None
         arrays = {
             "alphas": self.alphas,
             "step_weights": self.step_weights,
             "duals": self._duals,
             "constants": self._constants,
+            "shrinkage": self._shrinkage,
+            "X": self._X,
+            "limit_dual": None if endless else self._limit[0],
+            "limit_constant": None if endless else self._limit[1],
         }
-        if self._shrinkage is not None:
-            arrays["shrinkage"] = self._shrinkage
-        if self._X is not None:
-            arrays["X"] = self._X
-        if not isinstance(self._limit, str):
-            arrays["limit_dual"], arrays["limit_constant"] = self._limit
-        with replacing(path) as aside, aside.open("wb") as file:
-            np.savez(
-                file,
-                header=np.frombuffer(text.encode(), dtype=np.uint8),
-                **{name: be.to_numpy(array) for name, array in arrays.items()},
-            )
+        to_numpy = self._backend.to_numpy
+        io.write(path, header, {k: to_numpy(a) for k, a in arrays.items() if a is not None})
 
     @classmethod
     def load(cls, path: Any, *, backend: Any = None) -> DistillationPath:
@@ -334,103 +308,16 @@ class DistillationPath:
         MemoryError, OSError
             The model does not fit in memory, or the system cannot read the file.
         """
-        path = Path(path)
         be = get_backend(backend)
-        with path.open("rb") as file:
-            try:
-                values, arrays = cls._read(file)
-            except _Refused as error:
-                raise ValueError(f"{path}: {error}") from None
-            except Exception as error:
-                if not is_damage(error):
-                    raise
-                raise ValueError(
-                    f"{path} is damaged and cannot be read as a saved model "
-                    f"({type(error).__name__}: {error}); save it again from the fitted model"
-                ) from error
-        with be.on():
-            native = {
-                name: be.asarray(array, name, dtype=arrays["duals"].dtype, finite=False)
-                for name, array in arrays.items()
-            }
-        limit = values.pop("limit")
-        if limit is None:
-            limit = (native["limit_dual"], native["limit_constant"])
-        return cls(
-            X=native.get("X"),
-            shrinkage=native.get("shrinkage"),
-            duals=native["duals"],
-            constants=native["constants"],
-            limit=limit,
-            backend=be,
-            **values,
-        )
-
-    @staticmethod
-    def _read(file: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Arguments of the constructor: those for the host, and arrays for the backend."""
-        if not zipfile.is_zipfile(file):
-            raise _Refused("not a saved model (not an .npz file, or cut short)")
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-            if damaged is not None:
-                raise _Refused(f"damaged: the checksum of {damaged} is wrong")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            if "header" not in archive:
-                raise _Refused("not a saved model: an .npz file of something else")
-            arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(arrays.pop("header").tobytes().decode())
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
-            raise _Refused("not a saved model: its header names another format")
-        if header["version"] != _VERSION:
-            raise _Refused(
-                f"written in format version {header['version']} by selfdistill_fast "
-                f"{header.get('package_version')}; this version reads {_VERSION}. "
-                "Install a matching version"
-            )
-        T, n, p = arrays["duals"].shape
-        shapes = {name: array.shape for name, array in arrays.items()}
-        targets = shapes["alphas"][1:]
-        expected: dict[str, Any] = {
-            "alphas": (T, *targets),
-            "step_weights": (T, T, *targets),
-            "constants": (T, p),
-            "duals": (T, n, p),
-        }
-        if "shrinkage" in arrays:
-            expected["shrinkage"] = (T, shapes["shrinkage"][1], *targets)
-        if "X" in arrays:
-            expected["X"] = (n, shapes["X"][1])
-        if header["limit"] is None:
-            expected |= {"limit_dual": (n, p), "limit_constant": (p,)}
-        if shapes != expected or targets not in ((), (p,)):
-            raise _Refused(f"damaged: its arrays do not belong together ({shapes})")
-        kernel = kernel_from_dict(header["kernel"])
-        if ("X" in arrays) == (kernel.name == "precomputed"):
-            raise _Refused("damaged: training rows and kernel do not belong together")
+        values, arrays = io.read(path)
+        values |= {name: arrays.pop(name) for name in ("alphas", "step_weights")}
         dtype = arrays["duals"].dtype
-        doubles = (arrays["alphas"].dtype, arrays["step_weights"].dtype)
-        if dtype not in (np.float32, np.float64) or set(doubles) != {np.dtype(np.float64)}:
-            raise _Refused(f"damaged: coefficients of dtype {dtype}, weights of {doubles}")
-        strange = sorted(name for name, array in arrays.items() if array.dtype.kind != "f")
-        if strange:
-            raise _Refused(f"damaged: {', '.join(strange)} must hold floating-point numbers")
-        lam, lam_steps = header["lam"], header["lam_steps"]
-        if (lam is None) == (lam_steps is None):
-            raise _Refused("damaged: one of lam and lam_steps must be there")
-        values = {
-            "kernel": kernel,
-            "lam": None if lam is None else float(check_lam(lam, batch=False)),
-            "lam_steps": None if lam_steps is None else check_lam_steps(lam_steps, T),
-            "step_weights": arrays.pop("step_weights"),
-            "alphas": arrays.pop("alphas"),
-            "limit": header["limit"],
-            "one_target": bool(header["one_target"]),
-            "selection": _arrays(header["selection"]),
-            "metadata": header["metadata"],
-        }
-        return values, arrays
+        with be.on():
+            for name, array in arrays.items():
+                values[name] = be.asarray(array, name, dtype=dtype, finite=False)
+        if values["limit"] is None:
+            values["limit"] = (values.pop("limit_dual"), values.pop("limit_constant"))
+        return cls(**{"X": None, "shrinkage": None, **values}, backend=be)
 
 
 class _Predictor:
@@ -475,41 +362,6 @@ class _Predictor:
         if self.one_target:
             F = F[..., 0]
         return F[0] if self.one_step else F
-
-
-def _listed(selection: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Arrays as lists, infinite condition numbers as None: strict JSON."""
-    if selection is None:
-        return None
-    return {
-        name: [x if math.isfinite(x) else None for x in value.tolist()]
-        if isinstance(value, np.ndarray)
-        else value
-        for name, value in selection.items()
-    }
-
-
-def _arrays(selection: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The reverse of :func:`_listed`."""
-    if selection is None:
-        return None
-    return {
-        name: np.array([math.inf if x is None else x for x in value])
-        if isinstance(value, list)
-        else value
-        for name, value in selection.items()
-    }
-
-
-class _Refused(Exception):
-    """A file that is not a saved model; the message is for the user."""
-
-
-def _package_version() -> str:
-    try:
-        return version("selfdistill_fast")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def load(path: Any, *, backend: Any = None) -> DistillationPath:
@@ -668,14 +520,14 @@ def assemble(
     spectrum.warn_below_rounding(lam_steps if scheduled else lam)
     pure = spectrum.pure_steps(lam, n_steps, lam_steps)
     shrinkage = spectrum.shrinkage(native_C, lam, lam_steps)
-    errors = _training_errors(spectrum, C, pure, shrinkage, lam)
-    alarm = _alarm(
+    alarm = alarm_of(
         spectrum,
-        lam if lam is not None else lam_steps.min(),
+        lam,
+        lam_steps,
         C,
         alphas,
+        pure,
         shrinkage,
-        errors,
         first=n_steps if joint else 1,
         chosen=selection is not None,
     )
@@ -695,105 +547,6 @@ def assemble(
         backend=spectrum.backend,
         selection=selection,
         alarm=alarm,
-    )
-
-
-def _training_errors(
-    spectrum: Spectrum, C: np.ndarray, pure: Any, shrinkage: Any, lam: float | None
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Training RMSE of every step (T, p), and that of the constant function (p,).
-
-    With eigenvalues the residual is (1 − B) z. Without them: the coefficients c_k of pure step k
-    solve (K + λI) c_k = F_(k−1), so F_(k−1) − F_k = λ c_k, and y − Σ_k C_k F_k is
-    λ Σ_s c_s Σ_(k>=s) C_k; None for a schedule of ridges. No product with K in either case.
-    """
-    xp, to_numpy = spectrum.backend.xp, spectrum.backend.to_numpy
-    scale = max(1e-300, float(abs(spectrum.target).max()))
-
-    def squares(a: Any) -> np.ndarray:
-        scaled = a.astype("float64") / scale
-        return to_numpy((scaled * scaled).sum(-2))
-
-    size = squares(spectrum.target)
-    if shrinkage is not None:
-        B = shrinkage if shrinkage.ndim == 3 else shrinkage[..., None]
-        outside = np.maximum(size - squares(spectrum.z), 0.0)
-        residual = squares((1.0 - B) * spectrum.z) + outside
-    elif lam is not None:
-        tails = np.cumsum(C[:, ::-1], axis=1)[:, ::-1]
-        residual = squares(lam * mix(xp.asarray(tails.copy()), pure, xp))
-        round_off = 100.0 * float(np.finfo(spectrum.dtype).eps) * np.abs(tails).sum(1)
-        residual = np.maximum(residual - round_off.reshape(len(C), -1) ** 2 * size, 0.0)
-    else:
-        return None
-    rows = spectrum.total_weight
-    return scale * np.sqrt(residual / rows), scale * np.sqrt(size / rows)
-
-
-def _alarm(
-    spectrum: Spectrum,
-    lam: float,
-    C: np.ndarray,
-    alphas: np.ndarray,
-    shrinkage: Any,
-    errors: tuple[np.ndarray, np.ndarray] | None,
-    *,
-    first: int,
-    chosen: bool,
-) -> str | None:
-    """The warning about a step that looks exploded, the earliest from ``first`` on, or None."""
-    T = len(C)
-
-    def by_target(a: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(a.reshape(T, -1), (T, spectrum.p))
-
-    weights = by_target(np.abs(C).sum(1))
-    # a strong ridge makes F_k as small as a^k, and weights as large are right then
-    d = getattr(spectrum, "d", None)  # else a bound, ‖K‖ before centring
-    largest = spectrum.scale if d is None else float(max(d[-1:], default=0.0))
-    terms = (largest / (largest + lam)) ** np.arange(1, T + 1)
-    reasons: list[tuple[np.ndarray, Callable[[int, int], str]]] = [
-        (
-            by_target(np.tensordot(terms, np.abs(C), (0, 1))) > LARGE_WEIGHTS,
-            lambda t, j: f"Σ|c| = {weights[t, j]:.3g}",
-        )
-    ]
-    if shrinkage is not None and spectrum.max_loo_steps > 0:  # Ritz values have another trace
-        traces = spectrum.backend.to_numpy(shrinkage.sum(1, dtype="float64"))
-        dof = by_target(traces) + spectrum.fit_intercept
-        n = spectrum.target.shape[0]
-        reasons.append(
-            (abs(dof) > 1.01 * n, lambda t, j: f"{dof[t, j]:.3g} degrees of freedom of {n} rows")
-        )
-    if errors is not None:
-        rmse, size = errors
-        reasons.append(
-            (
-                (rmse > LARGE_ERROR * rmse[0]) & (rmse > LARGE_FUNCTION * size),
-                lambda t, j: (
-                    f"training RMSE {rmse[t, j]:.3g} ({rmse[0, j]:.3g} at step 1, "
-                    f"{size[j]:.3g} without a model)"
-                ),
-            )
-        )
-    places = np.argwhere(np.any([far for far, _ in reasons], axis=0)[first - 1 :])
-    if not len(places):
-        return None
-    t, j = places[0] + (first - 1, 0)
-    figures = ", ".join(text(t, j) for far, text in reasons if far[t, j])
-    own = alphas if alphas.ndim == 1 else alphas[:, j]
-    c = C[t] if C.ndim == 2 else C[t, :, j]
-    name, values = ("c", c) if np.isnan(own[1:]).any() else ("α", own[1 : t + 1])
-    listed = "… " * (len(values) > 6) + ", ".join(f"{value:.6g}" for value in values[-6:])
-    hint = (
-        "clip=True keeps chosen α's in [0, 1]; a validation set (X_val, y_val), fewer steps or a "
-        "larger lam may do better"
-        if chosen
-        else "take α's nearer to [0, 1], or alpha='optimal' with clip=True"
-    )
-    return (
-        f"the chain looks exploded at step {t + 1} ({name} = {listed}): {figures}. "
-        f"Its predictions may be far from the targets; {hint}"
     )
 
 
