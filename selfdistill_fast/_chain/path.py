@@ -1,7 +1,7 @@
 """Self-distillation of a factorised training set: spectrum + α's → predictions.
 
 The chain of steps 1..T with weights α_2..α_T has, by Theorem 4.1, the predictions
-f^(τ) = Σ_k c_k F_k (alpha.py), so its coordinates are the same mixture of the pure steps'
+f^(τ) = Σ_k c_k F_k (alpha/), so its coordinates are the same mixture of the pure steps'
 coordinates, and its dual coefficients those coordinates in the training rows. A
 :class:`DistillationPath` holds the dual coefficients and forgets the n² of the spectrum.
 """
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast._backend import deliver, device_of, get_backend, kind_of, on_device
+from selfdistill_fast._backend import deliver, get_backend, kind_of, on_device
 from selfdistill_fast._chain import io
 from selfdistill_fast._chain.explosion import alarm_of
-from selfdistill_fast._chain.leave_out import fold_columns, loo_columns
+from selfdistill_fast._chain.selection import HeldOut, choose, held_out
 from selfdistill_fast._solvers import (
     NoLimit,
     Spectrum,
@@ -32,31 +32,15 @@ from selfdistill_fast._validation import (
     check_lam_steps,
     check_memory,
     check_n_steps,
-    check_sample_weight,
-    check_targets,
     warn_caller,
 )
-from selfdistill_fast.alpha import (
-    cell_losses,
-    chain_weights,
-    check_alphas,
-    greedy_alphas,
-    joint_report,
-    joint_weights,
-    mixture_losses,
-    smallest,
-    step_weights,
-    weights_to_alphas,
-)
+from selfdistill_fast.alpha import check_alphas, step_weights
 from selfdistill_fast.kernels import Kernel
 
 __all__ = [
     "DistillationPath",
     "distill",
-    "gcv_alphas",
-    "held_out_columns",
     "load",
-    "score_grid",
 ]
 
 
@@ -369,7 +353,6 @@ def load(path: Any, *, backend: Any = None) -> DistillationPath:
     return DistillationPath.load(path, backend=backend)
 
 
-@on_device
 def distill(
     spectrum: Spectrum,
     lam: float | None,
@@ -439,6 +422,24 @@ def distill(
     >>> path.alphas.shape, path.predict(x[:3, None]).shape
     ((2,), (3,))
     """
+    validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+    options: dict[str, Any] = {"lam_steps": lam_steps, "clip": clip, "per_target": per_target}
+    return distilled(spectrum, lam, alpha, n_steps, **options, **validation)[0]
+
+
+@on_device
+def distilled(
+    spectrum: Spectrum,
+    lam: float | None,
+    alpha: Any,
+    n_steps: int,
+    *,
+    lam_steps: Any = None,
+    clip: bool = False,
+    per_target: bool = False,
+    **validation: Any,
+) -> tuple[DistillationPath, HeldOut | None]:
+    """:func:`distill`, with what α's were chosen on, where they were chosen."""
     n_steps = check_n_steps(n_steps)
     scheduled = lam_steps is not None
     if scheduled:
@@ -460,29 +461,20 @@ def distill(
             f"alpha must be a number, a sequence of {n_steps - 1} numbers, 'optimal' or 'joint'; "
             f"got {alpha!r}"
         )
-    if (X_val is None) != (y_val is None):
+    X_val = validation["X_val"]
+    if (X_val is None) != (validation["y_val"] is None):
         raise ValueError("X_val and y_val go together: give both or neither")
-    if sample_weight_val is not None and X_val is None:
+    if validation["sample_weight_val"] is not None and X_val is None:
         raise ValueError("sample_weight_val weighs X_val and y_val, which are missing")
-    selection = None
+    held = selection = None
     if chosen:
-        y, F, w = held_out_columns(
-            spectrum, lam, n_steps, lam_steps, X_val, y_val, sample_weight_val
+        held = held_out(spectrum, lam, n_steps, lam_steps, **validation)
+        alphas, C, selection = choose(
+            held, alpha, n_steps, scheduled=scheduled, clip=clip, per_target=per_target
         )
-        options = {"sample_weight": w, "clip": clip, "per_target": per_target}
-        if n_steps == 1:
-            C, alphas = np.ones((1, 1)), np.array([np.nan])
-        elif alpha == "optimal":
-            alphas = greedy_alphas(y, list(F) if scheduled else F, **options)
-            C = step_weights(alphas)
-        else:
-            C, alphas = _joint(joint_weights(y, F[-1] if scheduled else F, **options))
-        selection = _selection(alpha, y, F, C, options, scheduled)
-        selection["on"] = "leave-one-out" if X_val is None else "validation"
     else:
         alphas = check_alphas(alpha, n_steps, spectrum.p)
         C = step_weights(alphas)
-
     path = assemble(
         spectrum,
         lam,
@@ -495,7 +487,7 @@ def distill(
     )
     if path.alarm:
         warn_caller(path.alarm, RuntimeWarning)
-    return path
+    return path, held
 
 
 @on_device
@@ -550,71 +542,6 @@ def assemble(
     )
 
 
-def _selection(
-    alpha: str, y: Any, F: Any, C: np.ndarray, options: dict[str, Any], scheduled: bool
-) -> dict[str, Any]:
-    """How well the chosen α's do on the data that chose them, see ``DistillationPath``."""
-    T = len(C)
-    if alpha == "joint" and T > 1:
-        report = joint_report(y, F[-1] if scheduled else F, **options)
-        if report["useful_steps"] < T:
-            warn_caller(
-                f"joint weights of {T} steps: beyond step count {report['useful_steps']} the gain "
-                "is within two standard errors of zero (condition number "
-                f"{report['condition'][-1]:.2g}); see path.selection",
-                RuntimeWarning,
-            )
-        return {**report, "best_step": smallest(report["mse"]) + 1}
-    w = options["sample_weight"]
-    losses = [mixture_losses(y, F[t] if scheduled else F, C[t : t + 1], w)[0] for t in range(T)]
-    mse = np.mean(losses, axis=1)
-    return {"mse": mse, "best_step": smallest(mse) + 1}
-
-
-def held_out_columns(
-    spectrum: Spectrum,
-    lam: Any,
-    n_steps: int,
-    lam_steps: Any,
-    X_val: Any,
-    y_val: Any,
-    sample_weight_val: Any,
-) -> tuple[Any, Any, Any]:
-    """Targets (m, p), pure-step predictions (T, m, p) and weights that α is chosen on.
-
-    On the validation set, or by leave-one-out where there is none. With lam (L,) the
-    predictions have a leading L; with a schedule they are (T, T, m, p), by last step and length.
-    """
-    be = spectrum.backend
-    if X_val is None:
-        w = spectrum.sample_weight
-        F = loo_columns(spectrum, lam, n_steps, lam_steps)
-        return spectrum.kept(spectrum.Y), F, None if w is None else spectrum.kept(w)
-    device_of({"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val})
-    X_val = spectrum.check_new(X_val, "X_val")
-    if X_val.shape[0] == 0:
-        raise ValueError("X_val is empty: no row to choose alpha on")
-    y_val = check_targets(be, y_val, X_val.shape[0], spectrum.dtype, "y_val")
-    y_val = y_val.reshape(X_val.shape[0], -1)
-    if y_val.shape[1] != spectrum.p:
-        raise ValueError(f"y_val has {y_val.shape[1]} target(s), the training set {spectrum.p}")
-    w = check_sample_weight(be, sample_weight_val, X_val.shape[0], "sample_weight_val")
-    spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
-    return y_val, spectrum.evaluate(X_val, spectrum.pure_steps(lam, n_steps, lam_steps)), w
-
-
-def _joint(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Step weights and α's of the joint optimum c; NaN where no α-sequence exists."""
-    try:
-        alphas = weights_to_alphas(c)
-        C = step_weights(alphas)
-    except ValueError:
-        alphas = np.full(c.shape, np.nan)
-        C = np.full((len(c), *c.shape), np.nan)
-    C[-1] = c
-    return C, alphas
-
-
 @on_device
 def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarray) -> Any:
     """Dual coefficients and constant of the limit, or why there is none."""
@@ -640,114 +567,9 @@ def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarr
     return spectrum.dual(coordinates), spectrum.constant(coordinates)
 
 
-@on_device
-def score_grid(
-    spectrum: Spectrum,
-    lams: Any,
-    alpha: Any,
-    n_steps: int,
-    *,
-    folds: Any = None,
-    X_val: Any = None,
-    y_val: Any = None,
-    sample_weight_val: Any = None,
-    clip: bool = False,
-    per_target: bool = False,
-) -> dict[str, Any]:
-    """Held-out error of every ridge and step of one kernel, from one factorisation.
-
-    Parameters
-    ----------
-    spectrum : Spectrum
-    lams : array_like of shape (L,)
-        Ridges: a batch, never a schedule.
-    alpha : float, sequence of T − 1, "optimal" or "joint"
-        "optimal" and "joint" are chosen for each λ on the same held-out predictions that are
-        scored; "joint" for each number of steps separately.
-    n_steps : int T
-    folds : list of index arrays, optional
-        From :func:`~selfdistill_fast._chain.leave_out.check_folds`; default leave-one-out.
-    X_val, y_val, sample_weight_val : optional
-        A validation set to score on instead.
-    clip, per_target : bool
-
-    Returns
-    -------
-    scores : dict
-        ``mse`` (L, T); ``se`` (L, T), the standard error of the mean over rows; ``weights``
-        (L, T, T[, p]), step weights of each; ``alphas`` (L, T[, p]), NaN for "joint".
-
-    Raises
-    ------
-    TypeError, ValueError, MemoryError
-        As :func:`distill` and :func:`~selfdistill_fast.leave_one_out`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from selfdistill_fast import RBF, spectrum
-    >>> x = np.linspace(0, 1, 20)
-    >>> s = spectrum(x[:, None], np.sin(6 * x), RBF(10.0))
-    >>> score_grid(s, [0.1, 1.0], "optimal", 3)["mse"].shape
-    (2, 3)
-    """
-    lams = np.atleast_1d(check_lam(lams, batch=True))
-    n_steps = check_n_steps(n_steps)
-    if folds is not None and X_val is None:
-        F, y = fold_columns(spectrum, lams, n_steps, folds), spectrum.Y
-        w = spectrum.sample_weight
-    else:
-        y, F, w = held_out_columns(spectrum, lams, n_steps, None, X_val, y_val, sample_weight_val)
-    options: dict[str, Any] = {"sample_weight": w, "clip": clip, "per_target": per_target}
-    alphas, C = map(np.stack, zip(*(chain_weights(y, f, alpha, **options) for f in F), strict=True))
-    # the standard error is of fourth order: it needs the rows
-    losses = np.stack([mixture_losses(y, f, c, w) for f, c in zip(F, C, strict=True)])
-    return {
-        "mse": cell_losses(y, F, C, sample_weight=w).mean(-1),
-        "se": losses.std(2) / math.sqrt(losses.shape[2]),
-        "weights": C,
-        "alphas": alphas,
-    }
-
-
-@on_device
-def gcv_alphas(
-    spectrum: Spectrum, lam: float, n_steps: int, *, clip: bool = False, per_target: bool = False
-) -> np.ndarray:
-    """Greedy α's by generalised cross-validation instead of exact leave-one-out.
-
-    Every diagonal in the leave-one-out recursion is replaced by its mean, which for one
-    step is the usual GCV residual (y − ŷ)_i / (1 − tr A / n). One shot, and cheaper by the
-    product with V∘V, but not exact; for comparison with alpha="optimal".
-
-    Parameters
-    ----------
-    spectrum : Spectrum
-    lam : float
-        The ridge λ.
-    n_steps : int T
-    clip, per_target : bool
-
-    Returns
-    -------
-    alphas : ndarray of shape (T,) or (T, p)
-        To be given to :func:`distill` as ``alpha``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from selfdistill_fast import RBF, spectrum
-    >>> x = np.linspace(0, 1, 20)
-    >>> gcv_alphas(spectrum(x[:, None], np.sin(6 * x), RBF(10.0)), 0.1, 3).shape
-    (3,)
-    """
-    lam = float(check_lam(lam, batch=False))
-    F = loo_columns(spectrum, lam, check_n_steps(n_steps), average=True)
-    w = spectrum.sample_weight
-    return greedy_alphas(
-        spectrum.kept(spectrum.Y),
-        F,
-        sample_weight=None if w is None else spectrum.kept(w),
-        clip=clip,
-        per_target=per_target,
-    )
+def held_out_columns(
+    spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: Any, X: Any, y: Any, w: Any
+) -> Any:
+    """What sweeps still call: :func:`held_out` as a tuple."""
+    held = held_out(spectrum, lam, n_steps, lam_steps, X_val=X, y_val=y, sample_weight_val=w)
+    return held.y, held.F, held.weight
