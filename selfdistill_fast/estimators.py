@@ -15,8 +15,9 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
 from selfdistill_fast._backend import device_of
+from selfdistill_fast._chain.assembly import assemble, distilled, limit_of
 from selfdistill_fast._chain.leave_out import check_folds, mixed_held_out
-from selfdistill_fast._chain.path import DistillationPath, assemble, distilled, limit_of
+from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._chain.selection import score_grid, summary
 from selfdistill_fast._solvers import Spectrum, check_solver, spectrum, with_steps
 from selfdistill_fast._validation import (

@@ -21,7 +21,7 @@ FILES = {
 
 #: room -> rooms it may import; data flow the other way
 BELOW_SOLVERS = {"kernels", "_backend", "_gram", "_ranges"}
-CHAIN = ["filters", "leave_out", "selection", "explosion", "io", "path", "constrained"]
+CHAIN = ["filters", "leave_out", "selection", "explosion", "io", "path", "assembly", "constrained"]
 CHAIN = [f"_chain.{name}" for name in CHAIN]
 LAYERS = {
     "_validation": set(),
@@ -40,8 +40,8 @@ LAYERS = {
 LAYERS["diagnostics"] = BELOW_SOLVERS | {"_solvers", "alpha", "_chain.filters"}
 LAYERS["plotting"] = LAYERS["diagnostics"] | {"diagnostics"}
 LAYERS["trainer"] = {"alpha", "_files"}
-LAYERS["_sweep"] = LAYERS["_chain.path"] | {"_chain.path", "plotting"}  # .plot() draws
-LAYERS["estimators"] = LAYERS["_chain.path"] | {"_chain.path", "plotting"}  # .plot() draws
+LAYERS["_sweep"] = LAYERS["_chain.constrained"] | {"plotting"}  # .plot() draws
+LAYERS["estimators"] = LAYERS["_chain.constrained"] | {"plotting"}  # .plot() draws
 #: what speaks only in the backend's verbs and its array namespace
 SOLVERS = ["_ranges", "_gram", "_chain.filters", "_chain.leave_out"]
 SOLVERS += [name for name in FILES if name.startswith("_solvers")]

@@ -295,3 +295,11 @@ def gcv_alphas(
         clip=clip,
         per_target=per_target,
     )
+
+
+def held_out_columns(
+    spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: Any, X: Any, y: Any, w: Any
+) -> Any:
+    """What sweeps still call: :func:`held_out` as a tuple."""
+    held = held_out(spectrum, lam, n_steps, lam_steps, X_val=X, y_val=y, sample_weight_val=w)
+    return held.y, held.F, held.weight
