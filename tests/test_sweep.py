@@ -39,7 +39,7 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
-from selfdistill_fast._chain.path import held_out_columns
+from selfdistill_fast._chain.selection import held_out_columns
 from selfdistill_fast._solvers.planning import choose
 from selfdistill_fast._sweep import store as store_module
 from selfdistill_fast._sweep.store import Store

@@ -28,7 +28,7 @@ import numpy as np
 
 from selfdistill_fast._backend import Gpu, device_of, devices, get_backend
 from selfdistill_fast._backend.threads import limits_by_any_thread
-from selfdistill_fast._chain.path import held_out_columns
+from selfdistill_fast._chain.selection import held_out_columns
 from selfdistill_fast._solvers import (
     Plan,
     check_leave_one_out,

@@ -248,9 +248,11 @@ def _table(*columns: str) -> RichTable:
 
 def _limit(path: Any, X: np.ndarray) -> Any:
     """Predictions of the limit, or None where there is no limit."""
+    from selfdistill_fast._solvers import NoLimit
+
     try:
         path.dual_coef(step=math.inf)
-    except ValueError:
+    except NoLimit:
         return None
     return path.predict(X, step=math.inf)
 
