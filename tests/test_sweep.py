@@ -944,7 +944,8 @@ def command(*arguments, code=0):
 
 
 def test_the_command_prints_the_best_cells_in_the_units_of_the_data(config, factorised):
-    from selfdistill_fast.cli.tables import Layout, Scaling, read_table, split
+    from selfdistill_fast.cli.dataset import Layout, Scaling, split
+    from selfdistill_fast.cli.tables import read_table
 
     output = command(config, "--top", 3)
     assert "8 kernels × 3 λ × 3 α × 3 steps" in output
@@ -1029,13 +1030,13 @@ def test_mistakes_in_the_file_are_named(old, new, message, config):
 
 
 def test_every_key_of_the_file_is_known_to_its_description():
-    from selfdistill_fast import sweep_config
+    from selfdistill_fast.cli import sweep_file
 
-    for name, keys in sweep_config.KEYS.items():
-        assert f"[{name}]" in sweep_config.__doc__
-        for key in keys:
+    for name, section in sweep_file.TABLES.items():
+        assert f"[{name}]" in sweep_file.__doc__
+        for key in section.model_fields:
             if name != "kernels":
-                assert f"    {key} = " in sweep_config.__doc__, key
+                assert f"    {key} = " in sweep_file.__doc__, key
 
 
 def test_the_command_ends_quietly_on_ctrl_c(config, monkeypatch):
