@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._chain import leave_out
+from selfdistill_fast._solvers import NoLimit
 
 __all__ = ["Evaluation", "Rows", "evaluate_limit", "evaluate_steps", "has_limit"]
 
@@ -135,7 +136,7 @@ def has_limit(path: Any) -> bool:
     """Whether a chain has a limit of infinitely many steps."""
     try:
         path.dual_coef(step=math.inf)
-    except ValueError:
+    except NoLimit:
         return False
     return True
 

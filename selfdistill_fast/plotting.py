@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast._solvers import NoLimit
 from selfdistill_fast.alpha import smallest
 
 __all__ = [
@@ -654,7 +655,7 @@ def _limit(path: Any, grid: Any) -> Any:
     """The limiting solution on the grid, or None where there is none (α varies)."""
     try:
         path.dual_coef(step=math.inf)
-    except ValueError:
+    except NoLimit:
         return None
     return np.asarray(path.predict(grid, step=math.inf))
 

@@ -544,6 +544,15 @@ def test_a_fault_in_the_limit_is_not_its_absence(csv, monkeypatch):
     run("fit", csv)  # chosen α's have no limit
 
 
+def test_a_limit_that_overflows_is_said(tmp_path):
+    rows = ["a,y", *["0.5e-75,1e150"] * 4]
+    (tmp_path / "data.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    alpha = "--alpha=-0.9999999999"  # the limit is 1e10 times step 1
+    arguments = (tmp_path / "data.csv", "--kernel", "linear", "--lam", "1e-150", "--steps", "1")
+    output = run("fit", *arguments, alpha, "--solver", "eigh", code=1)
+    assert "overflow float64" in output
+
+
 def test_a_single_row_of_weight_with_an_intercept_has_no_leave_one_out(frame, tmp_path):
     frame["w"] = (np.arange(len(frame)) == 5).astype(float)
     frame.to_csv(tmp_path / "one.csv", index=False)

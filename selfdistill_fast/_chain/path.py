@@ -21,7 +21,15 @@ import numpy as np
 from selfdistill_fast._backend import deliver, device_of, get_backend, kind_of, on_device
 from selfdistill_fast._chain.leave_out import fold_columns, loo_columns
 from selfdistill_fast._files import is_damage, replacing
-from selfdistill_fast._solvers import Spectrum, check_new, evaluate, is_dask, map_dask, mix
+from selfdistill_fast._solvers import (
+    NoLimit,
+    Spectrum,
+    check_new,
+    evaluate,
+    is_dask,
+    map_dask,
+    mix,
+)
 from selfdistill_fast._validation import (
     check_coefficients,
     check_lam,
@@ -165,7 +173,7 @@ class DistillationPath:
             chosen = slice(self.n_steps - 1, None)
         elif isinstance(step, float) and math.isinf(step) and step > 0:
             if isinstance(self._limit, str):
-                raise ValueError(self._limit)
+                raise NoLimit(self._limit)
             return self._limit[0][None], self._limit[1][None]
         else:
             tau = check_n_steps(step, "step")
@@ -870,8 +878,12 @@ def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarr
         return "a limit exists only for one constant alpha; this path has different ones"
     try:
         coordinates = spectrum.limit(lam, constant)
-    except ValueError as error:
+    except NoLimit as error:
         return str(error)
+    except ValueError:  # it exists, and its coefficients overflow: an error where it is used
+        rows = spectrum.n if spectrum.basis is None else spectrum.basis.shape[0]
+        infinite = spectrum.backend.xp.full((rows, spectrum.p), math.inf, spectrum.dtype)
+        return infinite, infinite[0]
     return spectrum.dual(coordinates), spectrum.constant(coordinates)
 
 

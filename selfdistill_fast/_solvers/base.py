@@ -295,8 +295,10 @@ class Spectrum:
 
         Raises
         ------
-        ValueError
+        NoLimit
             The limit does not exist.
+        ValueError
+            The coordinates overflow.
         """
         return self.spectral.limit(lam, alpha)
 
@@ -644,14 +646,18 @@ def check_values(be: Any, F: Any, kernel: Kernel, what: str) -> Any:
     return F
 
 
+class NoLimit(ValueError):
+    """Infinitely many steps have no limit, or it is not one that the solver can compute."""
+
+
 def check_limit(d: Any, lam: float, alpha: float) -> None:
-    """ValueError unless the chain with one α converges: |(1 − α) a_k| < 1 for every k.
+    """NoLimit unless the chain with one α converges: |(1 − α) a_k| < 1 for every k.
 
     Written as −λ < αd and (α − 2)d < λ, which has no cancellation.
     """
     if not bool((alpha * d > -lam).all() and ((alpha - 2.0) * d < lam).all()):
         largest = float(d.max())
-        raise ValueError(
+        raise NoLimit(
             f"infinitely many steps have no limit at alpha={alpha:g}: it exists only if "
             f"|(1 - alpha) d/(d + lam)| < 1 for every eigenvalue d, that is for alpha between "
             f"{-lam / largest:g} and {2.0 + lam / largest:g} here"
