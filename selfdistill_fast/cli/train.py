@@ -95,8 +95,9 @@ def train(
             "--alpha joint has no meaning for networks; 'optimal' estimates each step's"
         )
     from selfdistill_fast.trainer import experiment
+    from selfdistill_fast.trainer.display import Display
 
-    display = experiment.Display(console.err())
+    display = Display(console.err())
     try:
         with display:
             experiment.run(
