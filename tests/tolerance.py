@@ -61,14 +61,13 @@ def silent(n, d_max, lam, c=1.0, dtype=np.float64):
     return promised if lam >= 0.5 * rounding(n, d_max, dtype) else min(promised, UNPROMISED)
 
 
-def nystrom(s, lam, c=1.0, dtype=np.float64):
-    """The same for solver="nystrom" against its landmark model, by its own ``rounding``.
+def nystrom(s, lam, c=1.0):
+    """What the ``rounding`` of a landmark model costs predictions, relative to max |y|.
 
     K is known to that, so small predictions K/λ y to that share of ‖K‖; and new samples, those
     that are held out too, may have larger features than all training samples.
     """
-    share = 1000 * s.rounding / min(lam, s.scale) if s.scale > 0 else 0.0
-    return max(floor(dtype), share * np.abs(c).sum())
+    return 1000 * s.rounding / min(lam, s.scale) * np.abs(c).sum() if s.scale > 0 else 0.0
 
 
 def underflow(n, largest, dtype=np.float64):

@@ -530,10 +530,11 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
         mixed = np.flatnonzero(c)
         pure = np.abs(answer.pure[mixed]).max((0, 1))
         if problem.solver == "nystrom":
-            rtol = tolerance.nystrom(s, lam, c, data.dtype)
+            lost = tolerance.nystrom(s, lam, c)
+            rtol = max(tolerance.floor(data.dtype), lost)
         else:
             rtol = tolerance.silent(problem.n, condition, 1.0, c, data.dtype)
-        lost = min(rtol, tolerance.conditioning(condition, 1.0, c, data.dtype))
+            lost = min(rtol, tolerance.conditioning(condition, 1.0, c, data.dtype))
         allowed = np.maximum(rtol * pure, lost * sizes) + flushed
         tol = getattr(s, "tol", None)
         if tol is not None:

@@ -76,6 +76,8 @@ __all__ = ["NystromOptions", "NystromSpectrum"]
 
 #: rounding of the trace of the model's kernel matrix, in ε tr(K), up to which landmarks are kept
 _LOST = 5000.0
+#: sums are made anew where centring takes away this many times what it leaves
+_FAR = 10.0
 
 
 @dataclass(frozen=True)
@@ -193,10 +195,14 @@ class NystromSpectrum(Spectrum):
         be, kernel = self.backend, self.kernel
         xp, eps = be.xp, float(be.xp.finfo(self.dtype).eps)
         features = Features(be, kernel, self.basis, R)
-        # sums are about a point near the mean: that of the landmarks, whose features are Rᵀ
+        # sums are about a point near the mean: first that of the landmarks, whose features are Rᵀ
         middle = R.mean(1) if self.fit_intercept and len(R) else xp.zeros(len(R))
         job = Sums(features, middle if self.fit_intercept else None)
         S, b, mean, traces = self.X.total(job, self.block, *self._aligned)
+        far = float(mean @ mean) / self.total_weight
+        if self.fit_intercept and far > _FAR * max(float(xp.trace(S)) - far, 0.0):
+            middle = middle + mean / self.total_weight
+            S, b, mean, traces = self.X.total(Sums(features, middle), self.block, *self._aligned)
         if not bool(xp.isfinite(traces).all()):
             raise _overflow(kernel, self.dtype)
         total, below = float(traces[0]), float(traces[1])
