@@ -33,6 +33,7 @@ from selfdistill_fast._solvers.base import (
     evaluate,
     mix,
 )
+from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.planning import Plan, choose, memory_budget, plan, where_it_pays
 from selfdistill_fast._solvers.problem import Problem, Request, TrainingSet, Unsuitable
 from selfdistill_fast._solvers.rows import as_rows, in_memory, is_dask, map_dask
@@ -52,6 +53,7 @@ from selfdistill_fast.kernels import Precomputed, as_kernel
 
 __all__ = [
     "NoLimit",
+    "Penalties",
     "Plan",
     "Spectrum",
     "check_leave_one_out",

@@ -24,6 +24,7 @@ import numpy as np
 
 from selfdistill_fast import _ranges as ranges
 from selfdistill_fast._gram import native_gram, native_matmul
+from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.problem import NoOptions, Problem, Rates, Request, TrainingSet, Work
 from selfdistill_fast._validation import (
     check_coefficients,
@@ -261,9 +262,25 @@ class Spectrum:
         """Rotated targets, (k, p)."""
         return self.spectral.z
 
-    def _filters_for(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Filters:
+    def _filters_for(self, penalties: Penalties) -> Filters:
         """The filters that serve these λ values and steps."""
         return self.spectral
+
+    def steps(self, penalties: Penalties) -> Any:
+        """:meth:`pure_steps` of checked λ values."""
+        return self._filters_for(penalties).steps(penalties)
+
+    def pure(self, penalties: Penalties) -> Any:
+        """:meth:`pure_filters` of checked λ values."""
+        return self._filters_for(penalties).pure(penalties)
+
+    def residual(self, penalties: Penalties) -> Any:
+        """:meth:`residual_filters` of checked λ values."""
+        return self._filters_for(penalties).residual(penalties)
+
+    def smoother(self, penalties: Penalties) -> Any:
+        """:meth:`smoother_filters` of checked λ values."""
+        return self._filters_for(penalties).smoother(penalties)
 
     def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Coordinates of the pure steps.
@@ -281,14 +298,14 @@ class Spectrum:
         ndarray of shape (T, k, p), or (L, T, k, p) for a batch; for a schedule
         (T, T, k, p), where [τ − 1, i − 1] is the pure chain of the last i of the steps 1..τ
         """
-        return self._filters_for(lam, n_steps, lam_steps).steps(lam, n_steps, lam_steps)
+        return self.steps(Penalties.of(lam, n_steps, lam_steps))
 
     def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """Filters a^(τ−1)/(d + λ) of the pure steps; d times them is diag A^τ.
 
         Parameters and shapes as :meth:`pure_steps`, without the axis p.
         """
-        return self._filters_for(lam, n_steps, lam_steps).pure(lam, n_steps, lam_steps)
+        return self.pure(Penalties.of(lam, n_steps, lam_steps))
 
     def limit(self, lam: float, alpha: float) -> Any:
         """Coordinates α/(αd + λ) z of infinitely many steps, eq. (17), (k, p).
@@ -306,7 +323,8 @@ class Spectrum:
         """diag B of steps that mix the pure steps with weights C; None without eigenvalues."""
         if self.filters is None:
             return None
-        return self._filters_for(lam, len(C), lam_steps).shrinkage(C, lam, lam_steps)
+        penalties = Penalties.of(lam, len(C), lam_steps)
+        return self._filters_for(penalties).shrinkage(C, penalties)
 
     # Functions of K, each held as its coordinates along a last axis, for leave_out.py.
     def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
@@ -315,11 +333,11 @@ class Spectrum:
         Parameters and shapes as :meth:`pure_filters`, except that a schedule gives
         [j, s] = (I − A_j) A_(j−1) … A_s, zero for s > j.
         """
-        return self._filters_for(lam, n_steps, lam_steps).residual(lam, n_steps, lam_steps)
+        return self.residual(Penalties.of(lam, n_steps, lam_steps))
 
     def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """A^τ, τ = 1..T, or A_j … A_s, on the complement of q, without cancellation."""
-        return self._filters_for(lam, n_steps, lam_steps).smoother(lam, n_steps, lam_steps)
+        return self.smoother(Penalties.of(lam, n_steps, lam_steps))
 
     def diag_powers(self, lam: Any, n_steps: int) -> Any:
         """diag(A^τ), τ = 1..T, of the training rows of positive weight.

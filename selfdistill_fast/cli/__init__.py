@@ -578,8 +578,9 @@ def _on_training_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Leave-one-out error and effective degrees of freedom of chains with step weights C."""
     from selfdistill_fast._chain.leave_out import mixed_held_out
+    from selfdistill_fast._solvers import Penalties
 
-    G = mixed_held_out(fitted, lam, C).reshape(len(C), *train.Y.shape)
+    G = mixed_held_out(fitted, Penalties.of(lam, len(C)), C).reshape(len(C), *train.Y.shape)
     # the trace of a chain's smoother, an intercept included
     return train.rmse(scaling.original(G)), C @ fitted.diag_powers(lam, len(C)).sum(axis=1)
 
