@@ -1029,7 +1029,7 @@ def test_mistakes_in_the_file_are_named(old, new, message, config):
 
 
 def test_every_key_of_the_file_is_known_to_its_description():
-    from selfdistill_fast import sweep_config
+    from selfdistill_fast.cli import sweep_file as sweep_config
 
     for name, keys in sweep_config.KEYS.items():
         assert f"[{name}]" in sweep_config.__doc__

@@ -516,7 +516,7 @@ def rounding(scale: float, dtype: Any) -> float:
 
     * An eigenvalue below −√n times this shows that K is no kernel matrix; a smaller one is 0.
     * An eigenvalue up to this is not known. Solvers that see eigenvalues take it as 0 where λ is
-      below this, too; the landmark model always does.
+      below this, too; the landmark model raises it to this.
     * λ below 10 times this (in float64 also n/10 times) is warned about: the relative error may
       reach 100 ε ‖K_w‖/λ.
     """
@@ -567,7 +567,7 @@ def check_weighted(size: float, dtype: Any) -> None:
     if not float(info.tiny) <= size <= float(info.max) and size != 0.0:
         flow = "underflow" if size < 1.0 else "overflow"
         raise ValueError(
-            f"sample_weight leads to numbers of size {size:g}, which {flow} {dtype}: multiply all "
+            f"sample_weight times the kernel leads to numbers that {flow} {dtype}: multiply all "
             "weights and lam by one factor, which is the same model"
         )
 
