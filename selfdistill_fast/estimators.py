@@ -28,7 +28,8 @@ from selfdistill_fast._validation import (
     to_host,
     warn_caller,
 )
-from selfdistill_fast.alpha import alphas_or_nan, smallest
+from selfdistill_fast.alpha import smallest
+from selfdistill_fast.alpha.weights import alphas_or_nan
 from selfdistill_fast.kernels import Kernel, Precomputed, kernel_from_name
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]

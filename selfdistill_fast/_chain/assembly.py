@@ -171,7 +171,7 @@ def assemble(
     xp = spectrum.backend.xp
     native_C, (lam, lam_steps) = xp.asarray(C), (penalties.lam, penalties.lam_steps)
     spectrum.warn_below_rounding(penalties.values)
-    pure = spectrum.steps(penalties)
+    pure = spectrum._steps(penalties)
     shrinkage = spectrum.shrinkage(native_C, lam, lam_steps)
     alarm = alarm_of(
         spectrum,

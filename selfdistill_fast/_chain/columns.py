@@ -136,7 +136,7 @@ def loo_columns(spectrum: Spectrum, penalties: Penalties, *, average: bool = Fal
     spectrum.warn_below_rounding(penalties.values)
     _warn_of_weights(spectrum)
     _check_columns_fit(spectrum, penalties)
-    filters = [spectrum.residual(penalties), spectrum.smoother(penalties)]
+    filters = [spectrum._residual(penalties), spectrum._smoother(penalties)]
     E, F, Q, P = spectrum.applied_and_diagonals(filters)
     Q, P = Q[..., None], P[..., None]
     if spectrum.q is not None:  # every smoother passes the mean through
@@ -219,9 +219,9 @@ class _FoldChains:
         if spectrum.sample_weight is not None:
             self.root = spectrum.kept(spectrum.sample_weight) ** 0.5
         self.root = self.root.astype(spectrum.dtype)[:, None]
-        self.residual = spectrum.residual(penalties)
-        self.smoother = spectrum.smoother(penalties)
-        self.pure, self.steps = spectrum.pure(penalties), spectrum.steps(penalties)
+        self.residual = spectrum._residual(penalties)
+        self.smoother = spectrum._smoother(penalties)
+        self.pure, self.steps = spectrum._pure(penalties), spectrum._steps(penalties)
         self.E, self.F = spectrum.applied(self.residual), spectrum.applied(self.smoother)
         lengths = [penalties.n_steps - start for start in penalties.starts]
         self.chains = [xp.empty((T, spectrum.n, spectrum.p), self.E.dtype) for T in lengths]

@@ -85,7 +85,7 @@ def mixed_held_out(
             kept, G = G, xp.empty((*G.shape[:-2], spectrum.n, spectrum.p), G.dtype)
             G[..., spectrum.rows, :] = kept
             dropped = xp.nonzero(spectrum.sample_weight == 0)[0]
-            pure = mix(C, spectrum.steps(penalties), xp, scheduled=scheduled)
+            pure = mix(C, spectrum._steps(penalties), xp, scheduled=scheduled)
             pure = pure.astype(spectrum.dtype)
             G[..., dropped, :] = spectrum.evaluate(spectrum.select(dropped), pure)
     G = G.astype(spectrum.dtype)

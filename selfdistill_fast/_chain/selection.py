@@ -24,16 +24,16 @@ from selfdistill_fast._validation import (
     warn_caller,
 )
 from selfdistill_fast.alpha import (
-    alphas_or_nan,
     cell_losses,
     chain_weights,
     greedy_alphas,
     joint_report,
     joint_weights,
-    mixture_losses,
     smallest,
     step_weights,
 )
+from selfdistill_fast.alpha.losses import mixture_losses
+from selfdistill_fast.alpha.weights import alphas_or_nan
 
 __all__ = ["HeldOut", "choose", "choose_cells", "gcv_alphas", "held_out", "score_grid", "summary"]
 
@@ -89,7 +89,7 @@ def held_out(
         raise ValueError(f"y_val has {y_val.shape[1]} target(s), the training set {spectrum.p}")
     w = check_sample_weight(be, sample_weight_val, X_val.shape[0], "sample_weight_val")
     spectrum.warn_below_rounding(penalties.values)
-    F = spectrum.evaluate(X_val, spectrum.steps(penalties))
+    F = spectrum.evaluate(X_val, spectrum._steps(penalties))
     return HeldOut(y_val, F, w, "validation")
 
 

@@ -25,7 +25,9 @@ from typing import Any
 
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast._solvers.base import Fold, NoLimit, Spectrum, check_values
+from selfdistill_fast._solvers.base import Spectrum
+from selfdistill_fast._solvers.evaluation import NoLimit, check_values
+from selfdistill_fast._solvers.fold import Fold
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 from selfdistill_fast._validation import (
@@ -140,7 +142,7 @@ class CholeskySpectrum(Spectrum):
         return coordinates
 
     # --------------------------------------------------------------- filters
-    def steps(self, penalties: Penalties) -> Any:
+    def _steps(self, penalties: Penalties) -> Any:
         """Coordinates M A^(τ−1) t of the pure steps, (T, n, p), for the λ of the factorisation."""
         self._check(penalties)
         steps = self.backend.xp.empty((penalties.n_steps, *self.target.shape), self.dtype)
@@ -150,11 +152,11 @@ class CholeskySpectrum(Spectrum):
             t = t - self.lam * steps[step]
         return check_coefficients(steps)
 
-    def pure(self, penalties: Penalties) -> Any:
+    def _pure(self, penalties: Penalties) -> Any:
         """Filters M A^(τ−1) as coefficients of 1, x, …, x^T: (T, T + 1)."""
-        return self.residual(penalties) / self.lam
+        return self._residual(penalties) / self.lam
 
-    def residual(self, penalties: Penalties) -> Any:
+    def _residual(self, penalties: Penalties) -> Any:
         """Filters (I − A) A^(τ−1) = x (1 − x)^(τ−1) as coefficients of 1, x, …, x^T."""
         self._check(penalties)
         n_steps = penalties.n_steps
@@ -162,7 +164,7 @@ class CholeskySpectrum(Spectrum):
         filters[:, 1:] = self._powers_of_smoother(n_steps)[:-1, :-1]
         return filters
 
-    def smoother(self, penalties: Penalties) -> Any:
+    def _smoother(self, penalties: Penalties) -> Any:
         """Filters A^τ = (1 − x)^τ as coefficients of 1, x, …, x^T: (T, T + 1).
 
         Without eigenvalues A is known as I − x only: where regularisation is so strong that

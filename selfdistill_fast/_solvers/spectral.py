@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast._solvers.base import check_limit, mix
+from selfdistill_fast._solvers.evaluation import check_limit, mix
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._validation import check_coefficients, check_lam
 

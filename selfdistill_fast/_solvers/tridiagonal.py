@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast._solvers.base import NoLimit, Spectrum, check_values, one_product
+from selfdistill_fast._solvers.base import Spectrum
+from selfdistill_fast._solvers.evaluation import NoLimit, check_values, one_product
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 from selfdistill_fast._validation import check_coefficients, check_lam, largest
@@ -77,7 +78,7 @@ class TridiagonalSpectrum(Spectrum):
         return one_product(lambda a: be.tridiagonal_rotate(Q, a.astype(dtype)), coordinates, be.xp)
 
     # --------------------------------------------------------------- filters
-    def steps(self, penalties: Penalties) -> Any:
+    def _steps(self, penalties: Penalties) -> Any:
         """Coordinates (T + λ)⁻¹ A^(τ−1) t_0 of the pure steps, (T, n, p).
 
         Raises

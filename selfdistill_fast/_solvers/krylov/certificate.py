@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfdistill_fast._gram import native_matmul
-from selfdistill_fast._solvers.base import kernel_diagonal
 from selfdistill_fast._solvers.krylov.bounds import (
     ANY,
     MANY,
@@ -29,6 +28,7 @@ from selfdistill_fast._solvers.krylov.lanczos import Lanczos
 from selfdistill_fast._solvers.krylov.memory import CERTIFIED
 from selfdistill_fast._solvers.krylov.operator import UNIT
 from selfdistill_fast._solvers.krylov.targets import Targets
+from selfdistill_fast._solvers.matrix import kernel_diagonal
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import largest

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._gram import native_matmul
-from selfdistill_fast._solvers.base import Spectrum, check_diagonal, check_values, kernel_diagonal
+from selfdistill_fast._solvers.base import Spectrum
+from selfdistill_fast._solvers.evaluation import check_values
 from selfdistill_fast._solvers.krylov.bounds import Bound
 from selfdistill_fast._solvers.krylov.certificate import Asked, Certificate
 from selfdistill_fast._solvers.krylov.lanczos import Lanczos
@@ -18,6 +19,7 @@ from selfdistill_fast._solvers.krylov.memory import fitting_rank, krylov_bytes, 
 from selfdistill_fast._solvers.krylov.operator import KernelProduct
 from selfdistill_fast._solvers.krylov.options import KrylovOptions, automatic_storage, check_storage
 from selfdistill_fast._solvers.krylov.targets import Targets
+from selfdistill_fast._solvers.matrix import check_diagonal, kernel_diagonal
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 from selfdistill_fast._solvers.spectral import Filters
