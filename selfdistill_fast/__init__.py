@@ -21,7 +21,8 @@ from selfdistill_fast._chain.leave_out import leave_fold_out, leave_one_out
 from selfdistill_fast._chain.path import DistillationPath, load
 from selfdistill_fast._gram import gram, gram_matmul, gram_sweep
 from selfdistill_fast._solvers import Plan, Spectrum, plan, spectrum
-from selfdistill_fast._sweep.run import SweepResult, sweep
+from selfdistill_fast._sweep.result import SweepResult
+from selfdistill_fast._sweep.run import sweep
 from selfdistill_fast.alpha import (
     alphas_to_weights,
     joint_weights,

@@ -614,6 +614,30 @@ def test_a_closed_pipe_is_no_error(csv, tmp_path):
     assert result.stderr == ""
 
 
+def test_a_traceback_on_request(csv):
+    broken = ("fit", csv, "--lam", "-1")
+    result = CliRunner().invoke(app, ["--traceback", *map(str, broken)])
+    assert result.exit_code == 2
+    assert "Traceback" in result.output
+    assert result.output.endswith("InputError: --lam must be a positive number, got -1\n")
+    assert "Traceback" not in run(*broken, code=2)
+
+
+def test_a_failed_report_leaves_the_old_file(csv, tmp_path, monkeypatch):
+    report = tmp_path / "report.json"
+    report.write_text("old")
+
+    def full(self, text, **_):
+        with self.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "no space left" in run("fit", csv, "--report", report, code=1)
+    assert report.read_text() == "old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["data.csv", "report.json"]
+
+
 def test_an_ascii_terminal_is_no_error(csv):
     assert "training" in _process("fit", csv, PYTHONIOENCODING="ascii").stdout
 
@@ -621,7 +645,8 @@ def test_an_ascii_terminal_is_no_error(csv):
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_the_extra_the_command_says_what_to_install(missing, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, "selfdistill_fast.cli", raising=False)
+    for name in [name for name in sys.modules if name.startswith("selfdistill_fast.cli")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("selfdistill_fast.cli", raising=False)
     for name in [name for name in sys.modules if name.startswith(f"{missing}.")]:
         monkeypatch.setitem(sys.modules, name, None)

@@ -38,7 +38,8 @@ LAYERS = {
     },
 }
 LAYERS["diagnostics"] = BELOW_SOLVERS | {"_solvers", "alpha", "_chain.filters"}
-LAYERS["plotting"] = LAYERS["diagnostics"] | {"diagnostics"}
+LAYERS["_evaluation"] = LAYERS["_chain.leave_out"] | {"_chain.leave_out"}
+LAYERS["plotting"] = LAYERS["diagnostics"] | {"diagnostics", "_evaluation"}
 LAYERS["trainer"] = {"alpha", "_files"}
 LAYERS["_sweep"] = LAYERS["_chain.constrained"] | {"plotting"}  # .plot() draws
 LAYERS["estimators"] = LAYERS["_chain.constrained"] | {"plotting"}  # .plot() draws
