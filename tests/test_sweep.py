@@ -986,6 +986,7 @@ def test_the_command_prints_the_best_cells_in_the_units_of_the_data(config, fact
     [
         ("[data]", "[dada]", "unknown key 'dada'; known: data, kernels, grid, solver, output"),
         ("standardize", "standardise", "[data]: unknown key 'standardise'; known: file"),
+        ("standardize", "standardise", "did you mean 'standardize'?"),
         ("gamma =", "gama =", "[kernels]: unknown key 'gama'; known: name, gamma"),
         ("gamma =", "nu =", "nu has no meaning for the kernel rbf, which takes gamma"),
         ('"rbf"', '"rbg"', "unknown kernel 'rbg'; known: rbf, laplacian"),
