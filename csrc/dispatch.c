@@ -1,6 +1,6 @@
 /* dispatch.c: which tables of loops this build holds, and which of them this processor can
  * run. The build defines SDF_HAVE_<ISA> for each instruction set that it compiled. Compiled
- * without any instruction set flag, as is everything but loops.c. */
+ * without any instruction set flag, unlike the loops. */
 #include "sdf.h"
 
 /* __builtin_cpu_supports also asks whether the operating system saves the wide registers. */
@@ -18,8 +18,8 @@ static int supported_AVX512(void) {
 }
 #endif
 
-#define DECLARE(id) extern const sdf_loops sdf_f32_##id, sdf_f64_##id;
-#define ENTRY(id) [SDF_##id] = {&sdf_f32_##id, &sdf_f64_##id, supported_##id},
+#define DECLARE(id) extern const sdf_loops sdf_loops_f32_##id, sdf_loops_f64_##id;
+#define ENTRY(id) [SDF_##id] = {&sdf_loops_f32_##id, &sdf_loops_f64_##id, supported_##id},
 
 DECLARE(GENERIC)
 #ifdef SDF_HAVE_AVX2

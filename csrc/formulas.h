@@ -1,8 +1,8 @@
 /* formulas.h: the kernels and the filters, written once for the C loops and for CUDA.
  *
- * The tables are for everybody (sdf.h includes them). The functions are for loops.c, where a
- * `vec` is a vector register, and for _backend/kernels.cu, where it is one number: the file that
- * includes this one a second time defines FORMULA (what a function is) and before that
+ * The tables are for everybody (sdf.h includes them). The functions are for the loops, where a
+ * `vec` is a vector register, and for _backend/kernels.cu, where it is one number: the file
+ * that includes this one a second time defines FORMULA (what a function is) and before that
  *
  *   real, vec, ivec       a number, what is computed with, the outcome of a comparison
  *   splat_, select_, min_, max_, abs_, copysign_, negative_ (the sign bit), sqrt_, asin_

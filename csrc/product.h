@@ -3,8 +3,8 @@
  *     sum_rows[q][r] += sum_c t[r][c] w_cols[q][c],
  *     sum_cols[q][c] += sum_r t[r][c] w_rows[q][r].
  *
- * Included by loops.c once for each precision SUM_BITS of W and of the sums within a unit: that
- * of the entries t, and double. Defines multiply_unit_32 or multiply_unit_64. The sums of
+ * Included by product.c once for each precision SUM_BITS of W and of the sums within a unit:
+ * that of the entries t, and double. Defines unit_product_32 or unit_product_64. The sums of
  * several units are double in either case.
  */
 #define JOINED_(a, b) a##b
@@ -195,8 +195,8 @@ static inline __attribute__((always_inline)) void OF(add_product)(
 
 /* Up to TARGETS columns of W take both sides at once, while the unit comes from memory. Where
  * there are more, a side at a time leaves more registers to each, and the sums bound. */
-static void OF(multiply_unit)(const real *t, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t width,
-                              const product *to, int mirrored, ptrdiff_t ahead) {
+static void OF(unit_product)(const real *t, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t width,
+                             const product *to, int mirrored, ptrdiff_t ahead) {
   ptrdiff_t q = 0;
   for (; to->p > TARGETS && q + TARGETS <= to->p; q += TARGETS, ahead = 0) {
     OF(add_product)(t, step, rows, width, to, mirrored, q, ahead, 0, 4, TARGETS);

@@ -14,7 +14,27 @@
  *              pair quantity in registers (inner product, squared difference, L1), distance
  *              by norms, kernel function, store (and mirrored store where X is Z).
  *      or multiply: the last step is instead a product with columns of W;
- *      or half_gram: tiles of K(X, X) are kept for half_multiply, each beside the last.
+ *      or half_gram: tiles of K(X, X) go to packed symmetric storage, for half_multiply.
+ *
+ * One tile, and where its entries come from:
+ *
+ *                            panels of Z
+ *                             <- nr ->
+ *                            +--------+--------+--  --+--------+
+ *                            |        |        |      |        |  d columns, `nr` reals each
+ *         panels of X        +--------+--------+--  --+--------+
+ *        +-----------+       +--------+--------+--  --+--------+
+ *     mr |           |    mr |register|        |      |        |
+ *        |...........|       |..tile..|        |      |        |  a unit: 16 rows, in L1
+ *        |           |       |        |        |      |        |
+ *        +-----------+       +--------+--------+--  --+--------+
+ *        d columns           |                                 |  tile / 16 units
+ *                            |                                 |
+ *                            +---------------------------------+
+ *                             <------------ tile ------------->
+ *
+ * K(X, X) has the tiles on and above the diagonal; each tile above stands for its mirror image
+ * too. Tiles are numbered by rows of tiles.
  *
  * Rows of a packed operand are counted from -pad: the first `pad` rows of its first panel are
  * zero, so that a tile begins where a cache line of `out` begins.
@@ -31,7 +51,7 @@
 extern "C" {
 #endif
 
-#define SDF_ABI 4 /* changes whenever a struct below does */
+#define SDF_ABI 5 /* changes whenever a struct below does */
 
 /* X(identifier, message) */
 #define SDF_STATUSES(X)                                                                 \
@@ -60,11 +80,13 @@ typedef enum {
   SDF_PAIR_ANGLE        /* +-(1 - |cos|), the sign that of cos, likewise */
 } sdf_pair;
 
-/* One Gram matrix. "real" below is double or float, by the table of loops in use. The caller
- * fills the first part and calls `prepare`, which fills the last; then it provides the
- * buffers of the sizes found there. */
+/* One Gram matrix, in three parts by who fills them and when. "real" below is double or float,
+ * by the table of loops in use.
+ *
+ *   problem   the caller, before anything else; the kernel and its parameters may change later
+ *   plan      `prepare`, from the problem; again after each change of the kernel
+ *   buffers   memory of the caller, of the sizes in the plan; `pack` fills it once */
 typedef struct {
-  /* filled by the caller */
   int32_t kernel;    /* sdf_kernel */
   int32_t degree;    /* of POLYNOMIAL; depth of NTK */
   double a, b;       /* parameters */
@@ -74,16 +96,9 @@ typedef struct {
   void *out;         /* real (n, ld), ld >= m; NULL where nothing is written */
   ptrdiff_t ld;
   int32_t stream; /* write `out` past the caches: for matrices larger than these */
+} sdf_problem;
 
-  /* buffers, aligned to 64 bytes, sizes in reals; pack fills all but `shift` and `pairs` */
-  void *shift;    /* d rounded up to `line` reals: `center` or zeros */
-  void *packed_x; /* packed_size_x */
-  void *packed_z; /* packed_size_z; the same as packed_x for K(X, X) */
-  void *norms_x;  /* norms_size_x */
-  void *norms_z;  /* norms_size_z; the same as norms_x for K(X, X) */
-  void *pairs;    /* pairs_size: only for `pairs` and `of_pairs` */
-
-  /* filled by prepare */
+typedef struct {
   int32_t pair; /* sdf_pair */
   int32_t symmetric, centred, streaming, ragged;
   ptrdiff_t pad_x, pad_z;
@@ -93,6 +108,21 @@ typedef struct {
   ptrdiff_t packed_size_x, packed_size_z, norms_size_x, norms_size_z, pairs_size;
   ptrdiff_t scratch_size; /* reals, for each concurrent call */
   double rate[4];         /* private to the loops */
+} sdf_plan;
+
+typedef struct {  /* aligned to 64 bytes, sizes in reals */
+  void *shift;    /* d: by `center`, or zeros */
+  void *packed_x; /* packed_size_x */
+  void *packed_z; /* packed_size_z: none for K(X, X) */
+  void *norms_x;  /* norms_size_x */
+  void *norms_z;  /* norms_size_z: none for K(X, X) */
+  void *pairs;    /* pairs_size: only for `pairs` and `of_pairs` */
+} sdf_buffers;
+
+typedef struct {
+  sdf_problem problem;
+  sdf_plan plan;
+  sdf_buffers buffers;
 } sdf_job;
 
 /* The loops of one instruction set and one precision. */
@@ -107,10 +137,10 @@ typedef struct {
   /* y[i] = exp(x[i]); x and y real (n), may be the same */
   void (*exp)(const void *x, void *y, ptrdiff_t n);
 
-  /* Derived sizes and constants of a job. May be called again after a change of kernel. */
+  /* Fills the plan of a job. May be called again after a change of kernel. */
   sdf_status (*prepare)(sdf_job *job);
 
-  /* job->shift = mean of (at most 1024) rows of Z, or of X: call once, if job->centred. */
+  /* buffers.shift = mean of (at most 1024) rows of Z, or of X: call once, if plan.centred. */
   sdf_status (*center)(const sdf_job *job);
 
   /* Packs panels [lo, hi) of X, then of Z. */
@@ -134,9 +164,9 @@ typedef struct {
                          ptrdiff_t j1, const void *wt, int w_size, ptrdiff_t ldw, ptrdiff_t p,
                          double *sum_rows, double *sum_cols, ptrdiff_t lds, void *scratch);
 
-  /* Half of K(X, X) kept for products: tiles [lo, hi) of `half`, (tiles, tile, tile) entries
+  /* K(X, X) in packed symmetric storage: tiles [lo, hi) of `half`, (tiles, tile, tile) entries
    * of half_size bytes (4 or 8, at most those of real), 64-byte aligned, zero beyond n. The
-   * job has out = NULL. Written past the caches where job->stream. */
+   * job has out = NULL. Written past the caches where problem.stream. */
   sdf_status (*half_gram)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *half,
                           int half_size, void *scratch);
 

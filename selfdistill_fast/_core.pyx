@@ -181,31 +181,30 @@ cdef class Gram:
         cdef _Array z = x if Z is None else _Array(Z, "Z", 2, size)
         cdef _Array o
         self.kept = [x, z]
-        self.job.n, self.job.d = x.view.shape[0], x.view.shape[1]
-        self.job.m = z.view.shape[0]
-        if z.view.shape[1] != self.job.d:
+        self.job.problem.n, self.job.problem.d = x.view.shape[0], x.view.shape[1]
+        self.job.problem.m = z.view.shape[0]
+        if z.view.shape[1] != self.job.problem.d:
             raise ValueError(
-                f"X has {self.job.d} columns but Z has {z.view.shape[1]}; they must agree"
+                f"X has {self.job.problem.d} columns but Z has {z.view.shape[1]}; they must agree"
             )
-        self.job.x = x.view.buf
-        self.job.z = NULL if Z is None else z.view.buf
+        self.job.problem.x = x.view.buf
+        self.job.problem.z = NULL if Z is None else z.view.buf
         if out is not None:
             o = _Array(out, "out", 2, size, True)
-            if o.view.shape[0] != self.job.n or o.view.shape[1] != self.job.m:
-                raise ValueError(
-                    f"out must have shape {(self.job.n, self.job.m)}, got {out.shape}"
-                )
+            shape = (self.job.problem.n, self.job.problem.m)
+            if out.shape != shape:
+                raise ValueError(f"out must have shape {shape}, got {out.shape}")
             self.kept.append(o)
-            self.job.out = o.view.buf
-        self.job.ld = self.job.m
-        self.job.stream = stream
+            self.job.problem.out = o.view.buf
+        self.job.problem.ld = self.job.problem.m
+        self.job.problem.stream = stream
         self._set_kernel(spec)
-        self.job.shift = self._buffer(self.job.d, zero=True)
-        self.job.packed_x = self._buffer(self.job.packed_size_x)
-        self.job.packed_z = self._buffer(self.job.packed_size_z)
-        self.job.norms_x = self._buffer(self.job.norms_size_x)
-        self.job.norms_z = self._buffer(self.job.norms_size_z)
-        if self.job.centred and self.job.n and self.job.m:
+        self.job.buffers.shift = self._buffer(self.job.problem.d, zero=True)
+        self.job.buffers.packed_x = self._buffer(self.job.plan.packed_size_x)
+        self.job.buffers.packed_z = self._buffer(self.job.plan.packed_size_z)
+        self.job.buffers.norms_x = self._buffer(self.job.plan.norms_size_x)
+        self.job.buffers.norms_z = self._buffer(self.job.plan.norms_size_z)
+        if self.job.plan.centred and self.job.problem.n and self.job.problem.m:
             _raise_from(self.loops.center(&self.job))
 
     cdef void* _buffer(self, Py_ssize_t size, bint zero=False) except? NULL:
@@ -219,7 +218,7 @@ cdef class Gram:
         return buffer.view.buf
 
     cdef void* _scratch(self) except NULL:
-        cdef void* scratch = sdf_aligned(self.job.scratch_size * self.loops.real_size)
+        cdef void* scratch = sdf_aligned(self.job.plan.scratch_size * self.loops.real_size)
         if scratch == NULL:
             raise MemoryError
         return scratch
@@ -228,29 +227,29 @@ cdef class Gram:
         name, a, b, degree = spec
         if name not in KERNEL_IDS:
             raise ValueError(f"unknown kernel {name!r}; known: {', '.join(KERNEL_IDS)}")
-        self.job.kernel = KERNEL_IDS[name]
-        self.job.a, self.job.b, self.job.degree = a, b, degree
+        self.job.problem.kernel = KERNEL_IDS[name]
+        self.job.problem.a, self.job.problem.b, self.job.problem.degree = a, b, degree
         _raise_from(self.loops.prepare(&self.job))
 
     def set_kernel(self, spec):
         """Change to another kernel of the same pair quantity; packed rows stay."""
-        cdef int pair = self.job.pair
+        cdef int pair = self.job.plan.pair
         self._set_kernel(spec)
-        if self.job.pair != pair:
+        if self.job.plan.pair != pair:
             raise ValueError("set_kernel: the kernels do not share their pair quantity")
 
     @property
     def n_panels(self):
-        return self.job.panels_x + self.job.panels_z
+        return self.job.plan.panels_x + self.job.plan.panels_z
 
     @property
     def n_tiles(self):
-        return self.job.tiles
+        return self.job.plan.tiles
 
     @property
     def tile_grid(self):
         """Rows and columns of tiles."""
-        return self.job.tiles_x, self.job.tiles_z
+        return self.job.plan.tiles_x, self.job.plan.tiles_z
 
     @property
     def tile(self):
@@ -259,7 +258,7 @@ cdef class Gram:
 
     @property
     def symmetric(self):
-        return bool(self.job.symmetric)
+        return bool(self.job.plan.symmetric)
 
     def pack(self, Py_ssize_t lo, Py_ssize_t hi):
         """Pack panels [lo, hi) of ``n_panels``; all of them come before any tile."""
@@ -279,9 +278,9 @@ cdef class Gram:
 
     def keep_pairs(self):
         """Allocate the array that :meth:`pairs` fills; returns its size in bytes."""
-        if self.job.pairs == NULL:
-            self.job.pairs = self._buffer(self.job.pairs_size)
-        return self.job.pairs_size * self.loops.real_size
+        if self.job.buffers.pairs == NULL:
+            self.job.buffers.pairs = self._buffer(self.job.plan.pairs_size)
+        return self.job.plan.pairs_size * self.loops.real_size
 
     def pairs(self, Py_ssize_t lo, Py_ssize_t hi):
         """Fill tiles [lo, hi) with pair quantities, shared by kernels (:meth:`set_kernel`)."""
@@ -306,10 +305,9 @@ cdef class Gram:
         """
         cdef int size = 4 if tiles.dtype == np.float32 else 8
         cdef _Array half = _Array(tiles, "tiles", 3, size, True)
-        if tiles.shape != half_shape(self.job.n):
-            raise ValueError(
-                f"half_gram: tiles must have shape {half_shape(self.job.n)}, got {tiles.shape}"
-            )
+        shape = half_shape(self.job.problem.n)
+        if tiles.shape != shape:
+            raise ValueError(f"half_gram: tiles must have shape {shape}, got {tiles.shape}")
         cdef sdf_status status
         cdef void* scratch = self._scratch()
         with nogil:

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from selfdistill_fast import _ranges as ranges
-from selfdistill_fast._backend import deliver, get_backend, offload
+from selfdistill_fast._backend import Array, Backend, Half, deliver, get_backend, run_where_it_pays
 from selfdistill_fast._validation import check_memory, plain
 from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
 
@@ -82,7 +83,7 @@ def gram(
     be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
     kernel = as_kernel(kernel)
 
-    def compute(be: Any) -> Any:
+    def compute(be: Backend) -> Array:
         A, B = _rows(be, X, Z, kernel)
         shape = _shape(A, B, kernel)
         target = _native_out(be, _check_out(out, shape, A.dtype))
@@ -91,7 +92,9 @@ def gram(
         return _delivered(be, native_gram(be, A, B, kernel, target), out)
 
     n, m, d = _sizes(be, X, Z, kernel)
-    return offload(be, backend, n * m * (2.0 * d + 40.0), 8.0 * (n * m + (n + m) * d), compute)
+    return run_where_it_pays(
+        be, backend, n * m * (2.0 * d + 40.0), 8.0 * (n * m + (n + m) * d), compute
+    )
 
 
 def gram_matmul(
@@ -142,7 +145,7 @@ def gram_matmul(
     be = get_backend(backend, arrays, n_threads=n_threads)
     kernel = as_kernel(kernel)
 
-    def compute(be: Any) -> Any:
+    def compute(be: Backend) -> Array:
         A, B = _rows(be, X, Z, kernel)
         n, m = _shape(A, B, kernel)
         V = be.asarray(W, "W", ndim=(1, 2), dtype=A.dtype)
@@ -163,7 +166,7 @@ def gram_matmul(
     n, m, d = _sizes(be, X, Z, kernel)
     p = W.shape[1] if getattr(W, "ndim", 1) == 2 else 1
     flops, nbytes = n * m * (2.0 * d + 2.0 * p + 40.0), 8.0 * ((n + m) * (d + p))
-    return offload(be, backend, flops, nbytes, compute)
+    return run_where_it_pays(be, backend, flops, nbytes, compute)
 
 
 def gram_sweep(
@@ -229,26 +232,26 @@ def gram_sweep(
     return (_delivered(be, K, out) for K in native_sweep(be, X, Z, checked, target))
 
 
-def _sizes(be: Any, X: Any, Z: Any, kernel: Kernel) -> tuple[int, int, int]:
+def _sizes(be: Backend, X: Array, Z: Array, kernel: Kernel) -> tuple[int, int, int]:
     """Rows of X and Z and their columns, for an estimate; 0 where there is nothing to gain."""
 
-    def shape(a: Any, name: str) -> Any:
+    def shape(a: Any, name: str) -> tuple[int, ...]:
         a = plain(a, name)
-        return (a if hasattr(a, "shape") else be.asarray(a, name, finite=False)).shape
+        return tuple((a if hasattr(a, "shape") else be.asarray(a, name, finite=False)).shape)
 
     x = shape(X, "X")
     z = x if Z is None else shape(Z, "Z")
     return (x[0], z[0], x[1]) if kernel.pair and len(x) == len(z) == 2 else (0, 0, 0)
 
 
-def _native_out(be: Any, out: Any) -> Any:
+def _native_out(be: Backend, out: Array) -> Array:
     """Where the backend is to write for the caller's ``out``: itself, where it can."""
     if out is None or isinstance(out, be.xp.ndarray):
         return out
     return be.xp.empty(out.shape, dtype=out.dtype)
 
 
-def _delivered(be: Any, native: Any, out: Any) -> Any:
+def _delivered(be: Backend, native: Array, out: Array) -> Array:
     """The result in ``out``, or of the caller's kind."""
     if out is None:
         return deliver(be, native)
@@ -257,7 +260,7 @@ def _delivered(be: Any, native: Any, out: Any) -> Any:
     return out
 
 
-def native_gram(be: Any, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
+def native_gram(be: Backend, X: Array, Z: Array, kernel: Kernel, out: Array = None) -> Array:
     """:func:`gram` on native arrays of one dtype."""
     if isinstance(kernel, Precomputed):
         if out is None:
@@ -285,7 +288,9 @@ def native_gram(be: Any, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any
     return ranges.by_rows(be, X, Z, kernel, out)
 
 
-def native_matmul(be: Any, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = None) -> Any:
+def native_matmul(
+    be: Backend, X: Array, Z: Array, W: Array, kernel: Kernel, out: Array = None
+) -> Array:
     """:func:`gram_matmul` on native arrays of one dtype; W (m, p)."""
     if kernel.pair and ranges.usual(X, Z, kernel):
         return be.gram_matmul(X, Z, W, kernel, out=out)
@@ -302,7 +307,9 @@ def native_matmul(be: Any, X: Any, Z: Any, W: Any, kernel: Kernel, out: Any = No
     return out
 
 
-def native_sweep(be: Any, X: Any, Z: Any, kernels: Sequence[Kernel], out: Any) -> Iterator[Any]:
+def native_sweep(
+    be: Backend, X: Array, Z: Array, kernels: Sequence[Kernel], out: Array
+) -> Iterator[Array]:
     """:func:`gram_sweep` on native arrays of one dtype."""
     if all(ranges.usual(X, Z, kernel) for kernel in kernels):
         yield from be.gram_sweep(X, Z, kernels, out=out)
@@ -312,7 +319,7 @@ def native_sweep(be: Any, X: Any, Z: Any, kernels: Sequence[Kernel], out: Any) -
         yield out
 
 
-def native_half(be: Any, X: Any, kernel: Kernel, dtype: Any = None) -> Any:
+def native_half(be: Backend, X: Array, kernel: Kernel, dtype: DTypeLike | None = None) -> Half:
     """A backend's ``half_gram``: K(X, X) kept for products, for a kernel with a pair quantity."""
     if ranges.usual(X, None, kernel):
         return be.half_gram(X, kernel, dtype=dtype)
@@ -322,7 +329,7 @@ def native_half(be: Any, X: Any, kernel: Kernel, dtype: Any = None) -> Any:
     return be.half_of(ranges.by_rows(be, X, None, kernel), dtype=dtype)
 
 
-def _rows(be: Any, X: Any, Z: Any, kernel: Kernel) -> tuple[Any, Any]:
+def _rows(be: Backend, X: Array, Z: Array, kernel: Kernel) -> tuple[Array, Array]:
     """X and Z as native arrays of one dtype with the same number of features."""
     X = be.asarray(X, "X", ndim=2)
     if X.shape[1] == 0:
@@ -342,13 +349,13 @@ def _rows(be: Any, X: Any, Z: Any, kernel: Kernel) -> tuple[Any, Any]:
     return X, Z
 
 
-def _shape(X: Any, Z: Any, kernel: Kernel) -> tuple[int, int]:
+def _shape(X: Array, Z: Array, kernel: Kernel) -> tuple[int, int]:
     if isinstance(kernel, Precomputed):
-        return X.shape
+        return X.shape[0], X.shape[1]
     return X.shape[0], (X if Z is None else Z).shape[0]
 
 
-def _check_out(out: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+def _check_out(out: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     if out is not None and (
         getattr(out, "shape", None) != shape
         or not hasattr(out, "flags")

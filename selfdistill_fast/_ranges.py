@@ -16,11 +16,14 @@ Usual rows and parameters are left alone: :func:`usual` says so.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from selfdistill_fast.kernels import Kernel
+
+if TYPE_CHECKING:
+    from selfdistill_fast._backend import Array, Backend
 
 __all__ = ["by_rows", "diagonal", "in_units", "usual"]
 
@@ -28,7 +31,7 @@ __all__ = ["by_rows", "diagonal", "in_units", "usual"]
 _BLOCK = 256
 
 
-def usual(X: Any, Z: Any, kernel: Kernel) -> bool:
+def usual(X: Array, Z: Array, kernel: Kernel) -> bool:
     """Whether a backend's loops can have rows X and Z (None: X) as they are."""
     info = np.finfo(X.dtype)
     if kernel.unit_diagonal:
@@ -42,12 +45,12 @@ def usual(X: Any, Z: Any, kernel: Kernel) -> bool:
     if not info.minexp + info.nmant + terms + 2 <= x + z < info.maxexp - terms:
         return False
     if kernel.pair == "angle":  # norms are formed
-        return max(abs(x), abs(z)) < info.maxexp // 2 - terms
+        return bool(max(abs(x), abs(z)) < info.maxexp // 2 - terms)
     gamma = kernel.c_spec[1]  # 0: there is none
     return gamma == 0.0 or float(info.tiny) <= gamma <= float(info.max)
 
 
-def in_units(X: Any, Z: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any, Kernel]:
+def in_units(X: Array, Z: Array, kernel: Kernel, xp: Any) -> tuple[Array, Array, Kernel]:
     """Rows in units of the kernel's length and the kernel for them; for kernels of a distance.
 
     Raises
@@ -69,7 +72,7 @@ def in_units(X: Any, Z: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any, Kernel]
     return xp.ldexp(X, e), None if Z is None else xp.ldexp(Z, e), kernel.rescaled(e)
 
 
-def by_rows(be: Any, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
+def by_rows(be: Backend, X: Array, Z: Array, kernel: Kernel, out: Array = None) -> Array:
     """K(X, Z) with a power of two for each row; for kernels of inner products and angles.
 
     Entries that the dtype cannot hold are infinite, or subnormal or 0.
@@ -86,7 +89,7 @@ def by_rows(be: Any, X: Any, Z: Any, kernel: Kernel, out: Any = None) -> Any:
     return K
 
 
-def diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
+def diagonal(be: Backend, X: Array, kernel: Kernel) -> Array:
     """κ(x, x) of every row, float64, for kernels with a pair quantity."""
     X = X.astype("float64")
     with np.errstate(over="ignore", under="ignore"):
@@ -98,12 +101,12 @@ def diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
         return kernel.of_core(be.xp, kernel.core.diagonal(be.xp, (X**2).sum(1)), x + x)
 
 
-def _largest(A: Any) -> float:
+def _largest(A: Array) -> float:
     """max |A|, 0 where A is empty."""
     return max(float(A.max()), -float(A.min())) if A.size else 0.0
 
 
-def _normalised(be: Any, A: Any) -> tuple[Any, Any]:
+def _normalised(be: Backend, A: Array) -> tuple[Array, Array]:
     """Rows with largest entries in [1/2, 1), and the exponents (n,) that were taken off."""
     xp = be.xp
     e = xp.asarray(np.frexp(be.to_numpy(abs(A).max(1)))[1].astype(np.int32))

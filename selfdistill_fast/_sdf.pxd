@@ -32,7 +32,7 @@ cdef extern from "sdf.h" nogil:
         SDF_LINEAR
         SDF_NTK
 
-    ctypedef struct sdf_job:
+    ctypedef struct sdf_problem:
         int kernel, degree
         double a, b
         ptrdiff_t n, m, d
@@ -41,18 +41,27 @@ cdef extern from "sdf.h" nogil:
         void* out
         ptrdiff_t ld
         int stream
-        void* shift
-        void* packed_x
-        void* packed_z
-        void* norms_x
-        void* norms_z
-        void* pairs
+
+    ctypedef struct sdf_plan:
         int pair, symmetric, centred, streaming, ragged
         ptrdiff_t pad_x, pad_z
         ptrdiff_t panels_x, panels_z
         ptrdiff_t tiles_x, tiles_z, tiles
         ptrdiff_t packed_size_x, packed_size_z, norms_size_x, norms_size_z, pairs_size
         ptrdiff_t scratch_size
+
+    ctypedef struct sdf_buffers:
+        void* shift
+        void* packed_x
+        void* packed_z
+        void* norms_x
+        void* norms_z
+        void* pairs
+
+    ctypedef struct sdf_job:
+        sdf_problem problem
+        sdf_plan plan
+        sdf_buffers buffers
 
     ctypedef struct sdf_loops:
         int isa, real_size, mr, nr, tile, line, direct

@@ -10,9 +10,13 @@ import numbers
 import os
 import sys
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
+
+if TYPE_CHECKING:
+    from selfdistill_fast._backend import Array, Backend
 
 __all__ = [
     "check_coefficients",
@@ -106,7 +110,7 @@ def to_host(a: Any, name: str = "array") -> Any:
     return a.get() if hasattr(a, "get") and hasattr(a, "dtype") else a
 
 
-def largest(a: Any) -> float:
+def largest(a: Array) -> float:
     """The largest entry, 0 where there is none."""
     return float(a.max()) if a.size else 0.0
 
@@ -122,7 +126,7 @@ def check_n_steps(n_steps: Any, name: str = "n_steps") -> int:
     return int(value)
 
 
-def check_lam(lam: Any, *, batch: bool, dtype: Any = None) -> Any:
+def check_lam(lam: Any, *, batch: bool, dtype: DTypeLike | None = None) -> Array:
     """``lam`` as float64: a 0-d value, or with ``batch`` possibly a 1-D array (L,).
 
     Raises
@@ -160,7 +164,7 @@ def check_lam(lam: Any, *, batch: bool, dtype: Any = None) -> Any:
     return value
 
 
-def check_lam_steps(lam_steps: Any, n_steps: int) -> Any:
+def check_lam_steps(lam_steps: Any, n_steps: int) -> Array:
     """A ridge for each of the steps 1..T as float64 (T,); TypeError or ValueError otherwise."""
     value = check_lam(lam_steps, batch=True)
     if value.shape != (n_steps,):
@@ -178,7 +182,7 @@ def check_tol(tol: Any) -> float:
     return float(tol)
 
 
-def check_targets(be: Any, y: Any, n: int, dtype: Any, name: str = "y") -> Any:
+def check_targets(be: Backend, y: Any, n: int, dtype: DTypeLike, name: str = "y") -> Array:
     """Targets as a native (n,) or (n, p) array with p > 0; ValueError where they are not."""
     y = be.asarray(y, name, ndim=(1, 2), dtype=dtype)
     if y.shape[0] != n:
@@ -188,7 +192,9 @@ def check_targets(be: Any, y: Any, n: int, dtype: Any, name: str = "y") -> Any:
     return y
 
 
-def check_sample_weight(be: Any, sample_weight: Any, n: int, name: str = "sample_weight") -> Any:
+def check_sample_weight(
+    be: Backend, sample_weight: Any, n: int, name: str = "sample_weight"
+) -> Array | None:
     """Weights as a native float64 (n,) array, or None; ValueError where they are not."""
     if sample_weight is None:
         return None
@@ -204,7 +210,7 @@ def check_sample_weight(be: Any, sample_weight: Any, n: int, name: str = "sample
     return w
 
 
-def check_coefficients(a: Any, terms: int = 1) -> Any:
+def check_coefficients(a: Array, terms: int = 1) -> Array:
     """``a``, coordinates or dual coefficients; ValueError where sums of ``terms`` overflow."""
     if not largest(abs(a)) * terms <= float(np.finfo(a.dtype).max):
         raise ValueError(
@@ -214,7 +220,9 @@ def check_coefficients(a: Any, terms: int = 1) -> Any:
     return a
 
 
-def check_memory(be: Any, needed: int, what: str, limit: int | None = None, hint: str = "") -> None:
+def check_memory(
+    be: Backend, needed: int, what: str, limit: int | None = None, hint: str = ""
+) -> None:
     """MemoryError before an allocation of ``needed`` bytes that cannot succeed.
 
     ``limit`` None means what the backend has left.

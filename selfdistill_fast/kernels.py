@@ -21,7 +21,8 @@ class                 pair quantity  κ(x, z)
 ====================  =============  =============================================
 
 Every backend computes these and nothing else; ``c_spec`` is what the C and CUDA
-loops need to know of a kernel.
+loops need to know of a kernel. The file is long because the table is one file, with the
+docstrings of its rows.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from selfdistill_fast._backend import Array
 
 __all__ = [
     "KERNELS",
@@ -96,11 +100,11 @@ class Kernel:
         """(name in the C table, two real parameters, one integer parameter)."""
         raise NotImplementedError
 
-    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+    def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
         """κ from the pair quantity ``s`` (n, m) and ‖x‖² (n, 1), ‖z‖² (1, m)."""
         raise NotImplementedError
 
-    def diagonal(self, xp: Any, xx: Any) -> Any:
+    def diagonal(self, xp: Any, xx: Array) -> Array:
         """κ(x, x) from ‖x‖², shape (n,)."""
         return xp.ones_like(xx)
 
@@ -120,7 +124,7 @@ class Kernel:
         """A kernel with core(2^a x, 2^b z) = 2^(a + b) core(x, z), of which κ is a function."""
         return self
 
-    def of_core(self, xp: Any, core: Any, e: Any) -> Any:
+    def of_core(self, xp: Any, core: Array, e: Array) -> Array:
         """κ(x, z) from core(x, z) = ``core`` · 2^e."""
         return xp.ldexp(core, e)
 
@@ -159,7 +163,7 @@ class RBF(Kernel):
     def rescaled(self, e: int) -> RBF:
         return RBF(math.ldexp(self.gamma, -2 * e))
 
-    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+    def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
         return xp.exp(-self.gamma * s)
 
 
@@ -192,7 +196,7 @@ class Laplacian(Kernel):
     def rescaled(self, e: int) -> Laplacian:
         return Laplacian(math.ldexp(self.gamma, -e))
 
-    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+    def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
         return xp.exp(-self.gamma * s)
 
 
@@ -236,7 +240,7 @@ class Matern(Kernel):
     def rescaled(self, e: int) -> Matern:
         return Matern(math.ldexp(self.length_scale, e), self.nu)
 
-    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+    def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
         if self.nu == math.inf:
             return xp.exp(s * (-0.5 / (self.length_scale * self.length_scale)))
         r = xp.sqrt(s) * (math.sqrt(2.0 * self.nu) / self.length_scale)
@@ -280,17 +284,17 @@ class Polynomial(Kernel):
     def c_spec(self) -> tuple[str, float, float, int]:
         return ("polynomial", self.gamma, self.coef0, self.degree)
 
-    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+    def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
         return (self.gamma * s + self.coef0) ** self.degree
 
-    def diagonal(self, xp: Any, xx: Any) -> Any:
+    def diagonal(self, xp: Any, xx: Array) -> Array:
         return (self.gamma * xx + self.coef0) ** self.degree
 
     @property
     def core(self) -> Kernel:
         return Linear()
 
-    def of_core(self, xp: Any, core: Any, e: Any) -> Any:
+    def of_core(self, xp: Any, core: Array, e: Array) -> Array:
         mantissa, exponent = math.frexp(self.gamma)
         return (mantissa * xp.ldexp(core, e + exponent) + self.coef0) ** self.degree
 
@@ -306,10 +310,10 @@ class Linear(Kernel):
     def c_spec(self) -> tuple[str, float, float, int]:
         return ("linear", 0.0, 0.0, 0)
 
-    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+    def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
         return s
 
-    def diagonal(self, xp: Any, xx: Any) -> Any:
+    def diagonal(self, xp: Any, xx: Array) -> Array:
         return xx
 
 
@@ -346,7 +350,7 @@ class NTK(Kernel):
     def c_spec(self) -> tuple[str, float, float, int]:
         return ("ntk", 0.0, 0.0, self.depth)
 
-    def of_pair(self, xp: Any, s: Any, xx: Any, zz: Any) -> Any:
+    def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
         angle = s
         t = xp.cos(angle)
         for _ in range(self.depth):
@@ -357,7 +361,7 @@ class NTK(Kernel):
             angle = 2.0 * xp.arcsin(xp.sqrt(0.5 * h))
         return xp.sqrt(xx) * xp.sqrt(zz) * t
 
-    def diagonal(self, xp: Any, xx: Any) -> Any:
+    def diagonal(self, xp: Any, xx: Array) -> Array:
         return (self.depth + 1.0) * xx
 
 

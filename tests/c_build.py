@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,14 +58,15 @@ def build(folder: Path, isas: list[str], cc: str, flags: list[str]) -> Path:
         command = [cc, *always, *arguments]
         subprocess.run(command, check=True, capture_output=True, text=True)
 
-    def loops(isa: str, bits: str) -> str:
-        made = str(folder / f"{isa}{bits}.o")
+    def loops(isa: str, bits: str, source: Path) -> str:
+        made = str(folder / f"{source.stem}-{isa}{bits}.o")
         defines = [f"-DSDF_BITS={bits}", f"-DSDF_ISA_ID={isa.upper()}"]
-        run(*ISA_FLAGS[isa], *defines, "-c", str(ROOT / "csrc" / "loops.c"), "-o", made)
+        run(*ISA_FLAGS[isa], *defines, "-c", str(source), "-o", made)
         return made
 
+    sources = [path for path in (ROOT / "csrc").glob("*.c") if path.name != "dispatch.c"]
     with ThreadPoolExecutor(2) as pool:
-        made = list(pool.map(loops, isas * 2, ["32"] * len(isas) + ["64"] * len(isas)))
+        made = list(pool.map(loops, *zip(*product(isas, ("32", "64"), sources), strict=True)))
     program = folder / "test_sdf.exe"
     sources = [ROOT / "csrc" / "dispatch.c", ROOT / "tests" / "c" / "test_sdf.c"]
     have = [f"-DSDF_HAVE_{isa.upper()}" for isa in isas]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from selfdistill_fast._backend import gpu
+from selfdistill_fast._backend import cuda_loader
 
 settings.register_profile(
     "selfdistill",
@@ -27,7 +27,7 @@ settings.load_profile("selfdistill")
 
 def _missing(backend: str) -> str | None:
     """Why this backend cannot run here, or None."""
-    if backend == "gpu" and not gpu.devices() and cuda_build.compiler() is None:
+    if backend == "gpu" and not cuda_loader.devices() and cuda_build.compiler() is None:
         return "no CUDA device, and no C++ compiler to run its kernels on the host"
     return None
 
@@ -38,11 +38,11 @@ def standing_in(count=1):
     import cupy_stand_in
 
     cupy = cupy_stand_in.make(count)
-    before, gpu._load = gpu._load, lambda: cupy
+    before, cuda_loader.load = cuda_loader.load, lambda: cupy
     try:
         yield cupy
     finally:
-        gpu._load = before
+        cuda_loader.load = before
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def backend(request):
 def _device_for_backend(request):
     """The stand-in, for the tests over "gpu" and no others."""
     needed = "backend" in request.fixturenames and request.getfixturevalue("backend") == "gpu"
-    if needed and not gpu.devices():
+    if needed and not cuda_loader.devices():
         with standing_in():
             yield
     else:

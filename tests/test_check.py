@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import selfdistill_fast
 from selfdistill_fast import _check as check
-from selfdistill_fast._backend import cuda_libraries, gpu
+from selfdistill_fast._backend import cuda_libraries, cuda_loader
 from selfdistill_fast.cli import app
 
 CALLS = 11
@@ -138,9 +138,9 @@ def test_a_gpu_is_checked_where_there_are_a_driver_and_cupy(monkeypatch):
 
 def test_a_gpu_that_cannot_be_used_is_one_fault(monkeypatch):
     def unusable():
-        raise gpu.GpuUnavailable("CuPy cannot load cublas")
+        raise cuda_loader.GpuUnavailable("CuPy cannot load cublas")
 
-    monkeypatch.setattr(gpu, "_load", unusable)
+    monkeypatch.setattr(cuda_loader, "load", unusable)
     faults = [one["fault"] for one in said_by("gpu") if "seconds" in one]
     assert faults == ["GpuUnavailable: CuPy cannot load cublas"]
 

@@ -29,7 +29,7 @@ import pytest
 from processes import run_python
 
 from selfdistill_fast import _core
-from selfdistill_fast._backend import BACKENDS, get_backend, threads
+from selfdistill_fast._backend import BACKENDS, Backend, get_backend, threads
 from selfdistill_fast._backend.cpu import Cpu
 from selfdistill_fast._backend.reference import Reference
 from selfdistill_fast.kernels import (
@@ -372,16 +372,16 @@ def test_eigh(dtype, n, rng):
 
 
 # ------------------------------------------------------------------- the caller
-@pytest.mark.parametrize("cls", [c for c in BACKENDS.values() if c is not Reference])
-def test_backends_have_the_signatures_of_the_reference(cls):
-    for name, verb in inspect.getmembers(Reference, inspect.isfunction):
+@pytest.mark.parametrize("cls", BACKENDS.values())
+def test_backends_have_the_signatures_of_the_abstract_one(cls):
+    for name, verb in inspect.getmembers(Backend, inspect.isfunction):
         if not name.startswith("_"):
             assert inspect.signature(getattr(cls, name)) == inspect.signature(verb), name
-    ours, theirs = (inspect.signature(c.__init__).parameters for c in (cls, Reference))
+    ours, theirs = (inspect.signature(c.__init__).parameters for c in (cls, Backend))
     assert list(ours.values())[: len(theirs)] == list(theirs.values())
     assert all(p.default is None for p in list(ours.values())[len(theirs) :])  # Gpu's device
-    own = {name for name in vars(cls) if not name.startswith("_")} - {"name", "xp"}
-    assert own <= set(vars(Reference)), "a backend has a verb that the reference lacks"
+    own = {name for name in dir(cls) if not name.startswith("_")} - {"name", "xp"}
+    assert own <= set(dir(Backend)), "a backend has a verb that the abstract one lacks"
 
 
 def test_get_backend():
@@ -741,19 +741,21 @@ def test_another_cython_module_calls_the_loops(tmp_path, rng):
                 cdef Py_ssize_t tile
                 out = np.empty((X.shape[0], X.shape[0]))
                 cdef double[:, ::1] K = out
-                job.kernel, job.a = sdf.SDF_LAPLACIAN, gamma
-                job.n = job.m = job.ld = X.shape[0]
-                job.d = X.shape[1]
-                job.x, job.out = &X[0, 0], &K[0, 0]
+                cdef sdf.sdf_problem* problem = &job.problem
+                problem.kernel, problem.a = sdf.SDF_LAPLACIAN, gamma
+                problem.n = problem.m = problem.ld = X.shape[0]
+                problem.d = X.shape[1]
+                problem.x, problem.out = &X[0, 0], &K[0, 0]
                 assert loops.prepare(&job) == sdf.SDF_OK
-                shift = memory(job.d)
-                packed = memory(job.packed_size_x)
-                norms = memory(job.norms_size_x)
-                scratch = memory(job.scratch_size)
+                shift = memory(problem.d)
+                packed = memory(job.plan.packed_size_x)
+                norms = memory(job.plan.norms_size_x)
+                scratch = memory(job.plan.scratch_size)
                 shift[:] = 0
-                job.shift, job.packed_x, job.norms_x = &shift[0], &packed[0], &norms[0]
-                assert loops.pack(&job, 0, job.panels_x) == sdf.SDF_OK
-                for tile in range(job.tiles):
+                job.buffers.shift, job.buffers.packed_x = &shift[0], &packed[0]
+                job.buffers.norms_x = &norms[0]
+                assert loops.pack(&job, 0, job.plan.panels_x) == sdf.SDF_OK
+                for tile in range(job.plan.tiles):
                     assert loops.gram(&job, tile, tile + 1, &scratch[0]) == sdf.SDF_OK
                 return out
 

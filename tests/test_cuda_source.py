@@ -17,7 +17,7 @@ from processes import run_python
 from tolerance import assert_close
 
 from selfdistill_fast import NTK, RBF, Laplacian, Linear, Matern, Polynomial
-from selfdistill_fast._backend import Cpu, cuda_libraries
+from selfdistill_fast._backend import Cpu, cuda_algebra, cuda_kernels, cuda_libraries
 from selfdistill_fast._backend import gpu as gpu_module
 from selfdistill_fast._backend.reference import Reference
 
@@ -33,22 +33,22 @@ both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_nvrtc_compiles_every_entry_point(arch, dtype):
     itemsize = np.dtype(dtype).itemsize
     compiled = []
-    for part in gpu_module.PARTS:
+    for part in cuda_kernels.PARTS:
         options = [f"--gpu-architecture={arch}", "--ptxas-options=-v", "-ftz=true"]
-        options += gpu_module.compile_options(itemsize, part)  # as CuPy passes them
-        ok, log, binary = cuda_build.compile_cuda(gpu_module.cuda_source(), options)
+        options += cuda_kernels.compile_options(itemsize, part)  # as CuPy passes them
+        ok, log, binary = cuda_build.compile_cuda(cuda_kernels.cuda_source(), options)
         assert ok, log
         assert "warning" not in log, log
         found = re.findall(r"Function properties for (\w+)", log)
         for entry in found:
             assert entry.encode() in binary
             last = entry.rpartition("_")[2]
-            assert part == (last if last in gpu_module.PARTS else "other"), entry
+            assert part == (last if last in cuda_kernels.PARTS else "other"), entry
         compiled += found
         shared = [int(size) for size in re.findall(r"(\d+) bytes smem", log)]
         assert max(shared, default=0) <= 48 * 1024
         registers = [int(count) for count in re.findall(r"Used (\d+) registers", log)]
-        assert max(registers) * gpu_module.BLOCK * 2 <= 65536  # two blocks on a multiprocessor
+        assert max(registers) * cuda_kernels.BLOCK * 2 <= 65536  # two blocks on a multiprocessor
         spilled = [int(size) for size in re.findall(r"(\d+) bytes spill stores", log)]
         assert max(spilled) <= 512
     assert sorted(compiled) == sorted(cuda_build.ENTRIES)
@@ -86,13 +86,13 @@ def test_every_nvrtc_compiles_beside_the_others(order, torch):
 
 
 def test_the_constants_of_both_sides_agree():
-    source = gpu_module.cuda_source()
+    source = cuda_kernels.cuda_source()
     threads, per = (int(re.search(rf"\b{name} = (\d+)", source)[1]) for name in ("THREADS", "PER"))
     assert (
         threads**2,
         threads * per,
         threads,
-    ) == (gpu_module.BLOCK, gpu_module.SIDE, gpu_module.TARGETS)
+    ) == (cuda_kernels.BLOCK, cuda_kernels.SIDE, cuda_kernels.TARGETS)
     assert "formulas.h" in source
     assert '#include "' not in source
 
@@ -200,7 +200,7 @@ def test_filters(gpu, dtype, rng):
 @both_dtypes
 def test_linear_algebra(gpu, dtype, monkeypatch, rng):
     """The arguments for cuBLAS and cuSOLVER, by the BLAS and LAPACK of the host."""
-    monkeypatch.setattr(gpu_module, "INVERSE_COLUMNS", 16)
+    monkeypatch.setattr(cuda_algebra, "INVERSE_COLUMNS", 16)
     A = rng.standard_normal((70, 70)).astype(dtype)
     K, B = A @ A.T + 70 * np.eye(70, dtype=dtype), rng.standard_normal((70, 3)).astype(dtype)
     exact = 500 * tolerance.eps(dtype)
@@ -226,8 +226,8 @@ def test_linear_algebra(gpu, dtype, monkeypatch, rng):
 
 @pytest.mark.skipif(cuda_build.compiler() is None, reason="no C++ compiler")
 def test_places_of_tiles_beyond_32_bits():
-    place = cuda_build.place_of(gpu_module.cuda_source())
-    side = gpu_module.SIDE
+    place = cuda_build.place_of(cuda_kernels.cuda_source())
+    side = cuda_kernels.SIDE
     for row in (0, 1, 2, 781, 65_535, 65_536, 94_906_265, 2**31, 2**31 + 1):
         first = row * (row + 1) // 2
         assert place(first, row + 1, True) == (row * side, 0)

@@ -36,15 +36,22 @@ from selfdistill_fast import (
     shrinkage_path,
     spectrum,
 )
-from selfdistill_fast import _backend as backend_module
-from selfdistill_fast._backend import Cpu, Gpu, GpuUnavailable, get_backend
-from selfdistill_fast._backend import gpu as gpu_module
+from selfdistill_fast._backend import (
+    Cpu,
+    Gpu,
+    GpuUnavailable,
+    cuda_device,
+    cuda_kernels,
+    cuda_loader,
+    get_backend,
+    offload,
+)
 from selfdistill_fast._solvers import planning, rates
 
 
 @pytest.fixture(autouse=True)
 def unwarned(monkeypatch):
-    monkeypatch.setattr(backend_module, "_warned", set())
+    monkeypatch.setattr(offload, "_warned", set())
 
 
 @pytest.fixture
@@ -218,7 +225,7 @@ def test_several_devices(problem):
 
     X, y, X_new = problem
     with standing_in(2) as xp:
-        assert gpu_module.devices() == [0, 1]
+        assert cuda_loader.devices() == [0, 1]
         second = Gpu(device=1)
         assert repr(second) == "Gpu(device=1)"
         assert second.with_threads(2).device == 1
@@ -356,7 +363,7 @@ def test_why_there_is_no_gpu(monkeypatch, problem, cupy, message):
     ):
         with pytest.raises(GpuUnavailable, match=message):
             call()
-    assert gpu_module.devices() == []
+    assert cuda_loader.devices() == []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         s = spectrum(X, y, RBF(0.3), backend="auto")
@@ -381,7 +388,7 @@ def test_out_of_memory_in_the_middle(stand_in, monkeypatch, problem):
         calls.append(1)
         raise stand_in.cuda.memory.OutOfMemoryError("Out of memory allocating 9 bytes")
 
-    monkeypatch.setattr(Gpu, "eigh", gpu_module._guarded(full))
+    monkeypatch.setattr(Gpu, "eigh", cuda_device.guarded(full))
     with pytest.raises(MemoryError, match=r"GPU 0 ran out of memory .*allocating 9.*krylov"):
         spectrum(X, y, RBF(0.3), solver="eigh", backend="gpu")
     with pytest.warns(RuntimeWarning, match=r"continues on the CPU: GPU 0 ran out") as caught:
@@ -410,15 +417,15 @@ def test_a_broken_device_does_not_keep_auto_from_the_cpu(stand_in, monkeypatch, 
             raise stand_in.cuda.memory.OutOfMemoryError("Out of memory allocating 9 bytes")
         raise sticky(message)
 
-    monkeypatch.setattr(Gpu, "eigh", gpu_module._guarded(fail))
+    monkeypatch.setattr(Gpu, "eigh", cuda_device.guarded(fail))
     words = r"continues on the CPU: .*" + ("illegal" if "while" in breaks else "allocating 9 bytes")
     with pytest.warns(RuntimeWarning, match=words):
         s = spectrum(X, y, RBF(0.3), solver="eigh", backend="auto")
     assert isinstance(s.backend, Cpu)
     assert_close(s.d, spectrum(X, y, RBF(0.3), solver="eigh").d, 0.0)
     # and the next call does not even try
-    monkeypatch.setattr(backend_module, "CORE_FLOPS", 1.0)
-    monkeypatch.setattr(backend_module, "_warned", set())
+    monkeypatch.setattr(offload, "CORE_FLOPS", 1.0)
+    monkeypatch.setattr(offload, "_warned", set())
     rates._rates.clear()
     with pytest.warns(RuntimeWarning, match="computes on the CPU: .*illegal"):
         assert isinstance(spectrum(X, y, RBF(0.3), backend="auto").backend, Cpu)
@@ -445,7 +452,7 @@ def worth_moving(monkeypatch, *, factor=1e3):
     monkeypatch.setattr(planning, "WORTH_MOVING", 0.0)
     monkeypatch.setattr(planning, "NOMINAL", planning.Rates(**slow))
     monkeypatch.setattr(Gpu, "rates", lambda self, dtype: fast)
-    monkeypatch.setattr(gpu_module, "WAKE_UP", 0.0)
+    monkeypatch.setattr(cuda_device, "WAKE_UP", 0.0)
     rates._rates.clear()
 
 
@@ -481,7 +488,7 @@ def test_auto_moves_products_that_pay(stand_in, monkeypatch, problem):
     expected = gram_matmul(X, None, W, Laplacian(0.3))
     np.testing.assert_array_equal(gram_matmul(X, None, W, Laplacian(0.3), backend="auto"), expected)
     assert not used
-    monkeypatch.setattr(backend_module, "CORE_FLOPS", 1.0)
+    monkeypatch.setattr(offload, "CORE_FLOPS", 1.0)
     moved = gram_matmul(X, None, W, Laplacian(0.3), backend="auto")
     assert used
     assert isinstance(moved, np.ndarray)
@@ -533,7 +540,7 @@ def test_cupy_has_what_the_stand_in_has(stand_in):
 
 
 def test_the_wheel_has_the_sources():
-    source = gpu_module.cuda_source()
+    source = cuda_kernels.cuda_source()
     assert "gram_squares" in source or "gram_##name" in source
     assert "SDF_KERNELS" in source
     root = importlib.resources.files("selfdistill_fast")

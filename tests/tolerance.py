@@ -61,13 +61,13 @@ def silent(n, d_max, lam, c=1.0, dtype=np.float64):
     return promised if lam >= 0.5 * rounding(n, d_max, dtype) else min(promised, UNPROMISED)
 
 
-def nystrom(s, lam, c=1.0, dtype=np.float64, *, new):
+def nystrom(s, lam, c=1.0, dtype=np.float64):
     """The same for solver="nystrom" against its landmark model, by its own ``rounding``.
 
-    K is known to that, so small predictions K/λ y to that share of ‖K‖. ``new``: at new samples,
-    whose features may be larger than those of all training samples.
+    K is known to that, so small predictions K/λ y to that share of ‖K‖; and new samples, those
+    that are held out too, may have larger features than all training samples.
     """
-    share = (1000 if new else 10) * s.rounding / min(lam, s.scale) if s.scale > 0 else 0.0
+    share = 1000 * s.rounding / min(lam, s.scale) if s.scale > 0 else 0.0
     return max(floor(dtype), share * np.abs(c).sum())
 
 

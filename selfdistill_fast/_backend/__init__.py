@@ -7,16 +7,19 @@
         ▼
     get_backend(...)
         │
-        ├─ reference.py   Reference   NumPy, one line per equation; the base class and oracle
+        │  base.py        Backend     the verbs; Array
+        ├─ reference.py   Reference   NumPy, one line per equation: the oracle
         ├─ gpu.py         Gpu         CuPy, cuBLAS, cuSOLVER, and kernels.cu (csrc/formulas.h)
-        └─ cpu.py         Cpu         overrides verbs: SciPy's LAPACK, and the C loops
+        └─ cpu.py         Cpu         overrides the reference: LAPACK (lapack.py), the C loops
               │  ├─ threads.py        cuts ranges of tiles into blocks, drives helper threads
               │  └─ host.py           memory and processors that this process may use
               ▼
            _core.pyx                  checks arrays, releases the GIL, raises
               ▼
-           csrc/                      sdf.h: contract; loops.c: one source, compiled per
-                                      instruction set and precision; dispatch.c: which to use
+           csrc/                      sdf.h: contract; loops compiled per instruction set and
+                                      precision; dispatch.c: which to use
+
+    offload.py                        backend="auto": where the GPU pays, and the way back
 
 Importing this package starts no thread and loads no CUDA. A backend holds no data and may be
 shared. Arrays say where a computation runs, unless ``backend`` does, and results are of the
@@ -25,40 +28,53 @@ caller's kind: NumPy for what lies on the host, else CuPy, torch, … on the dev
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from selfdistill_fast._backend import threads
+from selfdistill_fast._backend.arrays import device_number
+from selfdistill_fast._backend.base import Array, Backend, Half
 from selfdistill_fast._backend.cpu import Cpu
-from selfdistill_fast._backend.gpu import Gpu, GpuUnavailable, devices
-from selfdistill_fast._backend.reference import Reference, cuda_device
-from selfdistill_fast._validation import warn_caller
+from selfdistill_fast._backend.cuda_loader import GpuUnavailable, devices
+from selfdistill_fast._backend.gpu import Gpu
+from selfdistill_fast._backend.offload import (
+    run_where_it_pays,
+    try_gpu,
+    unless_it_fails,
+    with_fallback,
+)
+from selfdistill_fast._backend.reference import Reference
 
 __all__ = [
     "BACKENDS",
+    "Array",
+    "Backend",
     "Cpu",
     "Gpu",
     "GpuUnavailable",
+    "Half",
     "Reference",
     "deliver",
     "device_of",
     "devices",
     "get_backend",
     "kind_of",
-    "offload",
     "on_device",
+    "run_where_it_pays",
     "try_gpu",
     "unless_it_fails",
     "with_fallback",
 ]
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
 #: Every backend that has a name.
-BACKENDS: dict[str, type[Reference]] = {cls.name: cls for cls in (Reference, Cpu, Gpu)}
+BACKENDS: dict[str, type[Backend]] = {cls.name: cls for cls in (Reference, Cpu, Gpu)}
 
 
 def get_backend(
@@ -66,7 +82,7 @@ def get_backend(
     arrays: Mapping[str, Any] | None = None,
     *,
     n_threads: int | None = None,
-) -> Reference:
+) -> Backend:
     """The backend that ``backend`` names, or that the arrays ask for.
 
     Parameters
@@ -97,7 +113,7 @@ def get_backend(
     """
     n_threads = threads.check_n_threads(n_threads)
     name, device = device_of(arrays or {})
-    if isinstance(backend, Reference):
+    if isinstance(backend, Backend):
         chosen = backend if n_threads is None else backend.with_threads(n_threads)
     elif backend is None or backend == "auto":
         chosen = Cpu(n_threads) if device is None else Gpu(n_threads, device)
@@ -136,7 +152,7 @@ def device_of(arrays: Mapping[str, Any]) -> tuple[str, int | None]:
             continue
         if isinstance(array, np.generic):
             continue
-        device = cuda_device(array)
+        device = device_number(array)
         if not first:
             first, place = name, device
         elif device != place:
@@ -150,15 +166,15 @@ def device_of(arrays: Mapping[str, Any]) -> tuple[str, int | None]:
 
 def kind_of(array: Any) -> str:
     """What results for the owner of ``array`` are to be: "numpy", or a module with from_dlpack."""
-    if cuda_device(array) is None:
+    if device_number(array) is None:
         return "numpy"
     package = type(array).__module__.partition(".")[0]
     if package not in ("cupy", "torch") and hasattr(array, "__array_namespace__"):
-        return array.__array_namespace__().__name__
+        return str(array.__array_namespace__().__name__)
     return "torch" if package == "torch" else "cupy"
 
 
-def deliver(be: Reference, a: Any, kind: str | None = None) -> Any:
+def deliver(be: Backend, a: Array, kind: str | None = None) -> Array:
     """A native array as one of the caller's kind, or of another :func:`kind_of`."""
     kind = be.caller if kind is None else kind
     if kind == "numpy":
@@ -168,90 +184,12 @@ def deliver(be: Reference, a: Any, kind: str | None = None) -> Any:
     return importlib.import_module(kind).from_dlpack(a)
 
 
-def on_device(function: Callable[..., Any]) -> Callable[..., Any]:
+def on_device(function: Callable[Concatenate[Any, _P], _R]) -> Callable[Concatenate[Any, _P], _R]:
     """Run a function of a spectrum where that lives: its device is the current one."""
 
     @functools.wraps(function)
-    def wrapper(spectrum: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(spectrum: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with spectrum.backend.on():
             return function(spectrum, *args, **kwargs)
 
     return wrapper
-
-
-#: flops per second of a core, for "auto"
-CORE_FLOPS = 3e10
-
-_warned: set[str] = set()
-
-
-def try_gpu(n_threads: int | None = None) -> Gpu | None:
-    """A GPU for ``backend="auto"``; None where there is none, with a warning the first time."""
-    try:
-        return Gpu(n_threads)
-    except GpuUnavailable as error:
-        _warn_once(f"backend='auto' computes on the CPU: {error}")
-        return None
-
-
-def _warn_once(message: str) -> None:
-    """RuntimeWarning at the line outside of this package that led here; each message once."""
-    if message not in _warned:
-        _warned.add(message)
-        warn_caller(message, RuntimeWarning)
-
-
-def offload(
-    be: Reference, backend: Any, flops: float, nbytes: float, function: Callable[[Any], Any]
-) -> Any:
-    """``function`` on ``be``, or for "auto" on a GPU where its arithmetic outweighs moving data.
-
-    ``flops`` on the CPU and ``nbytes`` to and from the device; the rate of a core is a guess on the
-    side of staying.
-    """
-    if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
-        gpu = try_gpu(be.n_threads)
-        seconds = flops / (CORE_FLOPS * threads.n_threads_now(be.n_threads))
-        if (
-            gpu is not None
-            and seconds > 2.0 * gpu.transfer_seconds(nbytes)
-            and unless_it_fails(lambda: nbytes < 0.5 * gpu.available_memory(), False)
-        ):
-            return with_fallback(gpu, function, be.n_threads)
-    with be.on():
-        return function(be)
-
-
-def with_fallback(gpu: Gpu, function: Callable[[Any], Any], n_threads: int | None = None) -> Any:
-    """``function(gpu)``; where the device fails or is full, with a warning ``function(cpu)``."""
-    try:
-        with gpu.on():
-            return function(gpu)
-    except Exception as error:
-        if not _of_device(error):
-            raise
-        message = f"backend='auto' continues on the CPU: {error}"
-    with contextlib.suppress(Exception):  # a broken device cannot do even that
-        gpu.free_memory()
-    warn_caller(message, RuntimeWarning)
-    return function(Cpu(n_threads))
-
-
-def unless_it_fails(question: Callable[[], Any], otherwise: Any) -> Any:
-    """The answer of a device to a question about it; ``otherwise`` where the device fails.
-
-    With a warning, once. After an illegal access, say, every call of the process fails.
-    """
-    try:
-        return question()
-    except Exception as error:
-        if not _of_device(error):
-            raise
-        _warn_once(f"backend='auto' computes on the CPU: {error}")
-        return otherwise
-
-
-def _of_device(error: Exception) -> bool:
-    """Whether an error says that a device has failed or is full, not that the input is wrong."""
-    cuda = type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
-    return cuda or isinstance(error, (MemoryError, GpuUnavailable))

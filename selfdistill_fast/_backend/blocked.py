@@ -133,7 +133,8 @@ def inner_product(P: np.ndarray) -> np.ndarray:
     """PᵀP, exactly symmetric, of P (n, k)."""
     k = P.shape[1]
     if k <= SYRK_ROWS:
-        return P.T @ P
+        product: np.ndarray = P.T @ P
+        return product
     out = np.empty((k, k), P.dtype)
     for start in range(0, k, SYRK_ROWS):
         stop = min(start + SYRK_ROWS, k)

@@ -1,19 +1,33 @@
 /* kernels.cu: Gram matrices, products with them and spectral filters on a CUDA device.
  *
- * gpu.py compiles this file once per precision (SDF_BITS 64 or 32, as csrc/loops.c) with the
- * text of csrc/formulas.h in the place of its #include: kernel functions and recursions are the
- * C loops' own. X is (n, d), Z is (m, d), rows contiguous; sizes and indices have 64 bits.
+ * gpu.py compiles this file once per precision (SDF_BITS 64 or 32, as the loops of csrc/) with
+ * the text of csrc/formulas.h in the place of its #include: kernel functions and recursions are
+ * the C loops' own. X is (n, d), Z is (m, d), rows contiguous; sizes and indices have 64 bits.
  *
- *   gram_*       K(X, Z) by tiles of SIDE x SIDE entries: pair quantity in registers (squared
- *                distances and angles by differences, so nothing cancels), kernel function,
- *                store. K(X, X): tiles on and below the diagonal; the image of a tile is
- * written from shared memory, so that K is exactly symmetric and each entry is written once.
- *   finish_*     the same for many columns, in place, where `out` holds the inner products that
- *                BLAS made of packed rows: |x|^2 + |z|^2 - 2 <x, z>, mended by differences of
- * the rows as given where that cancels. vector_*     K(X, Z) w;  product_*: K(X, Z) W for up to
- * 16 (64) columns, K never formed; squared_*    (V o V) F. Sums within a tile are in real,
- * across tiles in double; each block of a grid has its own sums, so that the order of addition
- * is fixed.
+ * Kernels, in the order of this file; * is the pair quantity: squares, l1, inner or angle.
+ *
+ *   gram_*           K(X, Z) by tiles of SIDE x SIDE entries: pair quantity in registers
+ *                    (squared distances and angles by differences, so nothing cancels), kernel
+ *                    function, store. K(X, X): tiles on and below the diagonal; the image of
+ *                    a tile is written from shared memory, so that K is exactly symmetric and
+ *                    each entry is written once.
+ *   finish_*         the same for many columns, in place, where `out` holds the inner
+ *                    products that BLAS made of packed rows: |x|^2 + |z|^2 - 2 <x, z>,
+ *                    recomputed by differences of the rows as given where that cancels;
+ *                    not for l1
+ *   vector_*         K(X, Z) w, K never formed
+ *   product16_*      K(X, Z) W for up to 16 columns, K never formed
+ *   product64_*      the same for up to 64
+ *   stored_vector    K w for a K in memory
+ *   squared16        (V o V) F for up to 16 columns
+ *   squared64        the same for up to 64
+ *   pack_rows        packed rows for BLAS, and their norms
+ *   upper_triangle   what is above the diagonal <- what is below, or 0
+ *   shrinkage_path   spectral filters
+ *   pure_filters     likewise
+ *
+ * Sums within a tile are in real, across tiles in double; each block of a grid has its own
+ * sums, so that the order of addition is fixed.
  *
  * A block is THREADS x THREADS threads in one dimension; a thread has the PER x PER entries
  * whose row and column are its own plus multiples of THREADS: neighbours write neighbours.

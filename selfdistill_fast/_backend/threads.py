@@ -24,10 +24,21 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 from selfdistill_fast._backend import host
 
-__all__ = ["check_n_threads", "limits_by_any_thread", "n_threads_now", "one_blas_thread", "run"]
+__all__ = [
+    "Work",
+    "check_n_threads",
+    "limits_by_any_thread",
+    "n_threads_now",
+    "one_blas_thread",
+    "run",
+]
+
+#: what is done for a range [lo, hi), all at once or a step at a time
+Work: TypeAlias = Callable[[int, int], Iterable[object] | None]
 
 #: nanoseconds of work in a block, at least and at most: long against the cost of handing it
 #: out (some microseconds), short against Ctrl-C and against waiting for the last one
@@ -117,7 +128,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(
-    function: Callable[[int, int], Iterable[object] | None],
+    function: Work,
     count: int,
     cost_ns: float,
     n_threads: int | None = None,

@@ -85,73 +85,76 @@ static void *points(ptrdiff_t n, ptrdiff_t d, int real_size) {
 }
 
 static void free_job(sdf_job *job) {
-  release(job->shift);
-  release(job->packed_x);
-  release(job->packed_z);
-  release(job->norms_x);
-  release(job->norms_z);
-  release(job->pairs);
+  release(job->buffers.shift);
+  release(job->buffers.packed_x);
+  release(job->buffers.packed_z);
+  release(job->buffers.norms_x);
+  release(job->buffers.norms_z);
+  release(job->buffers.pairs);
 }
 
 static void give_buffers(const sdf_loops *loops, sdf_job *job) {
   const int size = loops->real_size;
-  job->shift = buffer(job->d, size);
-  for (ptrdiff_t k = 0; k < job->d; k++) set(job->shift, k, 0, size);
-  job->packed_x = buffer(job->packed_size_x, size);
-  job->packed_z = buffer(job->packed_size_z, size);
-  job->norms_x = buffer(job->norms_size_x, size);
-  job->norms_z = buffer(job->norms_size_z, size);
-  job->pairs = buffer(job->pairs_size, size);
+  job->buffers.shift = buffer(job->problem.d, size);
+  for (ptrdiff_t k = 0; k < job->problem.d; k++) set(job->buffers.shift, k, 0, size);
+  job->buffers.packed_x = buffer(job->plan.packed_size_x, size);
+  job->buffers.packed_z = buffer(job->plan.packed_size_z, size);
+  job->buffers.norms_x = buffer(job->plan.norms_size_x, size);
+  job->buffers.norms_z = buffer(job->plan.norms_size_z, size);
+  job->buffers.pairs = buffer(job->plan.pairs_size, size);
 }
 
 static sdf_job new_job(int kernel, ptrdiff_t n, ptrdiff_t m, ptrdiff_t d) {
   sdf_job job;
   memset(&job, 0, sizeof job);
-  job.kernel = kernel;
-  job.a = kernel == SDF_POLYNOMIAL ? 0.4 : 0.7;
-  job.b = kernel == SDF_POLYNOMIAL ? 0.9 : 0;
-  job.degree = 3;
-  job.n = n;
-  job.m = m;
-  job.d = d;
+  job.problem.kernel = kernel;
+  job.problem.a = kernel == SDF_POLYNOMIAL ? 0.4 : 0.7;
+  job.problem.b = kernel == SDF_POLYNOMIAL ? 0.9 : 0;
+  job.problem.degree = 3;
+  job.problem.n = n;
+  job.problem.m = m;
+  job.problem.d = d;
   return job;
 }
 
 static long double kernel_value(const sdf_job *job, ptrdiff_t i, ptrdiff_t j, int size) {
-  const void *z = job->z ? job->z : job->x;
+  const void *z = job->problem.z ? job->problem.z : job->problem.x;
   long double inner = 0, squares = 0, l1 = 0, xx = 0, zz = 0;
-  for (ptrdiff_t k = 0; k < job->d; k++) {
-    const long double a = get(job->x, i * job->d + k, size), b = get(z, j * job->d + k, size);
+  for (ptrdiff_t k = 0; k < job->problem.d; k++) {
+    const long double a = get(job->problem.x, i * job->problem.d + k, size),
+                      b = get(z, j * job->problem.d + k, size);
     inner += a * b;
     squares += (a - b) * (a - b);
     l1 += fabsl(a - b);
     xx += a * a;
     zz += b * b;
   }
-  const long double root = sqrtl(squares) * job->a, pi = 3.14159265358979323846264338327950288L;
-  switch ((sdf_kernel)job->kernel) {
-    case SDF_RBF: return expl(-job->a * squares);
-    case SDF_LAPLACIAN: return expl(-job->a * l1);
+  const long double root = sqrtl(squares) * job->problem.a,
+                    pi = 3.14159265358979323846264338327950288L;
+  switch ((sdf_kernel)job->problem.kernel) {
+    case SDF_RBF: return expl(-job->problem.a * squares);
+    case SDF_LAPLACIAN: return expl(-job->problem.a * l1);
     case SDF_MATERN12: return expl(-root);
     case SDF_MATERN32: return (1 + sqrtl(3) * root) * expl(-sqrtl(3) * root);
     case SDF_MATERN52: {
       const long double r = sqrtl(5) * root;
       return (1 + r + r * r / 3) * expl(-r);
     }
-    case SDF_POLYNOMIAL: return powl(job->a * inner + job->b, job->degree);
+    case SDF_POLYNOMIAL:
+      return powl(job->problem.a * inner + job->problem.b, job->problem.degree);
     case SDF_LINEAR: return inner;
     case SDF_NTK: {
       if (xx == 0 || zz == 0) return 0;
       /* theta = 2 atan2(|u - v|, |u + v|) and 1 - kappa_1 keep the digits of small angles */
       long double minus = 0, plus = 0;
-      for (ptrdiff_t k = 0; k < job->d; k++) {
-        const long double u = get(job->x, i * job->d + k, size) / sqrtl(xx);
-        const long double v = get(z, j * job->d + k, size) / sqrtl(zz);
+      for (ptrdiff_t k = 0; k < job->problem.d; k++) {
+        const long double u = get(job->problem.x, i * job->problem.d + k, size) / sqrtl(xx);
+        const long double v = get(z, j * job->problem.d + k, size) / sqrtl(zz);
         minus += (u - v) * (u - v);
         plus += (u + v) * (u + v);
       }
       long double theta = 2 * atan2l(sqrtl(minus), sqrtl(plus)), rho = cosl(theta), t = rho;
-      for (int h = 0; h < job->degree; h++) {
+      for (int h = 0; h < job->problem.degree; h++) {
         const long double k0 = (pi - theta) / pi, k1 = rho * k0 + sinl(theta) / pi;
         const long double gap = 2 * sinl(theta / 2) * sinl(theta / 2); /* 1 - rho */
         t = t * k0 + k1;
@@ -230,7 +233,7 @@ static void test_gram(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
                       int symmetric, int stream, ptrdiff_t offset, ptrdiff_t gap) {
   const int size = loops->real_size;
   sdf_job job = new_job(kernel, n, symmetric ? n : m, d);
-  m = job.m;
+  m = job.problem.m;
   void *x = points(n, d, size), *z = symmetric ? NULL : points(m, d, size);
   if (!symmetric && n > 1 && m > 2 && d > 0) { /* a shared row */
     memcpy((char *)z + 2 * d * size, (char *)x + d * size, (size_t)(d * size));
@@ -238,30 +241,32 @@ static void test_gram(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
   if (n > 3 && d > 0) memset((char *)x + 3 * d * size, 0, (size_t)(d * size)); /* a zero row */
   void *none = buffer(1, size), *memory = buffer(offset + n * (m + gap) + 1, size);
   void *copy = buffer(offset + n * (m + gap) + 1, size);
-  job.x = x ? x : none;
-  job.z = symmetric ? NULL : z ? z : none;
-  job.out = (char *)memory + offset * size;
-  job.ld = m + gap;
-  job.stream = stream;
+  job.problem.x = x ? x : none;
+  job.problem.z = symmetric ? NULL : z ? z : none;
+  job.problem.out = (char *)memory + offset * size;
+  job.problem.ld = m + gap;
+  job.problem.stream = stream;
   CHECK(loops->prepare(&job) == SDF_OK, "prepare");
   give_buffers(loops, &job);
-  if (job.centred && m > 0 && n > 0) CHECK(loops->center(&job) == SDF_OK, "center");
-  const ptrdiff_t panels = job.panels_x + job.panels_z;
+  if (job.plan.centred && m > 0 && n > 0) CHECK(loops->center(&job) == SDF_OK, "center");
+  const ptrdiff_t panels = job.plan.panels_x + job.plan.panels_z;
   for (ptrdiff_t p = panels; p > 0; p--) CHECK(loops->pack(&job, p - 1, p) == SDF_OK, "pack");
-  void *scratch = buffer(job.scratch_size, size);
-  CHECK(loops->gram(&job, 0, job.tiles / 2, scratch) == SDF_OK, "gram");
-  CHECK(loops->gram(&job, job.tiles / 2, job.tiles, scratch) == SDF_OK, "gram");
+  void *scratch = buffer(job.plan.scratch_size, size);
+  CHECK(loops->gram(&job, 0, job.plan.tiles / 2, scratch) == SDF_OK, "gram");
+  CHECK(loops->gram(&job, job.plan.tiles / 2, job.plan.tiles, scratch) == SDF_OK, "gram");
 
   const double eps = size == 8 ? 0x1p-52 : 0x1p-23;
   double worst = 0, scale = 1;
   for (ptrdiff_t i = 0; i < n; i++) {
     for (ptrdiff_t j = 0; j < m; j++) {
       const long double want = kernel_value(&job, i, j, size);
-      const double got = get(job.out, i * job.ld + j, size);
+      const double got = get(job.problem.out, i * job.problem.ld + j, size);
       if (fabs((double)want) > scale) scale = fabs((double)want);
       const double error = fabs((double)(got - want));
       if (!(error <= worst)) worst = error;
-      if (symmetric) CHECK(got == get(job.out, j * job.ld + i, size), "K(X, X) not symmetric");
+      if (symmetric)
+        CHECK(got == get(job.problem.out, j * job.problem.ld + i, size),
+              "K(X, X) not symmetric");
       const int same = symmetric ? i == j : d > 0 && n > 1 && m > 2 && i == 1 && j == 2;
       if (same && kernel <= SDF_MATERN52)
         CHECK(got == 1, "kernel %d: K(x, x) = %.17g", kernel, got);
@@ -275,36 +280,38 @@ static void test_gram(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
         "wrote past out");
 
   memcpy(copy, memory, (size_t)((offset + n * (m + gap)) * size));
-  memset(job.out, 0, (size_t)(n * (m + gap) * size));
-  CHECK(loops->pairs(&job, 0, job.tiles) == SDF_OK, "pairs");
-  CHECK(loops->of_pairs(&job, 0, job.tiles, scratch) == SDF_OK, "of_pairs");
+  memset(job.problem.out, 0, (size_t)(n * (m + gap) * size));
+  CHECK(loops->pairs(&job, 0, job.plan.tiles) == SDF_OK, "pairs");
+  CHECK(loops->of_pairs(&job, 0, job.plan.tiles, scratch) == SDF_OK, "of_pairs");
   for (ptrdiff_t i = 0; i < n; i++) {
     for (ptrdiff_t j = 0; j < m; j++) {
-      CHECK(get(copy, offset + i * job.ld + j, size) == get(job.out, i * job.ld + j, size),
+      CHECK(get(copy, offset + i * job.problem.ld + j, size) ==
+                get(job.problem.out, i * job.problem.ld + j, size),
             "of_pairs gives other bits than gram");
     }
   }
 
   /* product with W, into sums that already hold something */
   for (ptrdiff_t p = 1; p <= 6; p += 5) {
-    const ptrdiff_t width = loops->tile * job.tiles_z;
+    const ptrdiff_t width = loops->tile * job.plan.tiles_z;
     const ptrdiff_t sums =
-        loops->tile * (job.tiles_x > job.tiles_z ? job.tiles_x : job.tiles_z);
+        loops->tile *
+        (job.plan.tiles_x > job.plan.tiles_z ? job.plan.tiles_x : job.plan.tiles_z);
     sdf_job plain = job; /* the padding is that of `out`; a product has none */
-    plain.out = NULL;
-    plain.shift = plain.packed_x = plain.packed_z = plain.norms_x = plain.norms_z =
-        plain.pairs = NULL;
+    plain.problem.out = NULL;
+    plain.buffers.shift = plain.buffers.packed_x = plain.buffers.packed_z =
+        plain.buffers.norms_x = plain.buffers.norms_z = plain.buffers.pairs = NULL;
     CHECK(loops->prepare(&plain) == SDF_OK, "prepare");
     give_buffers(loops, &plain);
-    if (plain.centred && m > 0 && n > 0) loops->center(&plain);
-    CHECK(loops->pack(&plain, 0, plain.panels_x + plain.panels_z) == SDF_OK, "pack");
+    if (plain.plan.centred && m > 0 && n > 0) loops->center(&plain);
+    CHECK(loops->pack(&plain, 0, plain.plan.panels_x + plain.plan.panels_z) == SDF_OK, "pack");
     void *wt = buffer(p * width, size);
     double *rows = buffer(p * sums, 8);
     for (ptrdiff_t i = 0; i < p * width; i++)
       set(wt, i, i % (width ? width : 1) < m ? noise() : 0, size);
     for (ptrdiff_t i = 0; i < p * sums; i++) rows[i] = 1;
-    CHECK(loops->multiply(&plain, 0, plain.tiles_x, 0, plain.tiles_z, wt, size, width, p, rows,
-                          rows, sums, scratch) == SDF_OK ||
+    CHECK(loops->multiply(&plain, 0, plain.plan.tiles_x, 0, plain.plan.tiles_z, wt, size, width,
+                          p, rows, rows, sums, scratch) == SDF_OK ||
               n * m == 0,
           "multiply");
     for (ptrdiff_t q = 0; q < p && n * m > 0; q++) {
@@ -312,7 +319,7 @@ static void test_gram(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
         double want = 1, size_of_sum = 1;
         for (ptrdiff_t j = 0; j < m; j++) {
           const double term =
-              get(copy, offset + i * job.ld + j, size) * get(wt, q * width + j, size);
+              get(copy, offset + i * job.problem.ld + j, size) * get(wt, q * width + j, size);
           want += term;
           size_of_sum += fabs(term);
         }
@@ -342,27 +349,27 @@ static void test_half(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
   const ptrdiff_t tile = loops->tile, area = tile * tile;
   sdf_job job = new_job(kernel, n, n, d), whole = job;
   void *x = points(n, d, size), *none = buffer(1, size), *K = buffer(n * n + 1, size);
-  job.x = whole.x = x ? x : none;
-  job.stream = stream;
-  whole.out = K;
-  whole.ld = n;
+  job.problem.x = whole.problem.x = x ? x : none;
+  job.problem.stream = stream;
+  whole.problem.out = K;
+  whole.problem.ld = n;
   sdf_job *const both[] = {&job, &whole};
   void *scratch[2];
   for (int b = 0; b < 2; b++) {
     CHECK(loops->prepare(both[b]) == SDF_OK, "prepare");
     give_buffers(loops, both[b]);
-    if (both[b]->centred && n > 0) CHECK(loops->center(both[b]) == SDF_OK, "center");
-    CHECK(loops->pack(both[b], 0, both[b]->panels_x) == SDF_OK, "pack");
-    scratch[b] = buffer(both[b]->scratch_size, size);
+    if (both[b]->plan.centred && n > 0) CHECK(loops->center(both[b]) == SDF_OK, "center");
+    CHECK(loops->pack(both[b], 0, both[b]->plan.panels_x) == SDF_OK, "pack");
+    scratch[b] = buffer(both[b]->plan.scratch_size, size);
   }
-  CHECK(loops->gram(&whole, 0, whole.tiles, scratch[1]) == SDF_OK, "gram");
-  void *half = buffer(job.tiles * area, half_size);
-  for (ptrdiff_t t = job.tiles; t > 0; t--) {
+  CHECK(loops->gram(&whole, 0, whole.plan.tiles, scratch[1]) == SDF_OK, "gram");
+  void *half = buffer(job.plan.tiles * area, half_size);
+  for (ptrdiff_t t = job.plan.tiles; t > 0; t--) {
     CHECK(loops->half_gram(&job, t - 1, t, half, half_size, scratch[0]) == SDF_OK, "half_gram");
   }
   ptrdiff_t t = 0;
-  for (ptrdiff_t ti = 0; ti < job.tiles_x; ti++) {
-    for (ptrdiff_t tj = ti; tj < job.tiles_x; tj++, t++) {
+  for (ptrdiff_t ti = 0; ti < job.plan.tiles_x; ti++) {
+    for (ptrdiff_t tj = ti; tj < job.plan.tiles_x; tj++, t++) {
       for (ptrdiff_t r = 0; r < tile && (ti * tile + r) / 16 <= (n - 1) / 16; r++) {
         for (ptrdiff_t c = 0; c < tile; c++) {
           const ptrdiff_t i = ti * tile + r, j = tj * tile + c;
@@ -378,7 +385,7 @@ static void test_half(const sdf_loops *loops, int kernel, ptrdiff_t n, ptrdiff_t
   }
 
   const sdf_loops *narrow = sdf_loops_of((int)loops->isa, half_size);
-  const ptrdiff_t width = tile * job.tiles_x;
+  const ptrdiff_t width = tile * job.plan.tiles_x;
   for (ptrdiff_t p = 0; p <= 7; p++) {
     const ptrdiff_t parts = 1 + p % 4, blocks = parts * (parts + 1) / 2;
     double *wt = buffer(p * width, 8), *sums = buffer(parts * p * width, 8);
@@ -519,28 +526,28 @@ static void test_filters(const sdf_loops *loops, ptrdiff_t k) {
 static void test_statuses(const sdf_loops *loops) {
   double x[16] = {0};
   sdf_job job = new_job(SDF_N_KERNELS, 2, 2, 2);
-  job.x = x;
+  job.problem.x = x;
   CHECK(loops->prepare(&job) == SDF_BAD_KERNEL, "kernel id");
-  job.kernel = SDF_RBF;
-  job.a = NAN;
+  job.problem.kernel = SDF_RBF;
+  job.problem.a = NAN;
   CHECK(loops->prepare(&job) == SDF_BAD_PARAMETER, "gamma");
-  job.a = 1;
-  job.m = 3;
+  job.problem.a = 1;
+  job.problem.m = 3;
   CHECK(loops->prepare(&job) == SDF_BAD_SIZE, "K(X, X) with n != m");
-  job.m = 2;
-  job.out = x;
-  job.ld = 1;
+  job.problem.m = 2;
+  job.problem.out = x;
+  job.problem.ld = 1;
   CHECK(loops->prepare(&job) == SDF_BAD_SIZE, "ld");
-  job.ld = 2;
+  job.problem.ld = 2;
   CHECK(loops->prepare(&job) == SDF_OK, "prepare");
   CHECK(loops->pack(&job, 0, 1) == SDF_NO_MEMORY_GIVEN, "no buffers");
   CHECK(loops->gram(&job, 0, 1, x) == SDF_NO_MEMORY_GIVEN, "no buffers");
   give_buffers(loops, &job);
-  CHECK(loops->pack(&job, 0, job.panels_x + 1) == SDF_BAD_RANGE, "range");
+  CHECK(loops->pack(&job, 0, job.plan.panels_x + 1) == SDF_BAD_RANGE, "range");
   CHECK(loops->gram(&job, -1, 1, x) == SDF_BAD_RANGE, "range");
   CHECK(loops->gram(&job, 0, 1, NULL) == SDF_NO_MEMORY_GIVEN, "no scratch");
   CHECK(loops->half_gram(&job, 0, 1, x, loops->real_size, x) == SDF_BAD_SIZE, "out and half");
-  job.out = NULL;
+  job.problem.out = NULL;
   CHECK(loops->half_gram(&job, 0, 1, x, 2, x) == SDF_BAD_SIZE, "half_size");
   CHECK(loops->half_gram(&job, 0, 1, NULL, 4, x) == SDF_NO_MEMORY_GIVEN, "no tiles");
   double *half = buffer(2 * loops->tile, 8), *sums = half + loops->tile;

@@ -507,7 +507,7 @@ def _held_out(problem, data, s, actual, labels):
         _needed(problem, data, data.lam), data.exact,
     )  # fmt: skip
     cost = tolerance.held_out(data.weight, labels, problem.intercept)
-    return _worst(problem, data, s, actual, answer, new=False) / cost
+    return _worst(problem, data, s, actual, answer) / cost
 
 
 def _needed(problem, data, lam):
@@ -515,8 +515,8 @@ def _needed(problem, data, lam):
     return 0.05 * tolerance.silent(problem.n, float(data.d_max), lam, 1.0, data.dtype)
 
 
-def _worst(problem, data, s, actual, answer, lam=None, growth=None, new=True):
-    """The largest error over its tolerance, of all steps and targets; ``new``: at new samples."""
+def _worst(problem, data, s, actual, answer, lam=None, growth=None):
+    """The largest error over its tolerance, of all steps and targets."""
     lam = data.lam if lam is None else lam
     condition = float(data.d_max / judge.LONG(lam))
     actual = actual.reshape(answer.chain.shape).astype(judge.LONG)
@@ -530,7 +530,7 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None, new=True):
         mixed = np.flatnonzero(c)
         pure = np.abs(answer.pure[mixed]).max((0, 1))
         if problem.solver == "nystrom":
-            rtol = tolerance.nystrom(s, lam, c, data.dtype, new=new)
+            rtol = tolerance.nystrom(s, lam, c, data.dtype)
         else:
             rtol = tolerance.silent(problem.n, condition, 1.0, c, data.dtype)
         lost = min(rtol, tolerance.conditioning(condition, 1.0, c, data.dtype))

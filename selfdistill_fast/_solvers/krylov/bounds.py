@@ -20,7 +20,7 @@ import numpy as np
 
 from selfdistill_fast.kernels import Kernel, Matern, Polynomial
 
-#: columns up to which distances may be found from differences alone (csrc/loops.c)
+#: columns up to which distances may be found from differences alone (csrc/tiles.h)
 _DIRECT = 8
 #: independent errors beyond which a weighted sum of them does not go, in units of the root of
 #: the sum of the squared weights: in a vector of many sums; in any one of many sums
