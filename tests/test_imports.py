@@ -168,7 +168,16 @@ def run(code):
 
 def test_importing_drags_in_nothing_heavy():
     heavy = ["torch", "cupy", "matplotlib", "pandas", "sklearn", "typer", "rich", "pyarrow"]
-    heavy += ["xarray", "zarr", "dask", "distributed", "filelock", "tqdm", "threadpoolctl"]
+    heavy += [
+        "xarray",
+        "zarr",
+        "dask",
+        "distributed",
+        "filelock",
+        "tqdm",
+        "threadpoolctl",
+        "pydantic",
+    ]
     code = f"import selfdistill_fast, sys; print(*(set({heavy}) & set(sys.modules)))"
     assert run(code) == []
 

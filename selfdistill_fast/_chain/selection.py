@@ -291,12 +291,3 @@ def gcv_alphas(
         clip=clip,
         per_target=per_target,
     )
-
-
-def held_out_columns(
-    spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: Any, X: Any, y: Any, w: Any
-) -> Any:
-    """What sweeps still call: :func:`held_out` as a tuple."""
-    penalties = Penalties.of(lam, n_steps, lam_steps)
-    held = held_out(spectrum, penalties, X_val=X, y_val=y, sample_weight_val=w)
-    return held.y, held.F, held.weight
