@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +20,7 @@ from selfdistill_fast._chain.assembly import assemble, distilled, limit_of
 from selfdistill_fast._chain.leave_out import check_folds, mixed_held_out
 from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._chain.selection import score_grid, summary
-from selfdistill_fast._solvers import Spectrum, check_solver, spectrum, with_steps
+from selfdistill_fast._solvers import Penalties, Spectrum, check_solver, spectrum, with_steps
 from selfdistill_fast._validation import (
     check_lam,
     check_n_steps,
@@ -28,7 +29,8 @@ from selfdistill_fast._validation import (
     to_host,
     warn_caller,
 )
-from selfdistill_fast.alpha import alphas_or_nan, smallest
+from selfdistill_fast.alpha import smallest
+from selfdistill_fast.alpha.weights import alphas_or_nan
 from selfdistill_fast.kernels import Kernel, Precomputed, kernel_from_name
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
@@ -206,7 +208,8 @@ class SelfDistilledKernelRidge(_Distilled):
         Exact leave-one-out mean squared error of each step, weighted by ``sample_weight``
         and averaged over targets. NaN where a step does not exist, and where there is no
         leave-one-out: a single row with an intercept; ``solver="cholesky"`` with more than
-        four steps; "tridiagonal" and "krylov".
+        four steps; "tridiagonal" and "krylov". Where α was not chosen by it and the solver is
+        "cholesky", it is computed when it is first read: it takes longer than the fit.
     kernel_ : Kernel
         The kernel with its parameters filled in.
     path_ : DistillationPath
@@ -335,18 +338,69 @@ class SelfDistilledKernelRidge(_Distilled):
         self._keep(kernel, path)
         n_fitted = len(X) if fitted.rows is None else len(fitted.rows)
         lone = self.fit_intercept and n_fitted == 1  # without its only row nothing is left
+        self.__dict__.pop("loo_mse_", None)  # of an earlier fit
+        self._loo_later = None
         if lone or path.n_steps > fitted.max_loo_steps:
             self.loo_mse_ = np.full(path.n_steps, np.nan)
-            return self
-        be = fitted.backend
-        with be.on():
-            columns = held.F if held is not None and X_val is None else None
-            left_out = mixed_held_out(fitted, lam, path.step_weights, columns=columns)
-            errors = (left_out - be.asarray(y, "y")).astype("float64")
-            mse = be.to_numpy((errors * errors).reshape(path.n_steps, len(X), -1).mean(2))
-        w = fitted.sample_weight
-        self.loo_mse_ = np.average(mse, axis=1, weights=None if w is None else be.to_numpy(w))
+        elif held is not None and X_val is None:
+            self.loo_mse_ = _leave_one_out_mse(fitted, path, y, held.F)
+        elif fitted.one_lam and fitted.X is not None:  # it would take longer than the fit
+            self._loo_later = _Later(
+                fitted.backend, fitted.name, y.copy(), fitted.sample_weight, self.fit_intercept
+            )
+        else:
+            self.loo_mse_ = _leave_one_out_mse(fitted, path, y)
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        """``loo_mse_`` where it is read for the first time after a fit that did not need it."""
+        later = vars(self).get("_loo_later")
+        if name != "loo_mse_" or later is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.loo_mse_ = later.mse(self.path_)
+        self._loo_later = None
+        return self.loo_mse_
+
+
+@dataclass(frozen=True, eq=False)
+class _Later:
+    """What a leave-one-out error needs that is computed after the fit, without the n² of it."""
+
+    backend: Any
+    solver: str
+    y: Any
+    sample_weight: Any
+    fit_intercept: bool
+
+    def mse(self, path: DistillationPath) -> np.ndarray:
+        """As :func:`_leave_one_out_mse`, from a factorisation that is made anew."""
+        with self.backend.on():
+            y = self.backend.asarray(self.y, "y")  # where the rows are
+        fitted = spectrum(
+            path._X,
+            y,
+            path.kernel,
+            solver=self.solver,
+            lam=path.lam,
+            sample_weight=self.sample_weight,
+            fit_intercept=self.fit_intercept,
+            backend=self.backend,
+        )
+        return _leave_one_out_mse(fitted, path, y)
+
+
+def _leave_one_out_mse(
+    fitted: Spectrum, path: DistillationPath, y: Any, columns: Any = None
+) -> np.ndarray:
+    """Weighted leave-one-out error of each step, (T,); ``columns`` where they are known."""
+    be = fitted.backend
+    with be.on():
+        penalties = Penalties.of(path.lam, path.n_steps)
+        left_out = mixed_held_out(fitted, penalties, path.step_weights, columns=columns)
+        errors = (left_out - be.asarray(y, "y")).astype("float64")
+        mse = be.to_numpy((errors * errors).reshape(path.n_steps, fitted.n, -1).mean(2))
+    w = fitted.sample_weight
+    return np.average(mse, axis=1, weights=None if w is None else be.to_numpy(w))
 
 
 class SelfDistilledKernelRidgeCV(_Distilled):
@@ -579,7 +633,8 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             alphas = alphas_or_nan(C[-1])
         limit = limit_of(fitted, lam, self.alpha, alphas)
         selection = summary(scores["mse"][row][:n_steps], scores["on"])
-        return assemble(fitted, lam, C, alphas, limit=limit, selection=selection)
+        penalties = Penalties.of(lam, n_steps)
+        return assemble(fitted, penalties, C, alphas, limit=limit, selection=selection)
 
     def _tabulate(self, kernels: list[Kernel], lams: Any, tables: list[dict[str, Any]]) -> None:
         """Set ``cv_results_`` and ``best_index_``; γ varies slowest, the step fastest."""

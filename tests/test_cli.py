@@ -107,7 +107,7 @@ def test_example_is_reproducible_to_the_byte(tmp_path):
 
 
 # --------------------------------------------------------------------- data
-@pytest.mark.parametrize("kind", ["csv.gz", "parquet", "numbers only", "semicolon", "tab"])
+@pytest.mark.parametrize("kind", ["csv.gz", "parquet", "numbers only", "semicolon", "tab", "blank"])
 def test_every_format_gives_the_same_results(kind, frame, csv, tmp_path):
     expected = fit(csv, "--target", "y", tmp_path=tmp_path)
     target = "y"
@@ -122,8 +122,20 @@ def test_every_format_gives_the_same_results(kind, frame, csv, tmp_path):
         frame.to_csv(data, index=False, header=False)
     else:
         data = tmp_path / "other.csv"
-        frame.to_csv(data, index=False, sep={"semicolon": ";", "tab": "\t"}[kind])
+        frame.to_csv(data, index=False, sep={"semicolon": ";", "tab": "\t", "blank": " "}[kind])
     assert fit(data, "--target", target, tmp_path=tmp_path)["steps"] == expected["steps"]
+
+
+def test_names_and_text_may_hold_other_delimiters(tmp_path):
+    file = tmp_path / "odd.csv"
+    file.write_text('"a, mm";b c;"y"\n1;u, v;3\n2;;4\n')
+    table = read_table(file)
+    assert table.names == ["a, mm", "b c", "y"]
+    assert table.array([0, 2]).tolist() == [[1, 3], [2, 4]]
+    file.write_text(",2.5\n1,3.5\n")  # a missing value is not a name
+    assert not read_table(file).has_names
+    file.write_text("y,note\n1,u\n2,v\n")  # a header above text
+    assert read_table(file).names == ["y", "note"]
 
 
 def test_a_header_can_be_forced(tmp_path):

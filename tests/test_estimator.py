@@ -29,9 +29,11 @@ from selfdistill_fast import (
     Polynomial,
     SelfDistilledKernelRidge,
     SelfDistilledKernelRidgeCV,
+    leave_one_out,
     spectrum,
 )
 from selfdistill_fast import estimators as estimator_module
+from selfdistill_fast._chain import leave_out, selection
 from selfdistill_fast._chain.selection import score_grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
@@ -386,3 +388,57 @@ def test_cv_of_errors_that_are_all_unknown_is_refused(rng, monkeypatch):
     monkeypatch.setattr(estimator_module, "score_grid", spoilt)
     with pytest.raises(ValueError, match="no held-out error is finite"):
         SelfDistilledKernelRidgeCV().fit(X, y)
+
+
+@pytest.mark.parametrize("given", ["alpha", "validation"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_leave_one_out_error_that_chose_nothing_is_computed_when_it_is_read(
+    given, weighted, monkeypatch, rng
+):
+    """With "cholesky" leave-one-out takes longer than the fit. A model keeps no n × n matrix."""
+    X, y = rng.normal(size=(40, 2)), rng.normal(size=40)
+    w = rng.uniform(0.5, 2.0, 40) if weighted else None
+    fixed = SelfDistilledKernelRidge(lam=0.1, alpha=0.3, n_steps=3, solver="cholesky")
+    held = {}
+    if given == "validation":
+        fixed.set_params(alpha="optimal")
+        held = {"X_val": X[:9] + 0.1, "y_val": y[:9]}
+    calls = []
+    original = estimator_module.mixed_held_out
+
+    def counted(*args, **options):
+        calls.append(args)
+        return original(*args, **options)
+
+    monkeypatch.setattr(estimator_module, "mixed_held_out", counted)
+    targets = y.copy()
+    fixed.fit(X, targets, w, **held)
+    targets[:] = 0.0  # the caller's
+    assert not calls
+    assert len(pickle.dumps(fixed)) < 40 * 40 * 8
+    copy = pickle.loads(pickle.dumps(fixed))
+    fixed.set_params(lam=7.0, fit_intercept=True)  # of the next fit
+    full = spectrum(X, y, fixed.kernel_, sample_weight=w)
+    errors = leave_one_out(full, 0.1, fixed.alphas_, 3) - y
+    for model in (fixed, copy):
+        assert_close(model.loo_mse_, np.average(errors**2, axis=1, weights=w), 1e-10)
+        assert model.loo_mse_ is model.loo_mse_
+    assert len(calls) == 2
+    fixed.set_params(solver="eigh").fit(X, y, **held)
+    assert "loo_mse_" in vars(fixed)
+    fixed.set_params(solver="cholesky").fit(X, y, **held)
+    assert "loo_mse_" not in vars(fixed)  # that of the fit before is gone
+    with pytest.raises(AttributeError, match="loo_mse_"):
+        _ = SelfDistilledKernelRidge().loo_mse_
+
+
+def test_the_leave_one_out_that_chooses_is_computed_once(monkeypatch, rng):
+    X, y = rng.normal(size=(40, 2)), rng.normal(size=40)
+    calls = []
+    for module in (selection, leave_out):
+        original = module.loo_columns
+        monkeypatch.setattr(
+            module, "loo_columns", lambda *args, f=original: calls.append(args) or f(*args)
+        )
+    SelfDistilledKernelRidge(lam=0.1, n_steps=3).fit(X, y)
+    assert len(calls) == 1

@@ -39,7 +39,7 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
-from selfdistill_fast._chain.selection import held_out_columns
+from selfdistill_fast._chain.selection import held_out
 from selfdistill_fast._solvers.planning import choose
 from selfdistill_fast._sweep import grid as grid_module
 from selfdistill_fast._sweep import score as score_module
@@ -251,12 +251,12 @@ def test_memory_is_bounded_by_blocks_of_lams(problem, monkeypatch, factorised):
     expected = go(problem, **held)
     shapes = []
 
-    def columns(fitted, lam, *args):
-        y, F, w = held_out_columns(fitted, lam, *args)
-        shapes.append(F.shape[:2])
-        return y, F, w
+    def columns(fitted, lam, *args, **options):
+        found = held_out(fitted, lam, *args, **options)
+        shapes.append(found.F.shape[:2])
+        return found
 
-    monkeypatch.setattr(score_module, "held_out_columns", columns)
+    monkeypatch.setattr(score_module, "held_out", columns)
     monkeypatch.setattr(score_module, "_BLOCK_BYTES", 1)
     result = go(problem, **held)
     assert shapes == [(1, 3)] * 4 * 3 * 2
@@ -986,6 +986,7 @@ def test_the_command_prints_the_best_cells_in_the_units_of_the_data(config, fact
     [
         ("[data]", "[dada]", "unknown key 'dada'; known: data, kernels, grid, solver, output"),
         ("standardize", "standardise", "[data]: unknown key 'standardise'; known: file"),
+        ("standardize", "standardise", "did you mean 'standardize'?"),
         ("gamma =", "gama =", "[kernels]: unknown key 'gama'; known: name, gamma"),
         ("gamma =", "nu =", "nu has no meaning for the kernel rbf, which takes gamma"),
         ('"rbf"', '"rbg"', "unknown kernel 'rbg'; known: rbf, laplacian"),

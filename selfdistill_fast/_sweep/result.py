@@ -14,10 +14,11 @@ import numpy as np
 
 from selfdistill_fast._sweep.grid import SCORES, Job
 from selfdistill_fast._sweep.store import group_names, read_group, read_manifest
-from selfdistill_fast.alpha import step_weights, weights_to_alphas
+from selfdistill_fast.alpha import step_weights
+from selfdistill_fast.alpha.weights import alphas_or_nan
 from selfdistill_fast.kernels import Kernel, kernel_from_dict
 
-__all__ = ["SweepResult", "dataset_of", "joined", "need", "sequence_of"]
+__all__ = ["SweepResult", "dataset_of", "joined", "need"]
 
 
 class SweepResult:
@@ -114,7 +115,7 @@ class SweepResult:
         cell = self.dataset.isel(kernel=i, lam=j, alpha=a)
         if str(cell.alpha.item()) == "joint":
             weights = cell.joint_weights.values[t, : t + 1]
-            alphas = sequence_of(weights)
+            alphas = alphas_or_nan(weights)
         else:
             alphas = cell.alphas.values[: t + 1]
             weights = step_weights(alphas)[-1]
@@ -165,14 +166,6 @@ class SweepResult:
             kernel=repr(best["kernel"]) if kernel is None else str(kernel),
             alpha=best["alpha"] if alpha is None else alpha,
         )
-
-
-def sequence_of(weights: np.ndarray) -> np.ndarray:
-    """The α's of the chain with these weights, NaN where there are none."""
-    try:
-        return weights_to_alphas(weights)
-    except ValueError:
-        return np.full(weights.shape, np.nan)
 
 
 def dataset_of(job: Job, kernels: list[Kernel], i: int, found: dict[str, Any]) -> Any:

@@ -7,16 +7,17 @@ and its mean squared error a quadratic form in their residuals
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from selfdistill_fast._chain.selection import held_out_columns
-from selfdistill_fast._solvers import spectrum, with_steps
+from selfdistill_fast._chain.selection import choose_cells, held_out
+from selfdistill_fast._solvers import Penalties, spectrum, with_steps
 from selfdistill_fast._solvers.solvers import solver_named
 from selfdistill_fast._sweep.grid import SCORES, Job
-from selfdistill_fast._sweep.result import sequence_of
-from selfdistill_fast.alpha import cell_losses, chain_weights, step_weights
+from selfdistill_fast.alpha import cell_losses
+from selfdistill_fast.alpha.weights import alphas_or_nan
 from selfdistill_fast.kernels import Kernel
 
 __all__ = ["score_kernel"]
@@ -61,41 +62,24 @@ def _cells(
     job: Job, data: dict[str, Any], fitted: Any, lams: np.ndarray, one: bool
 ) -> dict[str, Any]:
     """The variables of some λ's, with these as their first axis."""
-    held = {}
+    held, penalties = {}, Penalties.of(lams[0] if one else lams, job.n_steps)
     for score in job.scores:
         names = ("X_val", "y_val", "sample_weight_val") if score == "validation" else ()
-        validation = [data[name] for name in names] or [None] * 3
-        lam = float(lams[0]) if one else lams
-        y, F, w = held_out_columns(fitted, lam, job.n_steps, None, *validation)
-        held[score] = y, F[None] if one else F, w
-    y, F, w = held[job.scores[0]]
-    options: dict[str, Any] = {
-        "sample_weight": w,
-        "clip": job.clip,
-        "per_target": job.per_target,
-    }
-    p, T = y.shape[1], job.n_steps
-    entries = [  # numbers give the same weights for every λ
-        (alpha, None if isinstance(alpha, str) else (alpha, step_weights(alpha)))
-        for alpha in job.alphas
-    ]
-    cells = [
-        [given or chain_weights(y, f, alpha, **options) for alpha, given in entries] for f in F
-    ]
-    own = any(alphas.ndim == 2 for row in cells for alphas, _ in row)  # of each target
-    copies = (p,) if own else ()
-    C = np.stack([[_spread(C, 2, copies) for _, C in row] for row in cells])  # (L, A, T, T[, p])
-    alphas = np.stack([[_spread(alphas, 1, copies) for alphas, _ in row] for row in cells])
+        columns = held_out(fitted, penalties, **{name: data[name] for name in names})
+        held[score] = replace(columns, F=columns.F[None]) if one else columns
+    alphas, C = choose_cells(
+        held[job.scores[0]], job.alphas, clip=job.clip, per_target=job.per_target
+    )
     found: dict[str, Any] = {"alphas": alphas}
-    words = [alpha if isinstance(alpha, str) else "" for alpha in job.alphas]
-    if "joint" in words:
-        at = words.index("joint")
+    if "joint" in job.labels:
+        at = job.labels.index("joint")
         found["joint_weights"] = C[:, at]
-        alphas[:, at] = [sequence_of(c[-1]) for c in C[:, at]]
-    L, A = C.shape[:2]
-    for score, (y, F, w) in held.items():
+        alphas[:, at] = [alphas_or_nan(c[-1]) for c in C[:, at]]
+    L, A, T = C.shape[:3]
+    for score, columns in held.items():
+        y, F, w = columns.y, columns.F, columns.weight
         mse = cell_losses(y, F, C.reshape(L, A * T, *C.shape[3:]), sample_weight=w)
-        found[SCORES[score]] = mse.reshape(L, A, T, p)
+        found[SCORES[score]] = mse.reshape(L, A, T, y.shape[1])
     return found
 
 
@@ -115,10 +99,3 @@ def _factorise(job: Job, data: dict[str, Any], kernel: Kernel, lam: Any) -> Any:
         leave_one_out="leave-one-out" in job.scores,
         **with_steps(job.solver, job.solver_options, job.n_steps),
     )
-
-
-def _spread(a: np.ndarray, ndim: int, copies: tuple[int, ...]) -> np.ndarray:
-    """``a`` with a last axis of targets, where one is wanted and it has none."""
-    if a.ndim > ndim or not copies:
-        return a
-    return np.broadcast_to(a[..., None], (*a.shape, *copies))

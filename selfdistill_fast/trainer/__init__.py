@@ -3,7 +3,7 @@
 Needs the extra ``torch``; nothing else in the package imports it. Data flows one way::
 
     data/ → loop (one fit) → chain (steps, α̂) → experiment (seeds × chains) → cli
-      objective, settings ─┤       ├─ ../alpha: eq. (16)
+      objective, settings ─┤       ├─ ../alpha/: eq. (16)
       parallel, checkpoint ┘       └─ targets (outputs ↔ targets), identity (what may continue)
     models: networks of the command line      ntk: a network's own kernel, for the exact engine
 """
