@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._chain import leave_out
-from selfdistill_fast._solvers import NoLimit
+from selfdistill_fast._solvers import NoLimit, Penalties
 
 __all__ = ["Evaluation", "Rows", "evaluate_limit", "evaluate_steps", "has_limit"]
 
@@ -154,6 +154,8 @@ def _leave_one_out(
     fitted: Any, lam: float, C: np.ndarray, train: Rows, restore: Restore
 ) -> tuple[np.ndarray, np.ndarray]:
     """Leave-one-out error and effective degrees of freedom of chains with step weights C."""
-    G = leave_out.mixed_held_out(fitted, lam, C).reshape(len(C), *train.Y.shape)
+    G = leave_out.mixed_held_out(fitted, Penalties.of(lam, len(C)), C).reshape(
+        len(C), *train.Y.shape
+    )
     # the trace of a chain's smoother, an intercept included
     return train.rmse(restore(G)), C @ fitted.diag_powers(lam, len(C)).sum(axis=1)

@@ -19,7 +19,7 @@ from selfdistill_fast._chain.assembly import assemble, distilled, limit_of
 from selfdistill_fast._chain.leave_out import check_folds, mixed_held_out
 from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._chain.selection import score_grid, summary
-from selfdistill_fast._solvers import Spectrum, check_solver, spectrum, with_steps
+from selfdistill_fast._solvers import Penalties, Spectrum, check_solver, spectrum, with_steps
 from selfdistill_fast._validation import (
     check_lam,
     check_n_steps,
@@ -28,7 +28,8 @@ from selfdistill_fast._validation import (
     to_host,
     warn_caller,
 )
-from selfdistill_fast.alpha import alphas_or_nan, smallest
+from selfdistill_fast.alpha import smallest
+from selfdistill_fast.alpha.weights import alphas_or_nan
 from selfdistill_fast.kernels import Kernel, Precomputed, kernel_from_name
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
@@ -340,8 +341,9 @@ class SelfDistilledKernelRidge(_Distilled):
             return self
         be = fitted.backend
         with be.on():
+            penalties = Penalties.of(lam, path.n_steps)
             columns = held.F if held is not None and X_val is None else None
-            left_out = mixed_held_out(fitted, lam, path.step_weights, columns=columns)
+            left_out = mixed_held_out(fitted, penalties, path.step_weights, columns=columns)
             errors = (left_out - be.asarray(y, "y")).astype("float64")
             mse = be.to_numpy((errors * errors).reshape(path.n_steps, len(X), -1).mean(2))
         w = fitted.sample_weight
@@ -579,7 +581,8 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             alphas = alphas_or_nan(C[-1])
         limit = limit_of(fitted, lam, self.alpha, alphas)
         selection = summary(scores["mse"][row][:n_steps], scores["on"])
-        return assemble(fitted, lam, C, alphas, limit=limit, selection=selection)
+        penalties = Penalties.of(lam, n_steps)
+        return assemble(fitted, penalties, C, alphas, limit=limit, selection=selection)
 
     def _tabulate(self, kernels: list[Kernel], lams: Any, tables: list[dict[str, Any]]) -> None:
         """Set ``cv_results_`` and ``best_index_``; γ varies slowest, the step fastest."""

@@ -18,6 +18,7 @@ from selfdistill_fast import (
     distill,
     spectrum,
 )
+from selfdistill_fast._solvers import Penalties
 from selfdistill_fast.diagnostics import effective_dof
 
 SOLVERS = ["eigh", "cholesky", "tridiagonal", "krylov", "nystrom"]
@@ -125,7 +126,10 @@ def test_the_earlier_steps_of_a_joint_optimum_do_not_count(problem):
     alphas = weights_to_alphas([0.999, 1.0, -0.999])
     assert alphas[1] > 900
     s, C = factorise(problem), step_weights(alphas)
-    given, joint = (assemble(s, 0.1, C, alphas, limit="none", joint=j) for j in (False, True))
+    given, joint = (
+        assemble(s, Penalties.of(0.1, len(C)), C, alphas, limit="none", joint=j)
+        for j in (False, True)
+    )
     assert "step 2" in given.alarm
     assert joint.alarm is None
 
@@ -136,7 +140,9 @@ def test_a_joint_optimum_without_alphas_shows_its_weights(problem):
 
     C = np.full((3, 3), np.nan)
     C[2] = [1e5 + 1.0, 0.0, -1e5]
-    path = assemble(factorise(problem), 0.1, C, np.full(3, np.nan), limit="none")
+    path = assemble(
+        factorise(problem), Penalties.of(0.1, len(C)), C, np.full(3, np.nan), limit="none"
+    )
     assert "step 3" in path.alarm
     assert "c = 100001, 0, -100000" in path.alarm
 

@@ -21,8 +21,8 @@ FILES = {
 
 #: room -> rooms it may import; data flow the other way
 BELOW_SOLVERS = {"kernels", "_backend", "_gram", "_ranges"}
-CHAIN = ["filters", "leave_out", "selection", "explosion", "io", "path", "assembly", "constrained"]
-CHAIN = [f"_chain.{name}" for name in CHAIN]
+CHAIN = ["filters", "columns", "leave_out", "selection", "explosion", "io", "path", "assembly"]
+CHAIN = [f"_chain.{name}" for name in [*CHAIN, "constrained"]]
 LAYERS = {
     "_validation": set(),
     "kernels": set(),
@@ -44,7 +44,7 @@ LAYERS["trainer"] = {"alpha", "_files"}
 LAYERS["_sweep"] = LAYERS["_chain.constrained"] | {"plotting"}  # .plot() draws
 LAYERS["estimators"] = LAYERS["_chain.constrained"] | {"plotting"}  # .plot() draws
 #: what speaks only in the backend's verbs and its array namespace
-SOLVERS = ["_ranges", "_gram", "_chain.filters", "_chain.leave_out"]
+SOLVERS = ["_ranges", "_gram", "_chain.filters", "_chain.columns", "_chain.leave_out"]
 SOLVERS += [name for name in FILES if name.startswith("_solvers")]
 
 

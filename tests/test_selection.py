@@ -26,8 +26,9 @@ from selfdistill_fast import (
     load,
     spectrum,
 )
-from selfdistill_fast._chain.leave_out import loo_columns
+from selfdistill_fast._chain.columns import loo_columns
 from selfdistill_fast._chain.selection import gcv_alphas, score_grid
+from selfdistill_fast._solvers import Penalties
 from selfdistill_fast.alpha import joint_report
 
 EXAMPLE_Y = np.array(
@@ -204,7 +205,7 @@ def test_joint_weights_minimise_the_last_step(clip, rng):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # three steps are more than is useful
         path = distill(s, lam, "joint", T, clip=clip)
-    G = loo_columns(s, lam, T)[..., 0]
+    G = loo_columns(s, Penalties.of(lam, T))[..., 0]
 
     def error(c):
         return np.mean((c @ G - y) ** 2)
@@ -246,7 +247,7 @@ def test_joint_report_names_the_steps_beyond_which_the_gain_is_noise(rng):
     s = spectrum(X, y, RBF(1.0))
     with pytest.warns(RuntimeWarning, match="beyond step count") as caught:
         path = distill(s, 0.1, "joint", 6)
-    report = joint_report(y, loo_columns(s, 0.1, 6)[..., 0])
+    report = joint_report(y, loo_columns(s, Penalties.of(0.1, 6))[..., 0])
     assert caught[0].filename == __file__  # points at the caller
     assert 1 <= report["useful_steps"] < 6
     assert report["useful_steps"] == path.selection["useful_steps"]
@@ -272,7 +273,7 @@ def test_gcv_of_one_step_is_the_textbook_formula(intercept, rng):
     leverage = s.diag_powers(0.1, 1)[0]
     fitted = distill(s, 0.1, 0.5, 1).predict(X)
     expected = y - (y - fitted) / (1 - leverage.mean())
-    G = loo_columns(s, 0.1, 1, average=True)[0, :, 0] + s.y_mean
+    G = loo_columns(s, Penalties.of(0.1, 1), average=True)[0, :, 0] + s.y_mean
     assert_close(G, expected, 1e-11)
     alphas = gcv_alphas(s, 0.1, 3)
     exact = distill(s, 0.1, "optimal", 3).alphas

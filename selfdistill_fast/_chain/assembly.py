@@ -16,14 +16,8 @@ from selfdistill_fast._backend import on_device
 from selfdistill_fast._chain.explosion import alarm_of
 from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._chain.selection import HeldOut, choose, held_out
-from selfdistill_fast._solvers import NoLimit, Spectrum, mix
-from selfdistill_fast._validation import (
-    check_lam,
-    check_lam_steps,
-    check_memory,
-    check_n_steps,
-    warn_caller,
-)
+from selfdistill_fast._solvers import NoLimit, Penalties, Spectrum, mix
+from selfdistill_fast._validation import check_memory, warn_caller
 from selfdistill_fast.alpha import check_alphas, step_weights
 
 __all__ = ["assemble", "distill", "distilled", "limit_of"]
@@ -116,17 +110,12 @@ def distilled(
     **validation: Any,
 ) -> tuple[DistillationPath, HeldOut | None]:
     """:func:`distill`, with what α's were chosen on, where they were chosen."""
-    n_steps = check_n_steps(n_steps)
-    scheduled = lam_steps is not None
-    if scheduled:
-        lam, lam_steps = None, check_lam_steps(lam_steps, n_steps)
-    else:
-        lam = float(check_lam(lam, batch=False))
-    columns = n_steps**2 if scheduled else n_steps
+    penalties = Penalties.of(lam, n_steps, lam_steps, batch=False)
+    n_steps = penalties.n_steps
     rows = spectrum.n if spectrum.basis is None else spectrum.basis.shape[0]
     check_memory(
         spectrum.backend,
-        2 * (n_steps * rows + columns * spectrum.k) * spectrum.p * spectrum.dtype.itemsize
+        2 * (n_steps * rows + penalties.count * spectrum.k) * spectrum.p * spectrum.dtype.itemsize
         + 16 * n_steps**2,
         f"the coefficients of {n_steps} steps and {spectrum.p} target(s)",
         hint="use fewer steps (step=inf needs none), or fewer targets at a time",
@@ -144,20 +133,18 @@ def distilled(
         raise ValueError("sample_weight_val weighs X_val and y_val, which are missing")
     held = selection = None
     if chosen:
-        held = held_out(spectrum, lam, n_steps, lam_steps, **validation)
-        alphas, C, selection = choose(
-            held, alpha, n_steps, scheduled=scheduled, clip=clip, per_target=per_target
-        )
+        held = held_out(spectrum, penalties, **validation)
+        options = {"clip": clip, "per_target": per_target}
+        alphas, C, selection = choose(held, penalties, alpha, **options)
     else:
         alphas = check_alphas(alpha, n_steps, spectrum.p)
         C = step_weights(alphas)
     path = assemble(
         spectrum,
-        lam,
+        penalties,
         C,
         alphas,
-        lam_steps=lam_steps,
-        limit=limit_of(spectrum, lam, alpha, alphas),
+        limit=limit_of(spectrum, penalties.lam, alpha, alphas),
         selection=selection,
         joint=chosen and alpha == "joint",
     )
@@ -169,12 +156,11 @@ def distilled(
 @on_device
 def assemble(
     spectrum: Spectrum,
-    lam: float | None,
+    penalties: Penalties,
     C: np.ndarray,
     alphas: np.ndarray,
     *,
     limit: Any,
-    lam_steps: Any = None,
     selection: dict[str, Any] | None = None,
     joint: bool = False,
 ) -> DistillationPath:
@@ -183,23 +169,21 @@ def assemble(
     ``joint``: C was chosen for the last step alone, and the earlier ones mean nothing.
     """
     xp = spectrum.backend.xp
-    n_steps, scheduled = len(C), lam_steps is not None
-    native_C = xp.asarray(C)
-    spectrum.warn_below_rounding(lam_steps if scheduled else lam)
-    pure = spectrum.pure_steps(lam, n_steps, lam_steps)
+    native_C, (lam, lam_steps) = xp.asarray(C), (penalties.lam, penalties.lam_steps)
+    spectrum.warn_below_rounding(penalties.values)
+    pure = spectrum._steps(penalties)
     shrinkage = spectrum.shrinkage(native_C, lam, lam_steps)
     alarm = alarm_of(
         spectrum,
-        lam,
-        lam_steps,
+        penalties,
         C,
         alphas,
         pure,
         shrinkage,
-        first=n_steps if joint else 1,
+        first=penalties.n_steps if joint else 1,
         chosen=selection is not None,
     )
-    coordinates = mix(native_C, pure, xp, scheduled=scheduled).astype(spectrum.dtype)
+    coordinates = mix(native_C, pure, xp, scheduled=penalties.scheduled).astype(spectrum.dtype)
     return DistillationPath(
         kernel=spectrum.kernel,
         X=spectrum.basis,

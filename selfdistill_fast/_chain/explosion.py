@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast._solvers import Spectrum, mix
+from selfdistill_fast._solvers import Penalties, Spectrum, mix
 
 __all__ = ["alarm_of"]
 
@@ -19,8 +19,7 @@ LARGE_ERROR, LARGE_FUNCTION = 10.0, 2.0
 
 def alarm_of(
     spectrum: Spectrum,
-    lam: float | None,
-    lam_steps: Any,
+    penalties: Penalties,
     C: np.ndarray,
     alphas: np.ndarray,
     pure: Any,
@@ -34,17 +33,16 @@ def alarm_of(
     C (T, T) or (T, T, p) mixes the ``pure`` steps' coordinates; ``chosen``: α's were chosen.
     """
     T = len(C)
-    errors = _training_errors(spectrum, C, pure, shrinkage, lam)
+    errors = _training_errors(spectrum, C, pure, shrinkage, penalties.lam)
 
     def by_target(a: np.ndarray) -> np.ndarray:
         return np.broadcast_to(a.reshape(T, -1), (T, spectrum.p))
 
     weights = by_target(np.abs(C).sum(1))
-    smallest = lam if lam is not None else lam_steps.min()
     # a strong ridge makes F_k as small as a^k, and weights as large are right then
     d = getattr(spectrum, "d", None)  # else a bound, ‖K‖ before centring
     largest = spectrum.scale if d is None else float(max(d[-1:], default=0.0))
-    terms = (largest / (largest + smallest)) ** np.arange(1, T + 1)
+    terms = (largest / (largest + penalties.smallest)) ** np.arange(1, T + 1)
     reasons: list[tuple[np.ndarray, Callable[[int, int], str]]] = [
         (
             by_target(np.tensordot(terms, np.abs(C), (0, 1))) > LARGE_WEIGHTS,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._backend import device_of, on_device
-from selfdistill_fast._chain.leave_out import fold_columns, loo_columns
-from selfdistill_fast._solvers import Spectrum
+from selfdistill_fast._chain.columns import fold_columns, loo_columns
+from selfdistill_fast._solvers import Penalties, Spectrum
 from selfdistill_fast._validation import (
     check_lam,
     check_n_steps,
@@ -24,16 +24,16 @@ from selfdistill_fast._validation import (
     warn_caller,
 )
 from selfdistill_fast.alpha import (
-    alphas_or_nan,
     cell_losses,
     chain_weights,
     greedy_alphas,
     joint_report,
     joint_weights,
-    mixture_losses,
     smallest,
     step_weights,
 )
+from selfdistill_fast.alpha.losses import mixture_losses
+from selfdistill_fast.alpha.weights import alphas_or_nan
 
 __all__ = ["HeldOut", "choose", "choose_cells", "gcv_alphas", "held_out", "score_grid", "summary"]
 
@@ -59,9 +59,7 @@ class HeldOut:
 
 def held_out(
     spectrum: Spectrum,
-    lam: Any,
-    n_steps: int,
-    lam_steps: Any = None,
+    penalties: Penalties,
     *,
     folds: Any = None,
     X_val: Any = None,
@@ -76,9 +74,9 @@ def held_out(
     if X_val is None:
         w = spectrum.sample_weight
         if folds is not None:
-            F = fold_columns(spectrum, lam, n_steps, folds, lam_steps)
+            F = fold_columns(spectrum, penalties, folds)
             return HeldOut(spectrum.Y, F, w, "leave-fold-out")
-        F = loo_columns(spectrum, lam, n_steps, lam_steps)
+        F = loo_columns(spectrum, penalties)
         w = None if w is None else spectrum.kept(w)
         return HeldOut(spectrum.kept(spectrum.Y), F, w, "leave-one-out")
     device_of({"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val})
@@ -90,15 +88,15 @@ def held_out(
     if y_val.shape[1] != spectrum.p:
         raise ValueError(f"y_val has {y_val.shape[1]} target(s), the training set {spectrum.p}")
     w = check_sample_weight(be, sample_weight_val, X_val.shape[0], "sample_weight_val")
-    spectrum.warn_below_rounding(lam if lam_steps is None else lam_steps)
-    F = spectrum.evaluate(X_val, spectrum.pure_steps(lam, n_steps, lam_steps))
+    spectrum.warn_below_rounding(penalties.values)
+    F = spectrum.evaluate(X_val, spectrum._steps(penalties))
     return HeldOut(y_val, F, w, "validation")
 
 
 def choose(
-    held: HeldOut, alpha: str, n_steps: int, *, scheduled: bool, clip: bool, per_target: bool
+    held: HeldOut, penalties: Penalties, alpha: str, *, clip: bool, per_target: bool
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """The chain of n_steps steps that "optimal" or "joint" asks for.
+    """The chain under one λ or a schedule that "optimal" or "joint" asks for.
 
     Returns
     -------
@@ -111,14 +109,14 @@ def choose(
     """
     options: dict[str, Any] = {"sample_weight": held.weight, "clip": clip}
     options["per_target"] = per_target
-    y, F = held.y, list(held.F) if scheduled else held.F
+    n_steps, y = penalties.n_steps, held.y
     if n_steps == 1:
         alphas, C = np.array([np.nan]), np.ones((1, 1))
     elif alpha == "optimal":
-        alphas = greedy_alphas(y, F, **options)
+        alphas = greedy_alphas(y, list(held.F) if penalties.scheduled else held.F, **options)
         C = step_weights(alphas)
     else:
-        last = F[-1] if scheduled else F
+        last = penalties.ending(held.F, n_steps - 1)
         alphas, C = _chain_of(joint_weights(y, last, **options))
         report = joint_report(y, last, **options)
         if report["useful_steps"] < n_steps:
@@ -130,7 +128,7 @@ def choose(
             )
         return alphas, C, {**report, **summary(report["mse"], held.on)}
     losses = [
-        mixture_losses(y, F[t] if scheduled else F, C[t : t + 1], held.weight)[0]
+        mixture_losses(y, penalties.ending(held.F, t), C[t : t + 1], held.weight)[0]
         for t in range(n_steps)
     ]
     return alphas, C, summary(np.mean(losses, axis=1), held.on)
@@ -237,10 +235,9 @@ def score_grid(
     >>> score_grid(s, [0.1, 1.0], "optimal", 3)["mse"].shape
     (2, 3)
     """
-    lams = np.atleast_1d(check_lam(lams, batch=True))
-    n_steps = check_n_steps(n_steps)
+    penalties = Penalties(np.atleast_1d(check_lam(lams, batch=True)), check_n_steps(n_steps))
     validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
-    held = held_out(spectrum, lams, n_steps, folds=folds, **validation)
+    held = held_out(spectrum, penalties, folds=folds, **validation)
     alphas, C = (a[:, 0] for a in choose_cells(held, [alpha], clip=clip, per_target=per_target))
     y, w = held.y, held.weight
     # the standard error is of fourth order: it needs the rows
@@ -285,8 +282,7 @@ def gcv_alphas(
     >>> gcv_alphas(spectrum(x[:, None], np.sin(6 * x), RBF(10.0)), 0.1, 3).shape
     (3,)
     """
-    lam = float(check_lam(lam, batch=False))
-    F = loo_columns(spectrum, lam, check_n_steps(n_steps), average=True)
+    F = loo_columns(spectrum, Penalties.of(lam, n_steps, batch=False), average=True)
     w = spectrum.sample_weight
     return greedy_alphas(
         spectrum.kept(spectrum.Y),
@@ -295,11 +291,3 @@ def gcv_alphas(
         clip=clip,
         per_target=per_target,
     )
-
-
-def held_out_columns(
-    spectrum: Spectrum, lam: Any, n_steps: int, lam_steps: Any, X: Any, y: Any, w: Any
-) -> Any:
-    """What sweeps still call: :func:`held_out` as a tuple."""
-    held = held_out(spectrum, lam, n_steps, lam_steps, X_val=X, y_val=y, sample_weight_val=w)
-    return held.y, held.F, held.weight

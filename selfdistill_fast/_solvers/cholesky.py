@@ -25,12 +25,14 @@ from typing import Any
 
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast._solvers.base import Fold, NoLimit, Spectrum, check_values
+from selfdistill_fast._solvers.base import Spectrum
+from selfdistill_fast._solvers.evaluation import NoLimit, check_values
+from selfdistill_fast._solvers.fold import Fold
+from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 from selfdistill_fast._validation import (
     check_coefficients,
     check_lam,
-    check_n_steps,
     largest,
     warn_caller,
 )
@@ -140,36 +142,36 @@ class CholeskySpectrum(Spectrum):
         return coordinates
 
     # --------------------------------------------------------------- filters
-    def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+    def _steps(self, penalties: Penalties) -> Any:
         """Coordinates M A^(τ−1) t of the pure steps, (T, n, p), for the λ of the factorisation."""
-        self._check(lam, lam_steps)
-        steps = self.backend.xp.empty((check_n_steps(n_steps), *self.target.shape), self.dtype)
+        self._check(penalties)
+        steps = self.backend.xp.empty((penalties.n_steps, *self.target.shape), self.dtype)
         t = self.target
         for step in range(len(steps)):
             steps[step] = self._solve(t)
             t = t - self.lam * steps[step]
         return check_coefficients(steps)
 
-    def pure_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+    def _pure(self, penalties: Penalties) -> Any:
         """Filters M A^(τ−1) as coefficients of 1, x, …, x^T: (T, T + 1)."""
-        return self.residual_filters(lam, n_steps, lam_steps) / self.lam
+        return self._residual(penalties) / self.lam
 
-    def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+    def _residual(self, penalties: Penalties) -> Any:
         """Filters (I − A) A^(τ−1) = x (1 − x)^(τ−1) as coefficients of 1, x, …, x^T."""
-        self._check(lam, lam_steps)
-        n_steps = check_n_steps(n_steps)
+        self._check(penalties)
+        n_steps = penalties.n_steps
         filters = self.backend.xp.zeros((n_steps, n_steps + 1), self.dtype)
         filters[:, 1:] = self._powers_of_smoother(n_steps)[:-1, :-1]
         return filters
 
-    def smoother_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+    def _smoother(self, penalties: Penalties) -> Any:
         """Filters A^τ = (1 − x)^τ as coefficients of 1, x, …, x^T: (T, T + 1).
 
         Without eigenvalues A is known as I − x only: where regularisation is so strong that
         A is near 0, predictions keep their digits relative to y, not to themselves.
         """
-        self._check(lam, lam_steps)
-        return self._powers_of_smoother(check_n_steps(n_steps))[1:]
+        self._check(penalties)
+        return self._powers_of_smoother(penalties.n_steps)[1:]
 
     def _powers_of_smoother(self, n_steps: int) -> Any:
         """(1 − x)^t for t = 0..T as coefficients of 1, x, …, x^T."""
@@ -189,7 +191,7 @@ class CholeskySpectrum(Spectrum):
             α outside [0, 2], where a limit depends on eigenvalues that are not known here; α so
             small that the iteration does not converge to 1e-10.
         """
-        self._check(lam, None)
+        self._check(Penalties.of(lam, 1))
         xp = self.backend.xp
         if not 0.0 <= alpha <= 2.0:
             raise NoLimit(
@@ -252,14 +254,14 @@ class CholeskySpectrum(Spectrum):
         """x on the shifted eigenvector q."""
         return self.lam / (self.lam + self.shift)
 
-    def _check(self, lam: Any, lam_steps: Any) -> None:
-        if lam_steps is not None or not (check_lam(lam, batch=True) == self.lam).all():
+    def _check(self, penalties: Penalties) -> None:
+        if penalties.scheduled or not (penalties.values == self.lam).all():
             raise ValueError(
                 f"solver='cholesky' has factorised lam={self.lam:g} only, asked for "
-                f"{'a schedule' if lam_steps is not None else lam}; use solver='eigh', which "
-                "serves every lam"
+                f"{'a schedule' if penalties.scheduled else penalties.values}; use solver='eigh', "
+                "which serves every lam"
             )
-        if check_lam(lam, batch=True).ndim:
+        if penalties.is_batch:
             raise ValueError("solver='cholesky' serves one scalar lam, not a batch; use 'eigh'")
 
     def _solve(self, t: Any) -> Any:

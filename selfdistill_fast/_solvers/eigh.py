@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast._solvers.base import Fold, Spectrum, check_values, one_product
+from selfdistill_fast._solvers.base import Spectrum
+from selfdistill_fast._solvers.evaluation import check_values, one_product
+from selfdistill_fast._solvers.fold import Fold
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Work
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import largest, warn_caller

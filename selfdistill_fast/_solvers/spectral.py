@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast._solvers.base import check_limit, mix
-from selfdistill_fast._validation import check_coefficients, check_lam, check_n_steps
+from selfdistill_fast._solvers.evaluation import check_limit, mix
+from selfdistill_fast._solvers.penalties import Penalties
+from selfdistill_fast._validation import check_coefficients, check_lam
 
 __all__ = ["Filters"]
 
@@ -50,45 +51,37 @@ class Filters:
     rounding: float = 0.0
     complement: bool = False
 
-    def pure(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
-        """Filters a^(τ−1)/(d + λ) of the pure steps, (T, k)."""
-        if lam_steps is not None:
-            W = self.windows(lam_steps)
-            C = self.backend.xp.zeros_like(W)
-            for j in range(len(W)):
-                C[j, : j + 1] = W[j, j::-1]
-            return C
-        lam = check_lam(lam, batch=True, dtype=self.dtype)
-        lams = lam.reshape(-1)
-        C = self.backend.pure_filters(self.d, lams, check_n_steps(n_steps))
-        for i in np.flatnonzero(lams < self.rounding) if self.unknown else ():
-            C[int(i), :, : self.unknown] = 0.0  # every prediction is 0 there
-        return C if lam.ndim else C[0]
+    def pure(self, penalties: Penalties) -> Any:
+        """Filters a^(τ−1)/(d + λ) of the pure steps, (T, k); by last step and length (T, T, k)."""
+        W = self.windows(penalties)
+        if not penalties.scheduled:
+            return W
+        C = self.backend.xp.zeros_like(W)
+        for j in range(len(W)):
+            C[j, : j + 1] = W[j, j::-1]
+        return C
 
-    def residual(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+    def residual(self, penalties: Penalties) -> Any:
         """Filters of (I − A) A^(τ−1), (T, k [+ 1])."""
-        xp = self.backend.xp
-        steps = xp.arange(n_steps)
-        if lam_steps is not None:
-            R = self.windows(lam_steps) * xp.asarray(lam_steps, self.dtype)[:, None, None]
-            if self._unknown_at(lam_steps):
+        xp, lam = self.backend.xp, penalties.values
+        R = self.windows(penalties) * xp.asarray(lam, self.dtype)[..., None, None]
+        steps = xp.arange(penalties.n_steps)
+        first = (steps, steps) if penalties.scheduled else (..., 0)  # where I − A is all
+        if penalties.scheduled:
+            if self._unknown_at(lam):
                 R[steps, steps, : self.unknown] = 1.0
-            return self._completed(R, (steps, steps))
-        lam = check_lam(lam, batch=True)
-        R = self.pure(lam, n_steps) * xp.asarray(lam, self.dtype)[..., None, None]
-        for i in np.argwhere(lam < self.rounding) if self.unknown else ():
-            R[(*map(int, i), 0, slice(self.unknown))] = 1.0
-        return self._completed(R, (..., 0))
+        else:
+            for i in np.argwhere(lam < self.rounding) if self.unknown else ():
+                R[(*map(int, i), 0, slice(self.unknown))] = 1.0
+        return self._completed(R, first)
 
-    def smoother(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+    def smoother(self, penalties: Penalties) -> Any:
         """Filters a^τ of A^τ, (T, k [+ 1])."""
-        if lam_steps is not None:
-            return self._completed(self.windows(lam_steps) * self.d)
-        return self._completed(self.pure(lam, n_steps) * self.d)
+        return self._completed(self.windows(penalties) * self.d)
 
-    def steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+    def steps(self, penalties: Penalties) -> Any:
         """Coordinates a^(τ−1)/(d + λ) z of the pure steps, (T, k, p)."""
-        return check_coefficients(self.pure(lam, n_steps, lam_steps)[..., None] * self.z)
+        return check_coefficients(self.pure(penalties)[..., None] * self.z)
 
     def limit(self, lam: float, alpha: float) -> Any:
         """Coordinates α/(αd + λ) z of infinitely many steps, eq. (17), (k, p)."""
@@ -100,29 +93,37 @@ class Filters:
             f[: self.unknown] = 0.0
         return check_coefficients((f[:, None] * self.z).astype(self.dtype))
 
-    def shrinkage(self, C: Any, lam: Any, lam_steps: Any) -> Any:
+    def shrinkage(self, C: Any, penalties: Penalties) -> Any:
         """Diagonal of B of steps that mix the pure steps with weights C: (T, k), or (T, k, p)."""
         xp = self.backend.xp
-        powers = (self.d * self.pure(lam, len(C), lam_steps))[..., None]
+        powers = (self.d * self.pure(penalties))[..., None]
         if C.ndim == 3:
             powers = xp.repeat(powers, C.shape[-1], -1)
-        B = mix(C, powers, xp, scheduled=lam_steps is not None).astype(self.dtype)
+        B = mix(C, powers, xp, scheduled=penalties.scheduled).astype(self.dtype)
         return B if C.ndim == 3 else B[..., 0]
 
-    def windows(self, lam_steps: Any) -> Any:
-        """Pure filters 1/(d + λ_j) Π_(s <= t < j) d/(d + λ_t) of the steps s..j: (T, T, k)."""
-        xp = self.backend.xp
-        check_lam(lam_steps, batch=True, dtype=self.dtype)
+    def windows(self, penalties: Penalties) -> Any:
+        """Pure filters 1/(d + λ_j) Π_(s <= t < j) d/(d + λ_t) of the steps s..j, (T, T, k).
+
+        Without a schedule they depend on j − s alone: (T, k), or (L, T, k) for a batch.
+        """
+        xp, T = self.backend.xp, penalties.n_steps
+        penalties.check_range(self.dtype)
+        if not penalties.scheduled:
+            lams = penalties.values.reshape(-1)
+            C = self.backend.pure_filters(self.d, lams, T)
+            for i in np.flatnonzero(lams < self.rounding) if self.unknown else ():
+                C[int(i), :, : self.unknown] = 0.0  # every prediction is 0 there
+            return C if penalties.is_batch else C[0]
         d = self.d.astype("float64")
-        T = len(lam_steps)
         W = xp.zeros((T, T, len(d)), self.dtype)
         for s in range(T):
             passed = xp.ones_like(d)
             for j in range(s, T):
-                M = passed / (d + float(lam_steps[j]))
+                M = passed / (d + penalties.at(j))
                 W[j, s] = M
                 passed = M * d
-        if self._unknown_at(lam_steps):
+        if self._unknown_at(penalties.values):
             W[..., : self.unknown] = 0.0
         return W
 

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast._solvers.base import NoLimit, Spectrum, check_values, one_product
+from selfdistill_fast._solvers.base import Spectrum
+from selfdistill_fast._solvers.evaluation import NoLimit, check_values, one_product
+from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
-from selfdistill_fast._validation import check_coefficients, check_lam, check_n_steps, largest
+from selfdistill_fast._validation import check_coefficients, check_lam, largest
 
 __all__ = ["TridiagonalSpectrum"]
 
@@ -76,7 +78,7 @@ class TridiagonalSpectrum(Spectrum):
         return one_product(lambda a: be.tridiagonal_rotate(Q, a.astype(dtype)), coordinates, be.xp)
 
     # --------------------------------------------------------------- filters
-    def pure_steps(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
+    def _steps(self, penalties: Penalties) -> Any:
         """Coordinates (T + λ)⁻¹ A^(τ−1) t_0 of the pure steps, (T, n, p).
 
         Raises
@@ -84,22 +86,18 @@ class TridiagonalSpectrum(Spectrum):
         numpy.linalg.LinAlgError
             K + λI is not positive definite.
         """
-        n_steps = check_n_steps(n_steps)
-        if lam_steps is not None:
-            xp = self.backend.xp
-            steps = xp.zeros((n_steps, n_steps, *self._rotated.shape), self.dtype)
-            for start in range(n_steps):
+        xp, T = self.backend.xp, penalties.n_steps
+        if penalties.scheduled:
+            steps = xp.zeros((T, T, *self._rotated.shape), self.dtype)
+            for start in range(T):
                 t = self._rotated
-                for j in range(start, n_steps):
-                    step, t = self._solved(float(lam_steps[j]), 1, t)
+                for j in range(start, T):
+                    step, t = self._solved(penalties.at(j), 1, t)
                     steps[j, j - start] = step[0]
             return steps
-        lam = check_lam(lam, batch=True)
-        if lam.ndim == 0:
-            return self._solved(float(lam), n_steps, self._rotated)[0]
-        return self.backend.xp.stack(
-            [self._solved(float(one), n_steps, self._rotated)[0] for one in lam]
-        )
+        lams = penalties.values.reshape(-1)
+        every = [self._solved(float(lam), T, self._rotated)[0] for lam in lams]
+        return xp.stack(every) if penalties.is_batch else every[0]
 
     def _solved(self, lam: float, n_steps: int, t: Any) -> tuple[Any, Any]:
         """Coordinates (T, n, p) of the pure steps from t, and A^T t."""

@@ -14,7 +14,8 @@ import numpy as np
 
 from selfdistill_fast._sweep.grid import SCORES, Job
 from selfdistill_fast._sweep.store import group_names, read_group, read_manifest
-from selfdistill_fast.alpha import alphas_or_nan, step_weights
+from selfdistill_fast.alpha import step_weights
+from selfdistill_fast.alpha.weights import alphas_or_nan
 from selfdistill_fast.kernels import Kernel, kernel_from_dict
 
 __all__ = ["SweepResult", "dataset_of", "joined", "need"]

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._chain.selection import choose_cells, held_out
-from selfdistill_fast._solvers import spectrum, with_steps
+from selfdistill_fast._solvers import Penalties, spectrum, with_steps
 from selfdistill_fast._solvers.solvers import solver_named
 from selfdistill_fast._sweep.grid import SCORES, Job
-from selfdistill_fast.alpha import alphas_or_nan, cell_losses
+from selfdistill_fast.alpha import cell_losses
+from selfdistill_fast.alpha.weights import alphas_or_nan
 from selfdistill_fast.kernels import Kernel
 
 __all__ = ["score_kernel"]
@@ -61,15 +62,10 @@ def _cells(
     job: Job, data: dict[str, Any], fitted: Any, lams: np.ndarray, one: bool
 ) -> dict[str, Any]:
     """The variables of some λ's, with these as their first axis."""
-    held = {}
+    held, penalties = {}, Penalties.of(lams[0] if one else lams, job.n_steps)
     for score in job.scores:
         names = ("X_val", "y_val", "sample_weight_val") if score == "validation" else ()
-        columns = held_out(
-            fitted,
-            float(lams[0]) if one else lams,
-            job.n_steps,
-            **{name: data[name] for name in names},
-        )
+        columns = held_out(fitted, penalties, **{name: data[name] for name in names})
         held[score] = replace(columns, F=columns.F[None]) if one else columns
     alphas, C = choose_cells(
         held[job.scores[0]], job.alphas, clip=job.clip, per_target=job.per_target

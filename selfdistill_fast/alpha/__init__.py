@@ -19,7 +19,6 @@ from selfdistill_fast.alpha.losses import (
     cell_losses,
     grid_losses,
     joint_report,
-    mixture_losses,
     smallest,
 )
 from selfdistill_fast.alpha.optimum import (
@@ -29,7 +28,6 @@ from selfdistill_fast.alpha.optimum import (
     optimal_alpha,
 )
 from selfdistill_fast.alpha.weights import (
-    alphas_or_nan,
     alphas_to_weights,
     check_alphas,
     step_weights,
@@ -37,7 +35,6 @@ from selfdistill_fast.alpha.weights import (
 )
 
 __all__ = [
-    "alphas_or_nan",
     "alphas_to_weights",
     "cell_losses",
     "chain_weights",
@@ -46,7 +43,6 @@ __all__ = [
     "grid_losses",
     "joint_report",
     "joint_weights",
-    "mixture_losses",
     "optimal_alpha",
     "smallest",
     "step_weights",

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfdistill_fast._gram import native_matmul
-from selfdistill_fast._solvers.base import kernel_diagonal
 from selfdistill_fast._solvers.krylov.bounds import (
     ANY,
     MANY,
@@ -29,6 +28,8 @@ from selfdistill_fast._solvers.krylov.lanczos import Lanczos
 from selfdistill_fast._solvers.krylov.memory import CERTIFIED
 from selfdistill_fast._solvers.krylov.operator import UNIT
 from selfdistill_fast._solvers.krylov.targets import Targets
+from selfdistill_fast._solvers.matrix import kernel_diagonal
+from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import largest
 
@@ -154,7 +155,8 @@ class Certificate:
         What a residual does later is at most what it does at once, max √d/(d + λ_τ).
         """
         T = len(lam_steps)
-        filters = self._windows(lam_steps).astype("float64")  # [τ, s]: c_τ from step s on
+        schedule = Penalties(lam_steps, T, scheduled=True)
+        filters = self._windows(schedule).astype("float64")  # [τ, s]: c_τ from step s on
         sizes = np.stack([self._exact_sizes(filters[t]) for t in range(T)])
         lost = np.stack([sizes[: t + 1].sum(0).max(0) for t in range(T)])
         return 0.5 / np.sqrt(lam_steps)[:, None] * lost * self.K.feature_norm

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.linalg import LinAlgError
 
 from selfdistill_fast._backend import Reference, get_backend
-from selfdistill_fast._solvers.base import one_product, rounding
 from selfdistill_fast._solvers.eigh import clamp
+from selfdistill_fast._solvers.evaluation import one_product
 from selfdistill_fast._solvers.krylov.bounds import gains, propagated
 from selfdistill_fast._solvers.krylov.memory import CHUNK, WIDTH
 from selfdistill_fast._solvers.krylov.operator import KernelProduct
 from selfdistill_fast._solvers.krylov.targets import Targets
+from selfdistill_fast._solvers.matrix import rounding
 from selfdistill_fast._validation import largest
 
 __all__ = ["Lanczos"]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._gram import native_half, native_matmul
-from selfdistill_fast._solvers.base import check_weighted
 from selfdistill_fast._solvers.krylov.bounds import entry_rounding, magnitudes, sum_rounding
+from selfdistill_fast._solvers.matrix import check_weighted
 from selfdistill_fast._validation import largest
 from selfdistill_fast.kernels import Kernel
 

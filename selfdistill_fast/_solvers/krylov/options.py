@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast._solvers.base import kernel_diagonal
+from selfdistill_fast._solvers.matrix import kernel_diagonal
 from selfdistill_fast._solvers.problem import TrainingSet
 from selfdistill_fast._validation import check_lam, check_n_steps, check_tol
 from selfdistill_fast.kernels import Kernel

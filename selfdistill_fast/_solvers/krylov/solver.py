@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._gram import native_matmul
-from selfdistill_fast._solvers.base import Spectrum, check_diagonal, check_values, kernel_diagonal
+from selfdistill_fast._solvers.base import Spectrum
+from selfdistill_fast._solvers.evaluation import check_values
 from selfdistill_fast._solvers.krylov.bounds import Bound
 from selfdistill_fast._solvers.krylov.certificate import Asked, Certificate
 from selfdistill_fast._solvers.krylov.lanczos import Lanczos
@@ -18,6 +19,8 @@ from selfdistill_fast._solvers.krylov.memory import fitting_rank, krylov_bytes, 
 from selfdistill_fast._solvers.krylov.operator import KernelProduct
 from selfdistill_fast._solvers.krylov.options import KrylovOptions, automatic_storage, check_storage
 from selfdistill_fast._solvers.krylov.targets import Targets
+from selfdistill_fast._solvers.matrix import check_diagonal, kernel_diagonal
+from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import check_lam, check_n_steps, warn_caller
@@ -189,17 +192,17 @@ class KrylovSpectrum(Spectrum):
         self.k, self.scale = run.k, run.scale
         self._forget()
 
-    def _ensure(self, lam: Any, n_steps: int, lam_steps: Any = None) -> None:
+    def _ensure(self, penalties: Penalties) -> None:
         """Continue the run where what is asked for is not within the tolerance."""
-        lams = check_lam(lam if lam_steps is None else lam_steps, batch=True, dtype=self.dtype)
-        lams = lams.reshape(-1)
-        smallest = float(lams.min())
+        penalties.check_range(self.dtype)
+        lams, n_steps = penalties.values.reshape(-1), penalties.n_steps
+        smallest = penalties.smallest
         with self._lock:
             before = self.lam_min, self.n_steps
             new = smallest < self.lam_min or n_steps > self.n_steps
             # a warning has named those for which the tolerance cannot be met
             open_ = lams if new else lams[lams >= self._good]
-            schedule = lams if lam_steps is not None and len(open_) == len(lams) else None
+            schedule = lams if penalties.scheduled and len(open_) == len(lams) else None
             asked = Asked(np.unique(open_).tolist(), schedule, min(smallest, self.lam_min))
             try:
                 self.lam_min = min(smallest, self.lam_min)
@@ -250,7 +253,7 @@ class KrylovSpectrum(Spectrum):
                 "multiply the bound by the root of κ(x, x) / max K_ii where that is above 1"
             )
         X = None if X is None else self.check_new(X)
-        self._ensure(lam, n_steps)
+        self._ensure(Penalties(lam, n_steps))
         with self._lock:
             found = [self._certified(float(one)) for one in lam.reshape(-1)]
             if X is None:
@@ -330,17 +333,17 @@ class KrylovSpectrum(Spectrum):
         r = self.backend.xp.tensordot(self._offset, self._run.rows_of(coordinates), ([0], [-2]))
         return mean - r.astype(self.dtype)
 
-    def _filters_for(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Filters:
+    def _filters_for(self, penalties: Penalties) -> Filters:
         """Of a run that is continued for a smaller λ, or more steps."""
         with self._lock:
-            self._ensure(lam, check_n_steps(n_steps), lam_steps)
+            self._ensure(penalties)
             return self.spectral
 
     def limit(self, lam: float, alpha: float) -> Any:
         """As for a full spectrum: one step with λ/α in the place of λ."""
         with self._lock:
             if alpha > 0.0:  # λ is requested with it: continued, and warned, once
-                self._ensure([lam, lam / alpha], self.n_steps)
+                self._ensure(Penalties.of([lam, lam / alpha], self.n_steps))
             return self.spectral.limit(lam, alpha)
 
     def warn_below_rounding(self, lam: Any) -> None:

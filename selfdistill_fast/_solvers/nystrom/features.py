@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfdistill_fast._gram import native_gram
-from selfdistill_fast._solvers.base import check_values
+from selfdistill_fast._solvers.evaluation import check_values
 from selfdistill_fast._solvers.nystrom.landmarks import diagonal_of
 from selfdistill_fast.kernels import Kernel
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from selfdistill_fast._solvers.base import Fold
+from selfdistill_fast._solvers.fold import Fold
 from selfdistill_fast._validation import check_memory
 
 __all__ = ["NystromFold"]

@@ -14,7 +14,7 @@ from numpy.linalg import LinAlgError
 from selfdistill_fast import _ranges as ranges
 from selfdistill_fast._backend.threads import one_blas_thread
 from selfdistill_fast._gram import native_gram
-from selfdistill_fast._solvers.base import rounding
+from selfdistill_fast._solvers.matrix import rounding
 from selfdistill_fast._solvers.nystrom.memory import BATCH, pilot_rows, pool_rows
 from selfdistill_fast._solvers.problem import TrainingSet
 from selfdistill_fast._solvers.rows import Rows

@@ -46,14 +46,10 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._gram import native_gram
-from selfdistill_fast._solvers.base import (
-    Fold,
-    Spectrum,
-    _check_symmetric,
-    check_diagonal,
-    one_product,
-    rounding,
-)
+from selfdistill_fast._solvers.base import Spectrum
+from selfdistill_fast._solvers.evaluation import one_product
+from selfdistill_fast._solvers.fold import Fold
+from selfdistill_fast._solvers.matrix import check_diagonal, check_symmetric, rounding
 from selfdistill_fast._solvers.nystrom.features import Basis, Features, OnRows, Project, Sums
 from selfdistill_fast._solvers.nystrom.fold import NystromFold
 from selfdistill_fast._solvers.nystrom.landmarks import (
@@ -180,7 +176,7 @@ class NystromSpectrum(Spectrum):
         K = native_gram(be, basis, None, kernel)
         check_diagonal(xp.diagonal(K), None, kernel, self.dtype)
         if not kernel.definite:
-            _check_symmetric(K, xp)
+            check_symmetric(K, xp)
         order, R = pivoted_cholesky(K, kernel, xp)
         self.basis, self.landmarks = basis[order], chosen[order]
         return R
