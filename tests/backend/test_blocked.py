@@ -147,7 +147,13 @@ def test_the_reference_kernel_matrix_of_many_rows_is_not_a_syrk(small_blocks, rn
 
 
 #: products of a matrix with its own transpose, each of an order that is small by construction
-SMALL_PRODUCTS = {"blocked.py": 2, "landmarks.py": 1, "rates.py": 1, "cuda_algebra.py": 1, "_check.py": 1}
+SMALL_PRODUCTS = {
+    "blocked.py": 2,
+    "landmarks.py": 1,
+    "rates.py": 1,
+    "cuda_algebra.py": 1,
+    "_check.py": 1,
+}
 
 
 def syntax(node_type):
