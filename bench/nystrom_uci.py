@@ -48,7 +48,7 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import Ridge
 
 from selfdistill_fast import RBF, spectrum
-from selfdistill_fast._chain.path import score_grid
+from selfdistill_fast._chain.selection import score_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results" / "nystrom_uci.json"

@@ -38,6 +38,7 @@ from torchvision import transforms
 from selfdistill_fast.plotting import figure_training, save_figure
 from selfdistill_fast.trainer import CropFlip, ImageSet, SelfDistillation, experiment, load_cifar10
 from selfdistill_fast.trainer.checkpoint import write_json
+from selfdistill_fast.trainer.display import Display
 from selfdistill_fast.trainer.models import model_factory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,7 +192,7 @@ def chains(root, args, device, precision):
     """Table of every step of every chain."""
     from rich.console import Console
 
-    display = experiment.Display(Console(stderr=True, highlight=False))
+    display = Display(Console(stderr=True, highlight=False))
     out = args.run / f"{args.model}-{args.epochs}-epochs"
     with display:
         experiment.run(

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from selfdistill_fast._chain.assembly import distill
 from selfdistill_fast._chain.constrained import constrained_path
 from selfdistill_fast._chain.filters import limit_shrinkage, shrinkage_path
 from selfdistill_fast._chain.leave_out import leave_fold_out, leave_one_out
-from selfdistill_fast._chain.path import DistillationPath, distill, load
+from selfdistill_fast._chain.path import DistillationPath, load
 from selfdistill_fast._gram import gram, gram_matmul, gram_sweep
 from selfdistill_fast._solvers import Plan, Spectrum, plan, spectrum
-from selfdistill_fast._sweep.run import SweepResult, sweep
+from selfdistill_fast._sweep.result import SweepResult
+from selfdistill_fast._sweep.run import sweep
 from selfdistill_fast.alpha import (
     alphas_to_weights,
     joint_weights,

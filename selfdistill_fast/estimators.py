@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,14 +15,10 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
 from selfdistill_fast._backend import device_of
+from selfdistill_fast._chain.assembly import assemble, distilled, limit_of
 from selfdistill_fast._chain.leave_out import check_folds, mixed_held_out
-from selfdistill_fast._chain.path import (
-    DistillationPath,
-    assemble,
-    distill,
-    limit_of,
-    score_grid,
-)
+from selfdistill_fast._chain.path import DistillationPath
+from selfdistill_fast._chain.selection import score_grid, summary
 from selfdistill_fast._solvers import Spectrum, check_solver, spectrum, with_steps
 from selfdistill_fast._validation import (
     check_lam,
@@ -33,7 +28,7 @@ from selfdistill_fast._validation import (
     to_host,
     warn_caller,
 )
-from selfdistill_fast.alpha import smallest, weights_to_alphas
+from selfdistill_fast.alpha import alphas_or_nan, smallest
 from selfdistill_fast.kernels import Kernel, Precomputed, kernel_from_name
 
 __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
@@ -327,7 +322,7 @@ class SelfDistilledKernelRidge(_Distilled):
         )
         if X_val is not None:
             X_val = self._validated("X_val", X_val)
-        path = distill(
+        path, held = distilled(
             fitted,
             lam,
             self.alpha,
@@ -345,8 +340,9 @@ class SelfDistilledKernelRidge(_Distilled):
             return self
         be = fitted.backend
         with be.on():
-            held_out = mixed_held_out(fitted, lam, path.step_weights)
-            errors = (held_out - be.asarray(y, "y")).astype("float64")
+            columns = held.F if held is not None and X_val is None else None
+            left_out = mixed_held_out(fitted, lam, path.step_weights, columns=columns)
+            errors = (left_out - be.asarray(y, "y")).astype("float64")
             mse = be.to_numpy((errors * errors).reshape(path.n_steps, len(X), -1).mean(2))
         w = fitted.sample_weight
         self.loo_mse_ = np.average(mse, axis=1, weights=None if w is None else be.to_numpy(w))
@@ -490,10 +486,8 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             raise ValueError("lams and gammas must not be empty")
         folds = None if self.cv is None else check_folds(self.cv, len(X))
         held_out = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
-        on = "leave-one-out" if folds is None else "leave-fold-out"
         if X_val is not None:
-            X_val = self._validated("X_val", X_val)
-            held_out["X_val"], on = X_val, "validation"
+            held_out["X_val"] = X_val = self._validated("X_val", X_val)
         if isinstance(self.alpha, str) and self.alpha not in ("optimal", "joint"):
             raise ValueError(f"alpha must be numbers, 'optimal' or 'joint', got {self.alpha!r}")
         solver, options = self._solver(max_steps, validated=X_val is not None)
@@ -520,7 +514,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
             row, step = divmod(smallest(scores["mse"]), max_steps)
             if scores["mse"][row, step] < lowest:
                 lowest = scores["mse"][row, step]
-                path = self._chain(fitted, float(lams[row]), scores, row, step + 1, on)
+                path = self._chain(fitted, float(lams[row]), scores, row, step + 1)
                 best = (kernel, path, lams[row], step + 1)
             del fitted
         if best is None:
@@ -576,23 +570,15 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         ]
 
     def _chain(
-        self,
-        fitted: Spectrum,
-        lam: float,
-        scores: dict[str, Any],
-        row: int,
-        n_steps: int,
-        on: str,
+        self, fitted: Spectrum, lam: float, scores: dict[str, Any], row: int, n_steps: int
     ) -> DistillationPath:
         """The chain of ``n_steps`` steps that row ``row`` of the scores describes."""
         C = scores["weights"][row][:n_steps, :n_steps]
         alphas = scores["alphas"][row][:n_steps]
         if isinstance(self.alpha, str) and self.alpha == "joint":
-            with contextlib.suppress(ValueError):  # c is primary: some have no alphas
-                alphas = weights_to_alphas(C[-1])
+            alphas = alphas_or_nan(C[-1])
         limit = limit_of(fitted, lam, self.alpha, alphas)
-        mse = scores["mse"][row][:n_steps]
-        selection = {"mse": mse, "best_step": smallest(mse) + 1, "on": on}
+        selection = summary(scores["mse"][row][:n_steps], scores["on"])
         return assemble(fitted, lam, C, alphas, limit=limit, selection=selection)
 
     def _tabulate(self, kernels: list[Kernel], lams: Any, tables: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tolerance import assert_close, host
 
 from selfdistill_fast import RBF, Linear, Matern, Polynomial, distill, spectrum
+from selfdistill_fast._solvers import NoLimit
 
 T = 6
 
@@ -456,3 +457,21 @@ def test_shrinkage_weights_and_alphas_of_a_path(backend, rng):
         B = a * B if t == 0 else a * ((1 - path.alphas[t]) * B + path.alphas[t])
         expected.append(B)
     assert_close(path.shrinkage, np.array(expected), 1e-13)
+
+
+def test_a_limit_that_overflows_is_not_one_that_does_not_exist():
+    """α is so near the end of Theorem 4.5's interval that the limit is 1e10 times step 1."""
+    X, y = np.full((4, 1), 0.5e-75), np.full(4, 1e150)
+    s = spectrum(X, y, Linear())
+    lam = float(s.d[-1])
+    with np.errstate(over="ignore"):
+        path = distill(s, lam, -(1 - 1e-10), 1)
+    assert_close(path.predict(X), y / 2, 1e-12)
+    for call in (lambda: path.dual_coef(math.inf), lambda: path.predict(X, step=math.inf)):
+        with pytest.raises(ValueError, match="overflow float64") as caught:
+            call()
+        assert not isinstance(caught.value, NoLimit)
+    with pytest.raises(NoLimit, match="exists only if"):
+        distill(s, lam, -1.5, 1).predict(X, step=math.inf)
+    with pytest.raises(NoLimit, match="this path chose its own"):
+        distill(s, lam, "optimal", 2).predict(X, step=math.inf)

@@ -544,6 +544,15 @@ def test_a_fault_in_the_limit_is_not_its_absence(csv, monkeypatch):
     run("fit", csv)  # chosen α's have no limit
 
 
+def test_a_limit_that_overflows_is_said(tmp_path):
+    rows = ["a,y", *["0.5e-75,1e150"] * 4]
+    (tmp_path / "data.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    alpha = "--alpha=-0.9999999999"  # the limit is 1e10 times step 1
+    arguments = (tmp_path / "data.csv", "--kernel", "linear", "--lam", "1e-150", "--steps", "1")
+    output = run("fit", *arguments, alpha, "--solver", "eigh", code=1)
+    assert "overflow float64" in output
+
+
 def test_a_single_row_of_weight_with_an_intercept_has_no_leave_one_out(frame, tmp_path):
     frame["w"] = (np.arange(len(frame)) == 5).astype(float)
     frame.to_csv(tmp_path / "one.csv", index=False)
@@ -605,6 +614,30 @@ def test_a_closed_pipe_is_no_error(csv, tmp_path):
     assert result.stderr == ""
 
 
+def test_a_traceback_on_request(csv):
+    broken = ("fit", csv, "--lam", "-1")
+    result = CliRunner().invoke(app, ["--traceback", *map(str, broken)])
+    assert result.exit_code == 2
+    assert "Traceback" in result.output
+    assert result.output.endswith("InputError: --lam must be a positive number, got -1\n")
+    assert "Traceback" not in run(*broken, code=2)
+
+
+def test_a_failed_report_leaves_the_old_file(csv, tmp_path, monkeypatch):
+    report = tmp_path / "report.json"
+    report.write_text("old")
+
+    def full(self, text, **_):
+        with self.open("w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "no space left" in run("fit", csv, "--report", report, code=1)
+    assert report.read_text() == "old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["data.csv", "report.json"]
+
+
 def test_an_ascii_terminal_is_no_error(csv):
     assert "training" in _process("fit", csv, PYTHONIOENCODING="ascii").stdout
 
@@ -612,7 +645,8 @@ def test_an_ascii_terminal_is_no_error(csv):
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_the_extra_the_command_says_what_to_install(missing, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, "selfdistill_fast.cli", raising=False)
+    for name in [name for name in sys.modules if name.startswith("selfdistill_fast.cli")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("selfdistill_fast.cli", raising=False)
     for name in [name for name in sys.modules if name.startswith(f"{missing}.")]:
         monkeypatch.setitem(sys.modules, name, None)

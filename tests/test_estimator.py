@@ -32,7 +32,7 @@ from selfdistill_fast import (
     spectrum,
 )
 from selfdistill_fast import estimators as estimator_module
-from selfdistill_fast._chain.path import score_grid
+from selfdistill_fast._chain.selection import score_grid
 
 pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
 

@@ -119,7 +119,7 @@ def test_alphas_that_were_chosen(problem):
 
 def test_the_earlier_steps_of_a_joint_optimum_do_not_count(problem):
     """c = (0.999, 1, −0.999) is harmless, but its chain goes through α_2 = 1000."""
-    from selfdistill_fast._chain.path import assemble
+    from selfdistill_fast._chain.assembly import assemble
     from selfdistill_fast.alpha import step_weights, weights_to_alphas
 
     alphas = weights_to_alphas([0.999, 1.0, -0.999])
@@ -132,7 +132,7 @@ def test_the_earlier_steps_of_a_joint_optimum_do_not_count(problem):
 
 def test_a_joint_optimum_without_alphas_shows_its_weights(problem):
     """c = (10⁵, …): there is no α to name."""
-    from selfdistill_fast._chain.path import assemble
+    from selfdistill_fast._chain.assembly import assemble
 
     C = np.full((3, 3), np.nan)
     C[2] = [1e5 + 1.0, 0.0, -1e5]

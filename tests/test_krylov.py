@@ -25,7 +25,7 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
-from selfdistill_fast._chain.path import gcv_alphas, score_grid
+from selfdistill_fast._chain.selection import gcv_alphas, score_grid
 from selfdistill_fast._solvers.krylov import KrylovSpectrum, krylov_bytes
 from selfdistill_fast._solvers.krylov.operator import KernelProduct
 from selfdistill_fast._solvers.tridiagonal import TridiagonalSpectrum

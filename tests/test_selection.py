@@ -27,7 +27,7 @@ from selfdistill_fast import (
     spectrum,
 )
 from selfdistill_fast._chain.leave_out import loo_columns
-from selfdistill_fast._chain.path import gcv_alphas, score_grid
+from selfdistill_fast._chain.selection import gcv_alphas, score_grid
 from selfdistill_fast.alpha import joint_report
 
 EXAMPLE_Y = np.array(

@@ -39,13 +39,14 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
-from selfdistill_fast._chain.path import held_out_columns
+from selfdistill_fast._chain.selection import held_out_columns
 from selfdistill_fast._solvers.planning import choose
+from selfdistill_fast._sweep import grid as grid_module
+from selfdistill_fast._sweep import score as score_module
 from selfdistill_fast._sweep import store as store_module
 from selfdistill_fast._sweep.store import Store
 from selfdistill_fast.plotting import figure_sweep
 
-MODULE = importlib.import_module("selfdistill_fast._sweep.run")
 KERNELS = [RBF(0.3), RBF(1.0), Laplacian(0.5), Matern(1.0, 1.5)]
 LAMS = [0.05, 0.3, 2.0]
 
@@ -89,7 +90,7 @@ def factorised(monkeypatch):
         calls.append(kernel)
         return spectrum(X, y, kernel, **options)
 
-    monkeypatch.setattr(MODULE, "spectrum", counted)
+    monkeypatch.setattr(score_module, "spectrum", counted)
     return calls
 
 
@@ -227,7 +228,7 @@ def test_what_auto_chose_is_kept(problem, tmp_path, monkeypatch):
         plan = choose(*args, **options)
         return dataclasses.replace(plan, solver="eigh")
 
-    monkeypatch.setattr(MODULE, "choose", other)
+    monkeypatch.setattr(grid_module, "choose", other)
     assert set(go(problem, **options).dataset.solver.values) == {"eigh"}
     shutil.rmtree(tmp_path / "store" / "kernel-0002")
     assert same(first, go(problem, tmp_path / "store", **options))
@@ -255,8 +256,8 @@ def test_memory_is_bounded_by_blocks_of_lams(problem, monkeypatch, factorised):
         shapes.append(F.shape[:2])
         return y, F, w
 
-    monkeypatch.setattr(MODULE, "held_out_columns", columns)
-    monkeypatch.setattr(MODULE, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(score_module, "held_out_columns", columns)
+    monkeypatch.setattr(score_module, "_BLOCK_BYTES", 1)
     result = go(problem, **held)
     assert shapes == [(1, 3)] * 4 * 3 * 2
     assert len(factorised) == 8
@@ -480,7 +481,7 @@ def test_a_store_made_for_other_data_is_refused(which, problem, tmp_path, monkey
     elif which == "dtype":
         X, which = X.astype(np.float32), "data.X was float64 .* is now float32"
     else:
-        monkeypatch.setattr(MODULE, "version", lambda _: "9.9")
+        monkeypatch.setattr(grid_module, "version", lambda _: "9.9")
         which = "version was .*, is now 9.9"
     with pytest.raises(ValueError, match=which):
         go((X, y, None, None), tmp_path / "store")
@@ -746,7 +747,7 @@ def test_ctrl_c_says_how_to_go_on(problem, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return spectrum(X, y, kernel, **options)
 
-    monkeypatch.setattr(MODULE, "spectrum", interrupted)
+    monkeypatch.setattr(score_module, "spectrum", interrupted)
     with pytest.raises(KeyboardInterrupt) as caught:
         go(problem, tmp_path / "store")
     (note,) = caught.value.__notes__
@@ -784,7 +785,7 @@ import xarray, xarray.backends.zarr, zarr
 from selfdistill_fast import RBF, spectrum, sweep
 
 xarray.backends.list_engines()
-module = importlib.import_module("selfdistill_fast._sweep.run")
+module = importlib.import_module("selfdistill_fast._sweep.score")
 folder, kernels = sys.argv[1], [RBF(0.2 * g) for g in range(1, 6)]
 rng = np.random.default_rng(0)
 X, y = rng.normal(size=(90, 3)), rng.normal(size=(90, 2))
@@ -944,7 +945,8 @@ def command(*arguments, code=0):
 
 
 def test_the_command_prints_the_best_cells_in_the_units_of_the_data(config, factorised):
-    from selfdistill_fast.cli.tables import Layout, Scaling, read_table, split
+    from selfdistill_fast.cli.dataset import Layout, Scaling, split
+    from selfdistill_fast.cli.tables import read_table
 
     output = command(config, "--top", 3)
     assert "8 kernels × 3 λ × 3 α × 3 steps" in output
@@ -1029,13 +1031,13 @@ def test_mistakes_in_the_file_are_named(old, new, message, config):
 
 
 def test_every_key_of_the_file_is_known_to_its_description():
-    from selfdistill_fast import sweep_config
+    from selfdistill_fast.cli import sweep_file
 
-    for name, keys in sweep_config.KEYS.items():
-        assert f"[{name}]" in sweep_config.__doc__
-        for key in keys:
+    for name, section in sweep_file.TABLES.items():
+        assert f"[{name}]" in sweep_file.__doc__
+        for key in section.model_fields:
             if name != "kernels":
-                assert f"    {key} = " in sweep_config.__doc__, key
+                assert f"    {key} = " in sweep_file.__doc__, key
 
 
 def test_the_command_ends_quietly_on_ctrl_c(config, monkeypatch):
@@ -1047,7 +1049,7 @@ def test_the_command_ends_quietly_on_ctrl_c(config, monkeypatch):
             raise KeyboardInterrupt
         return spectrum(X, y, kernel, **options)
 
-    monkeypatch.setattr(MODULE, "spectrum", interrupted)
+    monkeypatch.setattr(score_module, "spectrum", interrupted)
     output = command(config, code=130)
     assert "2 of 8 kernels are finished and kept" in " ".join(output.split())
     command(config)
@@ -1093,18 +1095,18 @@ def slow_workers(cluster):
     """Workers that take their time for each kernel, so that there is some left when they die."""
 
     def install():
-        module = importlib.import_module("selfdistill_fast._sweep.run")
-        real = module._score
+        module = importlib.import_module("selfdistill_fast._sweep.executors")
+        real = module.score_kernel
 
         def slow(*args):
             time.sleep(0.4)
             return real(*args)
 
-        module._score, module._real = slow, real
+        module.score_kernel, module._real = slow, real
 
     def remove():
-        module = importlib.import_module("selfdistill_fast._sweep.run")
-        module._score = getattr(module, "_real", module._score)
+        module = importlib.import_module("selfdistill_fast._sweep.executors")
+        module.score_kernel = getattr(module, "_real", module.score_kernel)
 
     cluster.wait_for_workers(2, timeout=60)
     cluster.run(install)
@@ -1200,9 +1202,9 @@ def test_a_worker_uses_its_own_threads_and_no_more(threads, problem, tmp_path):
         work = threads_of_a_task(tmp_path)
 
         def install(work=work):
-            sys.modules["selfdistill_fast._sweep.run"]._score = work
+            sys.modules["selfdistill_fast._sweep.executors"].score_kernel = work
 
-        client.run(importlib.import_module, "selfdistill_fast._sweep.run")
+        client.run(importlib.import_module, "selfdistill_fast._sweep.executors")
         client.run(install)
         result = go(problem, lams=1.0, alphas=0, n_steps=1, client=client)
     assert set(result.dataset.solver.values) == {str((threads, threads))}

@@ -32,8 +32,8 @@ from selfdistill_fast.trainer import (  # noqa: E402
     load_folder,
     step_seed,
 )
-from selfdistill_fast.trainer.loop import derive  # noqa: E402
 from selfdistill_fast.trainer.models import model_factory  # noqa: E402
+from selfdistill_fast.trainer.settings import derive  # noqa: E402
 
 cnn = model_factory("cnn", n_classes=10, n_channels=1)
 
@@ -830,7 +830,9 @@ def test_a_folder_of_images_is_read_once(tree, monkeypatch):
     np.testing.assert_allclose(train[0][0].permute(1, 2, 0), expected, rtol=1e-5, atol=1e-6)
 
     with monkeypatch.context() as patch:
-        patch.setattr("selfdistill_fast.trainer.data._decode", lambda files: pytest.fail("decoded"))
+        patch.setattr(
+            "selfdistill_fast.trainer.data.sets._decode", lambda files: pytest.fail("decoded")
+        )
         again, _ = load_folder(root)
     assert torch.equal(again.images, train.images)
     # another tree, or a damaged cache: decoded again

@@ -14,6 +14,7 @@ error ÷ tolerance, which must not exceed 1. Ends with 1 if there was a fault.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import multiprocessing
 import os
 import sys
@@ -31,12 +32,20 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 from support import judge  # noqa: E402
 from support.hard_problems import FAMILIES, SOLVERS, Random, draw, verdicts  # noqa: E402
 
+#: seconds that a problem may take, most take less than one; then its stack is printed again
+#: and again, so that an endless loop is seen
+PATIENCE = 120
+
 
 def judged(job):
     """(problem, verdicts) of one seed."""
     seed, solver, family, rows = job
     problem = draw(Random(seed), solver, family, rows)
-    return problem, verdicts(problem)
+    faulthandler.dump_traceback_later(PATIENCE, repeat=True)
+    try:
+        return problem, verdicts(problem)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def table(found):

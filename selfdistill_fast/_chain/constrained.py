@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast._chain.path import DistillationPath, distill
+from selfdistill_fast._chain.assembly import distill
+from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._solvers import Spectrum
 from selfdistill_fast._validation import check_n_steps
 

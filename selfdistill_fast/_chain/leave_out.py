@@ -18,7 +18,7 @@ for all λ and steps. Folds are done one after the other: one Cholesky factor of
 and then products with V_S, no block of another step is ever formed.
 
 The columns G_k are those of the pure chain (α = 0); a chain with any α's predicts
-Σ_k c_k G_k (see alpha.py). With a ridge λ_t for each step they depend on the step that the
+Σ_k c_k G_k (see alpha/). With a ridge λ_t for each step they depend on the step that the
 chain ends with, and there is a row of columns for each.
 
 (The shortcut (y − ŷ)_i / (1 − B_ii) with the distilled smoother B is wrong for τ >= 2: it
@@ -363,11 +363,18 @@ def check_folds(folds: Any, n: int) -> list[np.ndarray]:
 
 
 def mixed_held_out(
-    spectrum: Spectrum, lam: Any, C: Any, *, folds: Any = None, lam_steps: Any = None
+    spectrum: Spectrum,
+    lam: Any,
+    C: Any,
+    *,
+    folds: Any = None,
+    lam_steps: Any = None,
+    columns: Any = None,
 ) -> Any:
     """Held-out predictions of chains given by their step weights C, (T, T) or (T, T, p).
 
-    ``folds`` None: leave-one-out; else what :func:`check_folds` returns.
+    ``folds`` None: leave-one-out; else what :func:`check_folds` returns. ``columns``: those of
+    :func:`loo_columns`, where they are known.
     """
     xp = spectrum.backend.xp
     T = len(C)
@@ -377,7 +384,8 @@ def mixed_held_out(
         G = mix(C, fold_columns(spectrum, lam, T, folds, lam_steps), xp, scheduled=scheduled)
         G = G + spectrum.y_mean
     else:
-        G = mix(C, loo_columns(spectrum, lam, T, lam_steps), xp, scheduled=scheduled)
+        G = loo_columns(spectrum, lam, T, lam_steps) if columns is None else columns
+        G = mix(C, G, xp, scheduled=scheduled)
         G = G + spectrum.y_mean
         if spectrum.rows is not None:
             kept, G = G, xp.empty((*G.shape[:-2], spectrum.n, spectrum.p), G.dtype)

@@ -25,7 +25,14 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._backend import get_backend, unless_it_fails, with_fallback
-from selfdistill_fast._solvers.base import Spectrum, check_limit, check_new, evaluate, mix
+from selfdistill_fast._solvers.base import (
+    NoLimit,
+    Spectrum,
+    check_limit,
+    check_new,
+    evaluate,
+    mix,
+)
 from selfdistill_fast._solvers.planning import Plan, choose, memory_budget, plan, where_it_pays
 from selfdistill_fast._solvers.problem import Problem, Request, TrainingSet, Unsuitable
 from selfdistill_fast._solvers.rows import as_rows, in_memory, is_dask, map_dask
@@ -44,6 +51,7 @@ from selfdistill_fast._validation import (
 from selfdistill_fast.kernels import Precomputed, as_kernel
 
 __all__ = [
+    "NoLimit",
     "Plan",
     "Spectrum",
     "check_leave_one_out",

@@ -295,8 +295,10 @@ class Spectrum:
 
         Raises
         ------
-        ValueError
+        NoLimit
             The limit does not exist.
+        ValueError
+            The coordinates overflow.
         """
         return self.spectral.limit(lam, alpha)
 
@@ -496,7 +498,7 @@ def rounding(scale: float, dtype: Any) -> float:
 
     * An eigenvalue below −√n times this shows that K is no kernel matrix; a smaller one is 0.
     * An eigenvalue up to this is not known. Solvers that see eigenvalues take it as 0 where λ is
-      below this, too; the landmark model always does.
+      below this, too; the landmark model raises it to this.
     * λ below 10 times this (in float64 also n/10 times) is warned about: the relative error may
       reach 100 ε ‖K_w‖/λ.
     """
@@ -547,7 +549,7 @@ def check_weighted(size: float, dtype: Any) -> None:
     if not float(info.tiny) <= size <= float(info.max) and size != 0.0:
         flow = "underflow" if size < 1.0 else "overflow"
         raise ValueError(
-            f"sample_weight leads to numbers of size {size:g}, which {flow} {dtype}: multiply all "
+            f"sample_weight times the kernel leads to numbers that {flow} {dtype}: multiply all "
             "weights and lam by one factor, which is the same model"
         )
 
@@ -644,14 +646,18 @@ def check_values(be: Any, F: Any, kernel: Kernel, what: str) -> Any:
     return F
 
 
+class NoLimit(ValueError):
+    """Infinitely many steps have no limit, or it is not one that the solver can compute."""
+
+
 def check_limit(d: Any, lam: float, alpha: float) -> None:
-    """ValueError unless the chain with one α converges: |(1 − α) a_k| < 1 for every k.
+    """NoLimit unless the chain with one α converges: |(1 − α) a_k| < 1 for every k.
 
     Written as −λ < αd and (α − 2)d < λ, which has no cancellation.
     """
     if not bool((alpha * d > -lam).all() and ((alpha - 2.0) * d < lam).all()):
         largest = float(d.max())
-        raise ValueError(
+        raise NoLimit(
             f"infinitely many steps have no limit at alpha={alpha:g}: it exists only if "
             f"|(1 - alpha) d/(d + lam)| < 1 for every eigenvalue d, that is for alpha between "
             f"{-lam / largest:g} and {2.0 + lam / largest:g} here"

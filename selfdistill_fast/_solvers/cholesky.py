@@ -25,7 +25,7 @@ from typing import Any
 
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast._solvers.base import Fold, Spectrum, check_values
+from selfdistill_fast._solvers.base import Fold, NoLimit, Spectrum, check_values
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 from selfdistill_fast._validation import (
     check_coefficients,
@@ -185,14 +185,14 @@ class CholeskySpectrum(Spectrum):
 
         Raises
         ------
-        ValueError
+        NoLimit
             α outside [0, 2], where a limit depends on eigenvalues that are not known here; α so
             small that the iteration does not converge to 1e-10.
         """
         self._check(lam, None)
         xp = self.backend.xp
         if not 0.0 <= alpha <= 2.0:
-            raise ValueError(
+            raise NoLimit(
                 f"whether infinitely many steps have a limit at alpha={alpha:g} depends on the "
                 "eigenvalues, which solver='cholesky' has not; use solver='eigh'"
             )
@@ -221,7 +221,7 @@ class CholeskySpectrum(Spectrum):
             rest = b - image(c)
             error = float(((rest * rest).sum(0) / xp.maximum(first, tiny)).max()) ** 0.5
             if not error <= min(alpha, 1.0) * max(1e-10, 1e3 * eps):
-                raise ValueError(
+                raise NoLimit(
                     f"the limit at alpha={alpha:g} is too ill-conditioned for solver='cholesky'; "
                     "use solver='eigh', or lam/alpha with n_steps=1, which is the same model"
                 )

@@ -151,9 +151,9 @@ class _EighFold(Fold):
         V_T, d = s.V[outside], s.d[:, None]
 
         def solve(r: Any) -> Any:
-            along = d * (self.V.T @ r)
+            along = d / be.xp.asarray(lam, r.dtype) * (self.V.T @ r)  # d r may overflow
             inner = be.cholesky_solve(L, V_T @ along)
-            return r + self.V @ (along - d * (V_T.T @ inner)) / be.xp.asarray(lam, r.dtype)
+            return r + self.V @ (along - d * (V_T.T @ inner))
 
         return solve
 

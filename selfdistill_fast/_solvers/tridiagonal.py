@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast._solvers.base import Spectrum, check_values, one_product
+from selfdistill_fast._solvers.base import NoLimit, Spectrum, check_values, one_product
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 from selfdistill_fast._validation import check_coefficients, check_lam, check_n_steps, largest
 
@@ -121,11 +121,11 @@ class TridiagonalSpectrum(Spectrum):
 
         Raises
         ------
-        ValueError
+        NoLimit
             α outside [0, 2], where a limit depends on eigenvalues that are not known here.
         """
         if not 0.0 <= alpha <= 2.0:
-            raise ValueError(
+            raise NoLimit(
                 f"whether infinitely many steps have a limit at alpha={alpha:g} depends on the "
                 "eigenvalues, which solver='tridiagonal' has not; use solver='eigh'"
             )

@@ -32,7 +32,7 @@ from typing import Any
 from selfdistill_fast._files import differences, is_damage, locked, replacing
 from selfdistill_fast._validation import warn_caller
 
-__all__ = ["Store", "read_manifest"]
+__all__ = ["Store", "group_names", "read_group", "read_manifest"]
 
 _FORMAT = "selfdistill_fast sweep store, version 1"
 _GROUP = re.compile(r"kernel-\d{4,}")
@@ -45,6 +45,11 @@ _CURES = {
     errno.EACCES: "Make it writable",
     errno.EPERM: "Make it writable",
 }
+
+
+def group_names(count: int) -> list[str]:
+    """Names of the groups of so many pieces of work."""
+    return [f"kernel-{i:04d}" for i in range(count)]
 
 
 class Store:

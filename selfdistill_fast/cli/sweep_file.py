@@ -40,61 +40,184 @@ A key that is not there above is an error.
 
 from __future__ import annotations
 
-import itertools
-import math
+import difflib
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from selfdistill_fast.cli.tables import Layout, Rows, Scaling, Table, read_table, split
-from selfdistill_fast.kernels import KERNELS, NTK, Kernel, kernel_from_name
+from selfdistill_fast.cli.console import InputError
+from selfdistill_fast.cli.dataset import Dataset
+from selfdistill_fast.cli.options import kernels_from
+from selfdistill_fast.cli.tables import Table, is_number, read_table
 
 __all__ = ["ConfigError", "SweepConfig"]
 
-KEYS: dict[str, tuple[str, ...]] = {
-    "data": (
-        "file", "sklearn", "target", "weights", "drop", "header", "validation", "seed",
-        "standardize",
-    ),
-    "kernels": ("name", "gamma", "degree", "coef0", "length_scale", "nu", "depth"),
-    "grid": ("lams", "alphas", "steps", "leave_one_out", "intercept", "clip"),
-    "solver": ("name", "random_state", "max_memory", "options"),
-    "output": ("store", "figure"),
-}  # fmt: skip
-REQUIRED = {"kernels": ("name",), "grid": ("lams", "alphas", "steps")}
 SKLEARN = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that cannot be used; the message names the file and the key."""
 
 
+# ------------------------------------------------------------- what a file holds
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Range(_Section):
+    low: float = Field(alias="from", gt=0, allow_inf_nan=False)
+    high: float = Field(alias="to", gt=0, allow_inf_nan=False)
+    count: int = Field(ge=1)
+
+
+def _values(value: Any) -> list[Any]:
+    """Numbers: a list, one number, or evenly on a log scale."""
+    if isinstance(value, dict):
+        try:
+            found = _Range.model_validate(value)
+        except ValidationError as error:
+            if {e["type"] for e in error.errors()} & {"missing", "extra_forbidden"}:
+                raise ValueError(f"must have from, to and count, got {value!r}") from None
+            raise ValueError(
+                f": from and to must be finite and > 0 and count >= 1, got {value!r}"
+            ) from None
+        numbers = np.geomspace(found.low, found.high, found.count)
+        return [float(f"{number:.12g}") for number in numbers]
+    value = value if isinstance(value, list) else [value]
+    for number in value:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            raise ValueError(f"must hold numbers, got {number!r}")
+    return value
+
+
+def _names(value: Any) -> list[str]:
+    return [str(name) for name in (value if isinstance(value, list) else [value])]
+
+
+Values = Annotated[list[Any], BeforeValidator(_values)]
+#: a column by name or number; a fraction, a file or a mask
+Text = Annotated[str, BeforeValidator(str)]
+Names = Annotated[list[str], BeforeValidator(_names)]
+
+
+class _Data(_Section):
+    file: str | None = None
+    sklearn: Literal[SKLEARN] | None = None  # type: ignore[valid-type]
+    target: Names = ["-1"]
+    weights: Text | None = None
+    drop: Names = []
+    header: bool | None = None
+    validation: Text | None = None
+    seed: int = Field(0, ge=0)
+    standardize: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> _Data:
+        if (self.file is None) == (self.sklearn is None):
+            raise ValueError("needs either file or sklearn")
+        return self
+
+
+class _Kernels(_Section):
+    name: str
+    gamma: Values | None = None
+    degree: Values | None = None
+    coef0: Values | None = None
+    length_scale: Values | None = None
+    nu: Values | None = None
+    depth: Values | None = None
+
+
+class _Grid(_Section):
+    lams: Values
+    alphas: list[Any]
+    steps: int
+    leave_one_out: bool | None = None
+    intercept: bool = False
+    clip: bool = False
+
+
+class _Solver(_Section):
+    name: str = "auto"
+    random_state: int | None = None
+    max_memory: float | None = None
+    options: dict[str, Any] | None = None
+
+
+class _Output(_Section):
+    store: str | None = None
+    figure: str | None = None
+
+
+class _File(_Section):
+    data: _Data
+    kernels: list[_Kernels]
+    grid: _Grid
+    solver: _Solver = _Solver()
+    output: _Output = _Output()
+
+
+TABLES: dict[str, type[BaseModel]] = {
+    "data": _Data, "kernels": _Kernels, "grid": _Grid, "solver": _Solver, "output": _Output,
+}  # fmt: skip
+#: what a value should have been, by pydantic's name of the error
+EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a table",
+    "float_type": "a number",
+    "int_type": "an integer",
+    "list_type": "a list",
+    "string_type": "text",
+}
+
+
+def _mistake(error: Any) -> str:
+    """One error of pydantic in the words of the file."""
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    table, *keys = (part for part in error["loc"] if isinstance(part, str))
+    if kind == "extra_forbidden":
+        key = keys[0] if keys else table
+        known = [*(TABLES[table].model_fields if keys else TABLES)]
+        near = difflib.get_close_matches(key, known, n=1)
+        return (
+            (f"[{table}]: " if keys else "")
+            + f"unknown key {key!r}; known: {', '.join(known)}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    if kind == "missing":
+        return f"[{table}] needs {keys[0]}" if keys else f"[{table}] is missing"
+    if kind == "value_error":
+        message = str(context["error"])
+    elif kind == "literal_error":
+        message = f"must be one of {', '.join(SKLEARN)}; got {value!r}"
+    elif kind == "greater_than_equal":
+        message = f"must be >= {context['ge']}, got {value!r}"
+    elif not keys:
+        return f"{table} must be a table, [{'[kernels]' if table == 'kernels' else table}]"
+    else:
+        message = f"must be {EXPECTED.get(kind, kind)}, got {value!r}"
+    where = " ".join([f"[{table}]", *keys])
+    return where + message if message.startswith(":") else f"{where} {message}"
+
+
+# ------------------------------------------------------------- what it asks for
 @dataclass(frozen=True)
 class SweepConfig:
     """What a file asks for, data included.
 
     Attributes
     ----------
-    source : str
-        What the data are called.
-    layout : Layout
-    train, validation : Rows
-        In the units of the data; validation may be None.
-    scaling : Scaling
+    data : Dataset
     options : dict
         Keyword arguments of :func:`~selfdistill_fast.sweep`, with ``X`` and ``y``.
     store, figure : Path or None
     """
 
-    source: str
-    layout: Layout
-    train: Rows
-    validation: Rows | None
-    scaling: Scaling
+    data: Dataset
     options: dict[str, Any]
     store: Path | None
     figure: Path | None
@@ -110,197 +233,78 @@ class SweepConfig:
             be used.
         """
         try:
-            with path.open("rb") as file:
-                content = tomllib.load(file)
+            with path.open("rb") as stream:
+                content = tomllib.load(stream)
+            file = _File.model_validate(content)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{path}: {error}") from None
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-        tables = _Tables(path, content)
-        table, layout, train, validation = _data(tables)
-        scaling = Scaling.of(train, wanted=tables.get("data", "standardize", bool, False))
-        rows = scaling.apply(train)
+        except ValidationError as error:
+            # an unknown key explains what is missing
+            first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+            raise ConfigError(f"{path}: {_mistake(first)}") from None
+        data = _dataset(file.data, path.parent)
+        try:
+            kernels = [
+                kernel
+                for part, given in zip(file.kernels, content["kernels"], strict=True)
+                for kernel in kernels_from(
+                    part.name,
+                    # in the order of the file
+                    {name: getattr(part, name) for name in given if name != "name"},
+                    len(data.layout.features),
+                    what="kernel",
+                )
+            ]
+        except InputError as error:
+            raise ConfigError(f"{path}: [[kernels]] {error}") from None
+        rows = data.scaling.apply(data.train)
         options: dict[str, Any] = {
             "X": rows.X,
             "y": rows.Y,
             "sample_weight": rows.w,
-            "kernels": _kernels(tables, rows.X.shape[1]),
-            "lams": tables.values("grid", "lams"),
-            "alphas": tables.get("grid", "alphas", list),
-            "n_steps": tables.get("grid", "steps", int),
-            "leave_one_out": tables.get("grid", "leave_one_out", bool),
-            "fit_intercept": tables.get("grid", "intercept", bool, False),
-            "clip": tables.get("grid", "clip", bool, False),
-            "solver": tables.get("solver", "name", str, "auto"),
-            "solver_options": tables.get("solver", "options", dict),
-            "random_state": tables.get("solver", "random_state", int),
-            "max_memory": tables.get("solver", "max_memory", float),
+            "kernels": kernels,
+            "lams": file.grid.lams,
+            "alphas": file.grid.alphas,
+            "n_steps": file.grid.steps,
+            "leave_one_out": file.grid.leave_one_out,
+            "fit_intercept": file.grid.intercept,
+            "clip": file.grid.clip,
+            "solver": file.solver.name,
+            "solver_options": file.solver.options,
+            "random_state": file.solver.random_state,
+            "max_memory": file.solver.max_memory,
         }
-        if validation is not None:
-            scaled = scaling.apply(validation)
+        for held in data.held.values():
+            scaled = data.scaling.apply(held)
             options |= {"X_val": scaled.X, "y_val": scaled.Y, "sample_weight_val": scaled.w}
-        return cls(
-            table.source,
-            layout,
-            train,
-            validation,
-            scaling,
-            options,
-            tables.path("output", "store"),
-            tables.path("output", "figure"),
+        store, figure = (
+            None if name is None else path.parent / name
+            for name in (file.output.store, file.output.figure)
         )
+        return cls(data, options, store, figure)
 
 
-class _Tables:
-    """The tables of a file, checked for unknown keys, and typed access to their values."""
+def _dataset(data: _Data, folder: Path) -> Dataset:
+    """The rows that [data] names; paths are relative to the folder."""
+    if data.file is not None:
+        table = read_table(folder / data.file, header=data.header)
+    else:  # comes with scikit-learn; the last column is the target
+        from sklearn import datasets
 
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        self.file = path
-        self.content = content
-        self._known(content, KEYS, "")
-        for name in ("data", "kernels", "grid"):
-            if name not in content:
-                raise ConfigError(f"{path}: [{name}] is missing")
-        for name, table in content.items():
-            several = name == "kernels"
-            parts: list[Any] = table if several and isinstance(table, list) else [table]
-            if isinstance(table, list) != several or not all(isinstance(p, dict) for p in parts):
-                raise ConfigError(
-                    f"{path}: {name} must be a table, [{'[kernels]' if several else name}]"
-                )
-            for part in parts:
-                self._known(part, KEYS[name], f"[{name}]: ")
-                for key in REQUIRED.get(name, ()):
-                    if key not in part:
-                        raise ConfigError(f"{path}: [{name}] needs {key}")
-
-    def _known(self, table: dict[str, Any], known: Any, where: str) -> None:
-        for key in table:
-            if key not in known:
-                raise ConfigError(
-                    f"{self.file}: {where}unknown key {key!r}; known: {', '.join(known)}"
-                )
-
-    def get(self, table: str, key: str, kind: type, default: Any = None) -> Any:
-        """A value of the kind, or the default."""
-        value = self.content.get(table, {}).get(key)
-        if value is None:
-            return default
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            names = {bool: "true or false", int: "an integer", str: "text", list: "a list",
-                     dict: "a table", float: "a number"}  # fmt: skip
-            raise ConfigError(f"{self.file}: [{table}] {key} must be {names[kind]}, got {value!r}")
-        return value
-
-    def path(self, table: str, key: str) -> Path | None:
-        """A path relative to the file."""
-        value = self.get(table, key, str)
-        return None if value is None else self.file.parent / value
-
-    def values(self, table: str, key: str, value: Any = None) -> list[Any]:
-        """Numbers: a list, one number, or evenly on a log scale."""
-        value = self.content[table][key] if value is None else value
-        if isinstance(value, dict):
-            where = f"{self.file}: [{table}] {key}"
-            if set(value) != {"from", "to", "count"}:
-                raise ConfigError(f"{where} must have from, to and count, got {value!r}")
-            low, high, count = value["from"], value["to"], value["count"]
-            numbers = all(type(v) in (int, float) and 0 < v < math.inf for v in (low, high))
-            if not (numbers and type(count) is int and count >= 1):
-                raise ConfigError(
-                    f"{where}: from and to must be finite and > 0 and count >= 1, got {value!r}"
-                )
-            return [float(f"{number:.12g}") for number in np.geomspace(low, high, count)]
-        value = value if isinstance(value, list) else [value]
-        for number in value:
-            if isinstance(number, bool) or not isinstance(number, (int, float)):
-                raise ConfigError(f"{self.file}: [{table}] {key} must hold numbers, got {number!r}")
-        return value
-
-
-def _data(tables: _Tables) -> tuple[Table, Layout, Rows, Rows | None]:
-    """The table, its layout, training rows and validation rows."""
-    data, folder = tables.content["data"], tables.file.parent
-    if ("file" in data) == ("sklearn" in data):
-        raise ConfigError(f"{tables.file}: [data] needs either file or sklearn")
-    header = tables.get("data", "header", bool)
-    if "file" in data:
-        table = read_table(folder / tables.get("data", "file", str), header=header)
-    else:
-        table = _sklearn_table(tables)
-    weights = data.get("weights")
-    layout = Layout.choose(
-        table,
-        _names(data.get("target", "-1")),
-        None if weights is None else str(weights),
-        _names(data.get("drop", [])),
-    )
-    held = data.get("validation")
-    if isinstance(held, str):  # a file, with or without a column
+        frame = getattr(datasets, f"load_{data.sklearn}")(as_frame=True).frame
+        table = Table(frame, f"sklearn {data.sklearn}", True)
+    held = data.validation
+    if held is not None and not is_number(held):  # a file, with or without a column
         held = str(folder / held)
-    spec = None if held is None else str(held)
-    seed = tables.get("data", "seed", int, 0)
-    if seed < 0:
-        raise ConfigError(f"{tables.file}: [data] seed must be >= 0, got {seed}")
-    train, parts = split(
+    return Dataset.of(
         table,
-        layout,
-        {"validation": spec},
-        seed=seed,
-        header=header,
+        data.target,
+        data.weights,
+        data.drop,
+        {"validation": held},
+        seed=data.seed,
+        header=data.header,
+        standardize=data.standardize,
     )
-    if len(train) < 2:
-        raise ConfigError(f"{len(train)} training row(s) are left; at least 2 are needed")
-    return table, layout, train, parts.get("validation")
-
-
-def _names(value: Any) -> list[str]:
-    return [str(name) for name in (value if isinstance(value, list) else [value])]
-
-
-def _sklearn_table(tables: _Tables) -> Table:
-    """A data set that scikit-learn brings along; the last column is the target."""
-    from sklearn import datasets
-
-    name = tables.get("data", "sklearn", str)
-    if name not in SKLEARN:
-        raise ConfigError(
-            f"{tables.file}: [data] sklearn must be one of {', '.join(SKLEARN)}; got {name!r}"
-        )
-    frame = getattr(datasets, f"load_{name}")(as_frame=True).frame
-    return Table(frame, f"sklearn {name}", True)
-
-
-def _kernels(tables: _Tables, n_features: int) -> list[Kernel]:
-    """Every combination of the parameters of every [[kernels]] table."""
-    found: list[Kernel] = []
-    for part in tables.content["kernels"]:
-        name = "polynomial" if part["name"] == "poly" else part["name"]
-        names = [known for known in KERNELS if known != "precomputed"]
-        if name not in names:
-            raise ConfigError(
-                f"{tables.file}: [[kernels]] unknown kernel {name!r}; known: {', '.join(names)}"
-            )
-        known = [field.name for field in fields(KERNELS[name])]
-        grid: dict[str, Sequence[Any]] = {}
-        for key, value in part.items():
-            if key == "name":
-                continue
-            if key not in known:
-                raise ConfigError(
-                    f"{tables.file}: [[kernels]] {key} has no meaning for the kernel {name}, which "
-                    f"takes {', '.join(known) or 'no parameters'}"
-                )
-            grid[key] = tables.values("kernels", key, value)
-        for values in itertools.product(*grid.values()):
-            given = dict(zip(grid, values, strict=True))
-            try:
-                kernel = (
-                    NTK(**given) if name == "ntk" else kernel_from_name(name, n_features, **given)
-                )
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{tables.file}: [[kernels]] {error}") from None
-            found.append(kernel)
-    return found

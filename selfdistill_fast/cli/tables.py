@@ -1,8 +1,4 @@
-"""Tables from CSV and Parquet files: columns, rows that are held out, standardisation.
-
-What the command line does between a file and the arrays of a fit::
-
-    read_table → Table → Layout (which columns are what) → Rows → split → Scaling
+"""Tables from CSV and Parquet files.
 
 A file is read as it is; a column is turned into numbers when it is asked for, so that
 columns nobody uses may hold anything. What cannot be used is a :class:`TableError` that
@@ -12,38 +8,29 @@ parsed and written so that they survive a round trip to the last bit.
 
 from __future__ import annotations
 
+import csv
 import difflib
 import sys
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from selfdistill_fast._files import replacing
+from selfdistill_fast.cli.console import InputError
 
-__all__ = [
-    "Layout",
-    "Rows",
-    "Scaling",
-    "Table",
-    "TableError",
-    "describe",
-    "from_description",
-    "read_table",
-    "split",
-    "write_table",
-]
+__all__ = ["Table", "TableError", "is_number", "read_table", "shorten", "write_table"]
 
 PARQUET = (".parquet", ".pq")
 #: cells that are missing values rather than text
 MISSING = {"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "-nan", "#na"}
 
 
-class TableError(ValueError):
+class TableError(InputError):
     """A table that cannot be used as asked; the message says where and why."""
 
 
@@ -86,7 +73,7 @@ class Table:
             raise TableError(
                 f"{self.source} has no column {text!r}; "
                 + (f"did you mean {near[0]!r}? " if near else "")
-                + f"there are: {_shorten(names)}"
+                + f"there are: {shorten(names)}"
                 + ("" if self.has_names else " (it has no header)")
             ) from None
         if not -len(names) <= number < len(names):
@@ -191,16 +178,22 @@ def read_table(path: str | Path, *, header: bool | None = None) -> Table:
 
 
 def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
-    separator = ","
-    first = _first_line(pd, path, separator)
-    if len(first) == 1:
-        for found, wanted in ((";", ";"), ("\t", "\t"), (" ", r"\s+")):
-            if found in first[0].strip():
-                separator = wanted
-                first = _first_line(pd, path, separator)
-                break
+    # the first line as one cell; pandas reads it because it knows the compressions
+    line = pd.read_csv(
+        path,
+        sep="\0",
+        header=None,
+        nrows=1,
+        dtype=str,
+        keep_default_na=False,
+        quoting=csv.QUOTE_NONE,
+        encoding="utf-8-sig",
+    ).iloc[0, 0]
+    delimiter = _delimiter(line)
     if header is None:
-        header = any(not _is_number(cell) and cell.strip().lower() not in MISSING for cell in first)
+        # by hand: csv.Sniffer.has_header overlooks a header above text, and fails for one column
+        cells = next(csv.reader([line.strip()], delimiter=delimiter, skipinitialspace=True))
+        header = any(not is_number(cell) and cell.strip().lower() not in MISSING for cell in cells)
     # pandas 3.1 has one converter, which is exact; before, one had to ask for it
     before_31 = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
     exact = {"float_precision": "round_trip"} if before_31 else {}
@@ -208,7 +201,7 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(
             path,
-            sep=separator,
+            sep=r"\s+" if delimiter == " " else delimiter,
             header=0 if header else None,
             index_col=False,
             skipinitialspace=True,
@@ -221,22 +214,16 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
     return Table(frame, path.name, bool(header))
 
 
-def _first_line(pd: Any, path: Path, separator: str) -> list[str]:
-    frame = pd.read_csv(
-        path,
-        sep=separator,
-        header=None,
-        nrows=1,
-        dtype=str,
-        keep_default_na=False,
-        index_col=False,
-        skipinitialspace=True,
-        encoding="utf-8-sig",
-    )
-    return [str(cell) for cell in frame.iloc[0]]
+def _delimiter(line: str) -> str:
+    """The delimiter of a line; a comma where there is none, and in doubt."""
+    try:
+        return csv.Sniffer().sniff(line.strip(), ",;\t ").delimiter
+    except csv.Error:  # a single column
+        return ","
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell holds a number."""
     try:
         float(cell)
     except ValueError:
@@ -270,258 +257,8 @@ def write_table(path: str | Path | None, names: Sequence[str], values: np.ndarra
             frame.to_csv(aside, index=False)
 
 
-# ------------------------------------------------------------- columns and rows
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a data set: features X (m, d), targets Y (m, p), weights w (m,) or None."""
-
-    X: np.ndarray
-    Y: np.ndarray
-    w: np.ndarray | None
-
-    def __len__(self) -> int:
-        return len(self.X)
-
-    def __getitem__(self, chosen: np.ndarray) -> Rows:
-        return Rows(self.X[chosen], self.Y[chosen], None if self.w is None else self.w[chosen])
-
-    def rmse(self, predictions: np.ndarray) -> np.ndarray:
-        """Weighted root mean squared error of predictions (T, m, p), over m and p: (T,)."""
-        squares = np.mean((predictions - self.Y) ** 2, axis=2)
-        return np.sqrt(np.average(squares, axis=1, weights=self.w))
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which columns of a file are features, targets and weights.
-
-    Parameters
-    ----------
-    names : list of str
-        All columns of the file that was fitted on.
-    has_names : bool
-        As in :class:`Table`.
-    features, targets : list of int
-    weights : int or None
-    """
-
-    names: list[str]
-    has_names: bool
-    features: list[int]
-    targets: list[int]
-    weights: int | None
-
-    @classmethod
-    def choose(
-        cls, table: Table, targets: Sequence[str], weights: str | None, drop: Sequence[str]
-    ) -> Layout:
-        """From what the user names; every other column is a feature."""
-        chosen = [table.find(name) for name in targets]
-        names = table.names
-        if len(set(chosen)) < len(chosen):
-            raise TableError("the same column is named twice as a target")
-        weight = None if weights is None else table.find(weights)
-        if weight is not None and weight in chosen:
-            raise TableError(f"column {names[weight]!r} is named both as target and as weights")
-        dropped = {table.find(name) for name in drop}
-        for j in dropped & {*chosen, weight}:
-            raise TableError(f"column {names[j]!r} is to be dropped, but is target or weights")
-        features = [j for j in range(len(names)) if j not in {*chosen, weight, *dropped}]
-        if not features:
-            raise TableError(
-                f"{table.source}: none of its {len(names)} column(s) is left as feature"
-            )
-        return cls(names, table.has_names, features, chosen, weight)
-
-    @property
-    def target_names(self) -> list[str]:
-        """Names of the targets."""
-        return [self.names[j] for j in self.targets]
-
-    def rows(self, table: Table) -> Rows:
-        """The numbers of the file that was fitted on, or of another one with all its columns."""
-        if self.has_names and table.has_names:
-            place = {j: table.find(self.names[j]) for j in (*self.features, *self.targets)}
-            weights = None if self.weights is None else table.find(self.names[self.weights])
-        elif len(table.names) == len(self.names):
-            place = {j: j for j in range(len(self.names))}
-            weights = self.weights
-        else:
-            raise TableError(
-                f"{table.source} has {len(table.names)} columns, expected {len(self.names)}"
-            )
-        X = table.array([place[j] for j in self.features])
-        Y = table.array([place[j] for j in self.targets])
-        w = None if weights is None else table.array([weights])[:, 0]
-        if w is not None and (w < 0).any():
-            raise TableError(
-                f"{table.source}, column {self.names[self.weights or 0]!r}, "
-                f"row {int(np.argmax(w < 0)) + 1}: a weight must not be negative"
-            )
-        return Rows(X, Y, w)
-
-    def features_of(self, table: Table) -> np.ndarray:
-        """Features (m, d) of a file in which targets and weights may be missing."""
-        names = self.names
-        if self.has_names and table.has_names:
-            present = set(table.names)
-            missing = [names[j] for j in self.features if names[j] not in present]
-            if missing:
-                raise TableError(
-                    f"{table.source} lacks {len(missing)} of the {len(self.features)} columns "
-                    f"that the model needs: {_shorten(missing)}"
-                )
-            return table.array([table.find(names[j]) for j in self.features])
-        # by number: the whole file, or without its targets, or features and nothing else
-        everything = list(range(len(names)))
-        targets, weights = set(self.targets), {self.weights}
-        for left_out in (set(), targets, targets | weights, set(everything) - set(self.features)):
-            there = [j for j in everything if j not in left_out]
-            if len(there) == len(table.names):
-                return table.array([there.index(j) for j in self.features])
-        raise TableError(
-            f"{table.source} has {len(table.names)} columns; the model was fitted on "
-            f"{len(self.features)} features of a file with {len(names)} columns"
-        )
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Standardisation: (X − x_mean) / x_std, and the same for the targets.
-
-    Parameters
-    ----------
-    x_mean, x_std : list of d floats
-    y_mean, y_std : list of p floats
-    """
-
-    x_mean: list[float]
-    x_std: list[float]
-    y_mean: list[float]
-    y_std: list[float]
-
-    @classmethod
-    def of(cls, rows: Rows, *, wanted: bool) -> Scaling:
-        """Means and standard deviations (0 → 1) of the rows; the identity if not wanted."""
-        numbers: list[list[float]] = []
-        for values in (rows.X, rows.Y):
-            mean, std = values.mean(axis=0), values.std(axis=0)
-            if not wanted:
-                mean, std = np.zeros_like(mean), np.ones_like(std)
-            numbers += [mean.tolist(), np.where(std > 0, std, 1.0).tolist()]
-        return cls(*numbers)
-
-    def features(self, X: np.ndarray) -> np.ndarray:
-        """Features as the model takes them."""
-        return (X - np.array(self.x_mean)) / np.array(self.x_std)
-
-    def apply(self, rows: Rows) -> Rows:
-        """Rows as the model takes them."""
-        Y = (rows.Y - np.array(self.y_mean)) / np.array(self.y_std)
-        return Rows(self.features(rows.X), Y, rows.w)
-
-    def original(self, predictions: np.ndarray) -> np.ndarray:
-        """Predictions (…, p) in the units of the data."""
-        return predictions * np.array(self.y_std) + np.array(self.y_mean)
-
-
-def describe(layout: Layout, scaling: Scaling) -> dict[str, Any]:
-    """Layout and scaling as JSON values, to be stored with a model."""
-    return {"layout": asdict(layout), "scaling": asdict(scaling)}
-
-
-def from_description(description: Mapping[str, Any]) -> tuple[Layout, Scaling]:
-    """What :func:`describe` was given."""
-    return Layout(**description["layout"]), Scaling(**description["scaling"])
-
-
-def split(
-    table: Table,
-    layout: Layout,
-    wanted: Mapping[str, str | None],
-    *,
-    seed: int = 0,
-    header: bool | None = None,
-) -> tuple[Rows, dict[str, Rows]]:
-    """Training rows, and rows that are held out.
-
-    Parameters
-    ----------
-    table : Table
-    layout : Layout
-    wanted : mapping of a name (used in errors) to what that name holds out
-        A fraction between 0 and 1: that share of all rows, drawn at random in the order of
-        the mapping; ``MASKFILE:COLUMN``: the rows that have 1 there; a file: its rows, in
-        addition to the table; None: nothing.
-    seed : int
-        Of the fractions.
-    header : bool, optional
-        Whether a file of rows has a header, as in :func:`read_table`.
-
-    Returns
-    -------
-    train : Rows
-    held : dict of name to Rows, for what is not None
-    """
-    rng = np.random.default_rng(seed)
-    owner = np.full(len(table), "", dtype=object)
-    others: dict[str, Rows] = {}
-    for name, spec in wanted.items():
-        if spec is None:
-            continue
-        fraction = _fraction(name, spec)
-        if fraction is not None:
-            free = np.flatnonzero(owner == "")
-            count = max(1, round(fraction * len(table)))
-            if count >= len(free):
-                raise TableError(
-                    f"{name} {spec} takes {count} of {len(free)} rows; none is left to train on"
-                )
-            owner[rng.permutation(free)[:count]] = name
-        elif Path(spec).exists() or ":" not in spec:
-            others[name] = layout.rows(read_table(spec, header=header))
-        else:
-            marked = _mask(name, spec, table)
-            both = np.flatnonzero(marked & (owner != ""))
-            if both.size:
-                raise TableError(f"row {both[0] + 1} is held out by {owner[both[0]]} and by {name}")
-            owner[marked] = name
-    if not (owner == "").any():
-        raise TableError(f"all {len(table)} rows are held out; none is left to train on")
-    rows = layout.rows(table)
-    held = {name: others.get(name) or rows[owner == name] for name, spec in wanted.items() if spec}
-    return rows[owner == ""], held
-
-
-def _fraction(name: str, spec: str) -> float | None:
-    if not _is_number(spec):
-        return None
-    if not 0 < float(spec) < 1:
-        raise TableError(f"{name}: a fraction must lie between 0 and 1, got {spec}")
-    return float(spec)
-
-
-def _mask(name: str, spec: str, table: Table) -> np.ndarray:
-    """Which rows ``MASKFILE:COLUMN`` marks."""
-    file, _, column = spec.rpartition(":")
-    masks = read_table(file)
-    if len(masks) != len(table):
-        raise TableError(
-            f"{name}: {masks.source} has {len(masks)} rows, {table.source} has {len(table)}"
-        )
-    values = masks.array([masks.find(column)])[:, 0]
-    bad = np.flatnonzero(~np.isin(values, (0.0, 1.0)))
-    if bad.size:
-        raise TableError(
-            f"{name}: {masks.source}, column {column!r}, row {bad[0] + 1}: "
-            f"a mask holds 0 and 1, got {values[bad[0]]:g}"
-        )
-    if not values.any():
-        raise TableError(f"{name}: {masks.source}, column {column!r} marks no row")
-    return values == 1.0
-
-
-def _shorten(names: Sequence[str], limit: int = 12) -> str:
+def shorten(names: Sequence[str], limit: int = 12) -> str:
+    """A list of names for a message."""
     shown = ", ".join(names[:limit])
     return f"{shown}, … ({len(names)} in all)" if len(names) > limit else shown
 

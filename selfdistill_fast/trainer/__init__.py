@@ -2,8 +2,9 @@
 
 Needs the extra ``torch``; nothing else in the package imports it. Data flows one way::
 
-    data → loop (one fit) → chain (steps, α̂) → experiment (seeds × chains) → cli
-      parallel, checkpoint ─┘       └─ ../alpha.py: eq. (16)
+    data/ → loop (one fit) → chain (steps, α̂) → experiment (seeds × chains) → cli
+      objective, settings ─┤       ├─ ../alpha: eq. (16)
+      parallel, checkpoint ┘       └─ targets (outputs ↔ targets), identity (what may continue)
     models: networks of the command line      ntk: a network's own kernel, for the exact engine
 """
 
@@ -19,7 +20,7 @@ except ImportError as error:
 
 from selfdistill_fast.trainer.chain import SelfDistillation, step_seed
 from selfdistill_fast.trainer.data import CropFlip, ImageSet, load_cifar10, load_digits, load_folder
-from selfdistill_fast.trainer.loop import Fit
+from selfdistill_fast.trainer.fit import Fit
 from selfdistill_fast.trainer.ntk import empirical_ntk_gram
 
 __all__ = [

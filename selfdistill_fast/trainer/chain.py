@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import hashlib
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -18,18 +15,13 @@ from torch import nn
 from selfdistill_fast.alpha import check_alphas, optimal_alpha
 from selfdistill_fast.trainer.checkpoint import claim
 from selfdistill_fast.trainer.data import Source, as_source
-from selfdistill_fast.trainer.loop import (
-    PRECISIONS,
-    Fit,
-    Fitter,
-    Settings,
-    Task,
-    derive,
-    evaluate,
-    initial,
-    squared,
-)
+from selfdistill_fast.trainer.fit import Fit, Task
+from selfdistill_fast.trainer.identity import data_fingerprint, describe, taken_over
+from selfdistill_fast.trainer.loop import Fitter
+from selfdistill_fast.trainer.objective import evaluate
 from selfdistill_fast.trainer.parallel import World, join
+from selfdistill_fast.trainer.settings import PRECISIONS, Settings, derive, initial, squared
+from selfdistill_fast.trainer.targets import bind, truth_of, width_of
 
 __all__ = ["SelfDistillation", "step_seed"]
 
@@ -219,13 +211,13 @@ class SelfDistillation:
         settings = self._settings()
         sources = self._sources(settings, train, val)
         template = initial(self.model_fn, self.seed)
-        width = _width(settings, sources[0], template)
-        self._bind(sources, width)
+        width = width_of(settings, sources[0], template)
+        bind(sources, width, self.output, self.n_classes)
         source, held = sources[0], sources[1] if len(sources) > 1 else None
-        about = self._describe(settings, sources, template, world)
+        about = describe(self, settings, sources, template, world)
         directory = None if self.checkpoint_dir is None else Path(self.checkpoint_dir)
         if directory is not None:
-            world.first(lambda: claim(directory, about | {"data": _data(sources)}))
+            world.first(lambda: claim(directory, about | {"data": data_fingerprint(sources)}))
         fitter = self._fitter = Fitter(settings, source, held, template, world)
 
         def train_one(step: int, role: str, alpha: float) -> Fit:
@@ -244,13 +236,13 @@ class SelfDistillation:
         if first is None:
             self.steps_.append(train_one(1, "step", math.nan))
         else:
-            self.fits_.append(_taken_over(first, about, sources))
+            self.fits_.append(taken_over(first, about, sources))
             self.steps_.append(self.fits_[0])
         for step in range(2, self.n_steps + 1):
             if alphas is None:
                 student = train_one(step, "student", 0.0)
                 y_first = self.steps_[0].val_predictions
-                alpha = optimal_alpha(_truth(held), y_first, student.val_predictions)
+                alpha = optimal_alpha(truth_of(held), y_first, student.val_predictions)
                 if self.clip:
                     alpha = min(max(alpha, 0.0), 1.0)
             else:
@@ -410,137 +402,3 @@ class SelfDistillation:
             return [source]
         held = as_source(val, "validation", settings.device, settings.dtype, like=source, **how)
         return [source, held]
-
-    def _bind(self, sources: list[Source], width: int) -> None:
-        """Targets and the network's outputs must belong together."""
-        labels = [y for y in (s.labels() for s in sources) if y is not None]
-        if labels and (self.output == "softmax" or width > 1):
-            low = min(int(y.min()) for y in labels)
-            if low < 0:
-                raise ValueError(f"labels out of range: they count from 0, found {low}")
-            known = self.n_classes or sources[0].classes
-            highest = max(int(y.max()) for y in labels)
-            if highest >= (known or width):
-                why = f"there are {known} classes" if known else f"the model has {width} output(s)"
-                raise ValueError(
-                    f"labels out of range: {why}, so labels are 0 to {(known or width) - 1}; found "
-                    f"{highest}"
-                )
-            classes = known or highest + 1
-            if width != classes:
-                raise ValueError(
-                    f"the model has {width} output(s), but there are {classes} classes (labels 0 "
-                    f"to {classes - 1}); give it as many outputs"
-                    + ("" if known else ", or n_classes if some do not occur")
-                )
-        for source in sources:
-            source.bind(width, self.output)
-        if self.output == "softmax" and width == 1:
-            raise ValueError(
-                "a softmax over one output is always 1; use output='identity' for regression, "
-                "or a model with an output for each class"
-            )
-        if len({source.labelled for source in sources}) > 1:
-            raise ValueError(
-                "targets of the training and the validation set must both be labels, or both "
-                "numbers"
-            )
-
-    def _describe(
-        self, settings: Settings, sources: list[Source], model: nn.Module, world: World
-    ) -> dict[str, Any]:
-        """All that decides the first step, as JSON values."""
-        shapes = [f"{name} {tuple(p.shape)} {p.dtype}" for name, p in model.state_dict().items()]
-        digest = hashlib.blake2b("\n".join(shapes).encode(), digest_size=8).hexdigest()
-        return {
-            "model": f"{type(model).__name__}, {len(shapes)} tensors, {digest}",
-            "output": self.output,
-            "loss": _name(self.loss),
-            "optimizer": _name(self.optimizer),
-            "lr": None if callable(self.optimizer) else settings.lr,
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "processes": world.size,
-            "lam": settings.lam,
-            "seed": int(self.seed),
-            "teacher": self.teacher,
-            "augment": _name(self.augment),
-            "precision": self.precision,
-            "n_train": sources[0].n,
-            "n_val": sources[1].n if len(sources) > 1 else 0,
-        }
-
-
-def _taken_over(first: SelfDistillation, about: dict[str, Any], sources: list[Source]) -> Fit:
-    """Step 1 of a chain that began like this one."""
-    if not getattr(first, "steps_", None):
-        raise ValueError("first is not fitted yet")
-    differences = [
-        f"{key} {first._about.get(key)!r} there, {value!r} here"
-        for key, value in about.items()
-        if key != "teacher" and first._about.get(key) != value  # step 1 has no teacher
-    ]
-    if differences:
-        raise ValueError(f"first was fitted with other settings or data: {'; '.join(differences)}")
-    before = [s for s in (first._fitter.train, first._fitter.val) if s is not None]
-    if _data(before) != _data(sources):
-        raise ValueError("first was fitted on other data")
-    return first.steps_[0]
-
-
-def _width(settings: Settings, source: Source, template: nn.Module) -> int:
-    """Number of outputs of a network, found by trying it on two rows of data."""
-    model = copy.deepcopy(template).to(settings.device, settings.dtype).eval()
-    rows = torch.arange(min(2, source.n))
-    raw = source.inputs_at(rows)
-    try:
-        with torch.inference_mode(), settings.autocast():
-            out = model(source.network_input(raw))
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise ValueError(
-            f"the model does not take inputs of shape {source.sample_shape}, those of the "
-            f"{source.name} set: {error}"
-        ) from error
-    if not isinstance(out, torch.Tensor) or out.ndim not in (1, 2) or len(out) != len(rows):
-        shape = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise ValueError(
-            f"the model must return (b, p) for b inputs, or (b,); got {shape} for {len(rows)}"
-        )
-    return 1 if out.ndim == 1 else out.shape[1]
-
-
-def _truth(source: Source | None) -> np.ndarray:
-    """Targets (m, p) of a source."""
-    assert source is not None
-    rows = torch.arange(source.n).split(1024)
-    return torch.cat([y.cpu() for _, y, _ in source.batches(rows)]).numpy()
-
-
-def _data(sources: list[Source]) -> str:
-    return " ".join(source.fingerprint() for source in sources)
-
-
-def _name(thing: Any) -> Any:
-    """A setting as text that is the same in the next process."""
-    if thing is None or isinstance(thing, str):
-        return thing
-    if isinstance(thing, functools.partial):
-        parts = [_name(thing.func), *map(_argument, thing.args)]
-        parts += [f"{key}={_argument(value)}" for key, value in thing.keywords.items()]
-        return f"partial({', '.join(parts)})"
-    if hasattr(thing, "__qualname__"):
-        return f"{thing.__module__}.{thing.__qualname__}"
-    text = repr(thing)
-    return type(thing).__qualname__ if " at 0x" in text else text
-
-
-def _argument(value: Any) -> str:
-    """An argument as text; arrays, whose own text is rounded, by a digest of all their digits."""
-    if isinstance(value, torch.Tensor):
-        kind, raw = value.dtype, value.detach().cpu().reshape(-1).view(torch.uint8).numpy()
-    elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        kind, raw = value.dtype, np.ascontiguousarray(value)
-    else:
-        return repr(value)
-    digest = hashlib.blake2b(raw.data, digest_size=8).hexdigest()
-    return f"array({kind}, {tuple(value.shape)}, {digest})"

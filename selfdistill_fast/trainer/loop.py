@@ -13,198 +13,27 @@ epoch is the same fit, and a checkpoint holds no generator states.
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from selfdistill_fast.trainer.checkpoint import read, write
 from selfdistill_fast.trainer.data import Source
+from selfdistill_fast.trainer.fit import Fit, Log, Task, check_same_alpha, finished
+from selfdistill_fast.trainer.objective import Objective, evaluate, penalty_of
 from selfdistill_fast.trainer.parallel import World
+from selfdistill_fast.trainer.settings import Settings, derive, initial
 
-__all__ = [
-    "COLUMNS",
-    "PRECISIONS",
-    "Fit",
-    "Fitter",
-    "Settings",
-    "derive",
-    "evaluate",
-    "initial",
-    "squared",
-]
+__all__ = ["Fitter"]
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
-#: of the log of a fit, one row an epoch
-COLUMNS = (
-    "epoch",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "seconds",
-    "images_per_second",
-)
 _TICK = 0.5  # seconds between reports within an epoch
-#: optimisers that evaluate once and do not read the value
-_GRADIENT_ONLY = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
-
-
-def squared(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """½ ‖f − y‖² of each row, (b,)."""
-    return 0.5 * (f - y).square().sum(1)
-
-
-def derive(*keys: int) -> int:
-    """A seed that depends on all the keys."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def initial(model_fn: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A new network whose initial weights are those of a seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = model_fn()
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model_fn must return a torch.nn.Module, got {type(model).__name__}")
-    return model
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all fits of a chain have in common; see SelfDistillation for their meaning."""
-
-    model_fn: Callable[[], nn.Module]
-    output: str
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    optimizer: Any
-    lr: float
-    epochs: int
-    batch_size: int
-    lam: float
-    teacher: str
-    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None
-    precision: str
-    device: torch.device
-    compile: bool | str
-    deterministic: bool
-    callbacks: tuple[Callable[[dict[str, Any]], None], ...]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of weights and inputs; bf16 keeps float32 weights."""
-        return PRECISIONS[self.precision]
-
-    def make_optimizer(self, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
-        """The optimiser of one fit."""
-        if callable(self.optimizer):
-            return self.optimizer(parameters)
-        if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=self.lr)
-        return torch.optim.Adam(parameters, lr=self.lr, fused=self.device.type == "cuda" or None)
-
-    def activate(self, raw: torch.Tensor) -> torch.Tensor:
-        """Outputs (b, p) that the loss compares with the targets."""
-        raw = raw.reshape(len(raw), -1).to(self.dtype)
-        return raw.softmax(1) if self.output == "softmax" else raw
-
-    def autocast(self) -> Any:
-        """The context that forward passes run in."""
-        if self.precision != "bf16":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
-
-
-@dataclass
-class Fit:
-    """One trained network and how it did.
-
-    Attributes
-    ----------
-    step : int
-        Step of the chain, from 1.
-    role : "step" or "student"
-        "student": the fit with α = 0 that estimates α̂ and is then forgotten.
-    alpha : float
-        Weight of the ground truth; NaN for step 1.
-    seed : int
-        Of initial weights, order, augmentation and dropout.
-    state : dict of name to tensor
-        Weights and buffers after the last epoch, on the CPU; empty for a student.
-    train_predictions, val_predictions : ndarray of shape (n, p) and (m, p)
-        Outputs after the last epoch, without augmentation; None without validation data.
-    train_loss, val_loss : float
-        Mean loss against the ground truth, without penalty.
-    train_accuracy, val_accuracy : float
-        NaN for regression.
-    seconds : float
-        Of all epochs, checkpoints left out.
-    images_per_second : float
-        Training rows by the time of the training passes, validation left out.
-    history : list of dict
-        A row for each epoch: mean objective (18) and accuracy over the training batches as they
-        were seen, loss and accuracy on the validation data.
-    """
-
-    step: int
-    role: str
-    alpha: float
-    seed: int
-    train_predictions: np.ndarray
-    val_predictions: np.ndarray | None
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    seconds: float
-    images_per_second: float
-    history: list[dict[str, float]]
-    state: dict[str, torch.Tensor] = field(repr=False, default_factory=dict)
-
-    def stored(self) -> dict[str, Any]:
-        """Tensors and plain values, for a file."""
-        content = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in ("train_predictions", "val_predictions"):
-            if content[name] is not None:
-                content[name] = torch.from_numpy(content[name])
-        return content
-
-    @classmethod
-    def restored(cls, content: dict[str, Any]) -> Fit:
-        """The reverse of :meth:`stored`."""
-        for name in ("train_predictions", "val_predictions"):
-            if content[name] is not None:
-                content[name] = content[name].numpy()
-        return cls(**content)
-
-
-@dataclass(frozen=True)
-class Task:
-    """Which fit is to be made; the fields are those of :class:`Fit`.
-
-    ``directory`` is for ``checkpoint.pt``, ``fit.pt`` (when done) and ``log.csv``, or None.
-    """
-
-    step: int
-    role: str
-    alpha: float
-    seed: int
-    directory: Path | None
-
-    def __str__(self) -> str:
-        if self.step == 1:
-            return "step 1"
-        what = "student with α = 0" if self.role == "student" else f"α = {self.alpha:g}"
-        return f"step {self.step}, {what}"
 
 
 class Fitter:
@@ -257,10 +86,10 @@ class Fitter:
         """
         s, alpha, directory = self.settings, task.alpha, task.directory
         if directory is not None:
-            done = self.world.first(lambda: _finished(directory))
+            done = self.world.first(lambda: finished(directory))
             if done is not None:
                 fit = Fit.restored(done)
-                _same_alpha(fit.alpha, alpha, directory)
+                check_same_alpha(fit.alpha, alpha, directory)
                 self._report("restored", task, history=fit.history)
                 return fit
         with _own_random_numbers(s.device), _cudnn(s.deterministic, s.device):
@@ -275,13 +104,13 @@ class Fitter:
             if directory is not None:
                 saved = self.world.first(lambda: read(directory / "checkpoint.pt"))
                 if saved is not None:
-                    _same_alpha(saved["alpha"], alpha, directory)
+                    check_same_alpha(saved["alpha"], alpha, directory)
                     model.load_state_dict(saved["model"])
                     optimizer.load_state_dict(saved["optimizer"])
                     history = saved["history"]
             log = None
             if directory is not None and self.world.rank == 0:
-                log = _Log(directory / "log.csv", history)
+                log = Log(directory / "log.csv", history)
             guide = self._teacher(teacher, alpha)
             self._report("begin", task, history=history)
             for epoch in range(len(history) + 1, s.epochs + 1):
@@ -325,9 +154,9 @@ class Fitter:
             for batch in together
         ]
         losses = torch.zeros(len(mine), device=s.device, dtype=s.dtype)
-        penalty = _penalty(parameters, s.lam / n)  # of the weights that the epoch begins with
+        penalty = penalty_of(parameters, s.lam / n)  # of the weights that the epoch begins with
         correct = torch.zeros((), device=s.device, dtype=torch.int64)
-        objective = _Objective(s, net, optimizer, parameters, task.alpha, s.lam / n, world)
+        objective = Objective(s, net, optimizer, parameters, task.alpha, s.lam / n, world)
         net.train()
         begun = told = time.perf_counter()
         seen = 0
@@ -370,7 +199,7 @@ class Fitter:
         losses = (world.sum(losses) + penalty).cpu()  # waits for the device
         seconds = time.perf_counter() - begun
         # what the last update did shows in no loss of this epoch
-        weights = _penalty(parameters, 1.0)
+        weights = penalty_of(parameters, 1.0)
         _finite(torch.cat([losses, weights.reshape(1).cpu()]), task, epoch, len(mine))
         sizes = torch.tensor([len(batch) for batch in together], dtype=losses.dtype)
         accuracy = math.nan
@@ -522,104 +351,6 @@ def _finite(losses: torch.Tensor, task: Task, epoch: int, batches: int) -> None:
     )
 
 
-class _Objective:
-    """The closure of an optimiser: loss (18) of a batch and its gradients.
-
-    ``data`` (the loss without penalty) and ``outputs`` are those at the weights that the batch
-    met first.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        parameters: list[torch.Tensor],
-        alpha: float,
-        decay: float,
-        world: World,
-    ) -> None:
-        self.settings, self.net, self.optimizer = settings, net, optimizer
-        self.parameters, self.alpha, self.decay, self.world = parameters, alpha, decay, world
-        # who may read the value must read the whole, and the same in all processes
-        self.reads = type(optimizer) not in _GRADIENT_ONLY
-
-    def meet(self, x: torch.Tensor, y: torch.Tensor, t: torch.Tensor | None, share: float) -> None:
-        """The next batch: inputs, ground truth, teacher's outputs, weight of each row."""
-        self.x, self.y, self.t, self.share = x, y, t, share
-        self.met = False
-
-    def __call__(self) -> torch.Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.settings.autocast():
-            raw = self.net(self.x)
-        f = self.settings.activate(raw)
-        data = _mixed(self.settings.loss, f, self.y, self.t, self.alpha).sum() * self.share
-        # DDP averages the gradients over the processes, the loss is a sum over them
-        (data * self.world.size if self.world.size > 1 else data).backward()
-        data = data.detach()
-        self._penalise()
-        if not self.met:
-            self.met, self.outputs, self.data = True, f.detach(), data
-        if not self.reads:
-            return data
-        return self.world.sum(data.clone()) + _penalty(self.parameters, self.decay)
-
-    @torch.no_grad()
-    def _penalise(self) -> None:
-        """Add the gradient of (decay/2) ‖θ‖² to the gradients."""
-        if self.decay == 0.0:
-            return
-        for p in self.parameters:
-            if p.grad is None:  # without influence on the outputs
-                p.grad = torch.zeros_like(p)
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        torch._foreach_add_(grads, self.parameters, alpha=self.decay)
-
-
-def _mixed(loss: Any, f: Any, y: Any, t: Any, alpha: float) -> torch.Tensor:
-    """Loss of each row against ground truth y and teacher t, (b,)."""
-    if t is None:
-        return loss(f, y)
-    if alpha == 0.0:
-        return loss(f, t)
-    return alpha * loss(f, y) + (1.0 - alpha) * loss(f, t)
-
-
-@torch.no_grad()
-def _penalty(parameters: list[torch.Tensor], decay: float) -> torch.Tensor:
-    """(decay/2) ‖θ‖²."""
-    norms = torch._foreach_norm(parameters)
-    return 0.5 * decay * torch.stack(norms).square().sum()
-
-
-def evaluate(
-    settings: Settings, model: nn.Module, source: Source, world: World
-) -> tuple[torch.Tensor, float, float]:
-    """Outputs (n, p) on the CPU, mean loss and accuracy of a network on a whole source."""
-    world.same_buffers(model)
-    training = model.training
-    model.eval()
-    size = settings.batch_size if settings.device.type == "cpu" else max(settings.batch_size, 1024)
-    rows = world.rows(source.n).split(size)
-    outputs, targets = [], []
-    with torch.inference_mode():
-        for raw, y, _ in source.batches(rows):
-            with settings.autocast():
-                raw_output = model(source.network_input(raw))
-            outputs.append(settings.activate(raw_output))
-            targets.append(y)
-        f = world.gather(torch.cat(outputs), source.n)
-        y = world.gather(torch.cat(targets), source.n)
-        loss = accuracy = math.nan
-        if y.ndim == 2:
-            loss = float(settings.loss(f, y).double().mean())
-            if source.classification:
-                accuracy = float((f.argmax(1) == y.argmax(1)).double().mean())
-    model.train(training)
-    return f.cpu(), loss, accuracy
-
-
 @contextmanager
 def _own_random_numbers(device: torch.device) -> Iterator[None]:
     """Seed at will inside; the caller's random streams go on as if nothing had happened."""
@@ -638,34 +369,3 @@ def _cudnn(deterministic: bool, device: torch.device) -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = before
-
-
-def _finished(directory: Path) -> dict[str, Any] | None:
-    done = read(directory / "fit.pt")
-    if done is not None:  # a kill may have come between the two
-        (directory / "checkpoint.pt").unlink(missing_ok=True)
-    return done
-
-
-def _same_alpha(before: float, now: float, directory: Path) -> None:
-    if before != now and not (math.isnan(before) and math.isnan(now)):
-        raise ValueError(
-            f"{directory} holds a fit with α = {before!r}, now α = {now!r}. Use another "
-            "directory, or the same settings to continue it"
-        )
-
-
-class _Log:
-    """log.csv: written anew from the checkpoint's history, then a row an epoch."""
-
-    def __init__(self, path: Path, history: Sequence[dict[str, float]]) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writeheader()
-        for row in history:
-            self.add(row)
-
-    def add(self, row: dict[str, float]) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow({name: row[name] for name in COLUMNS})

@@ -226,6 +226,8 @@ class Data:
             self.d_max = judge.largest_eigenvalue(self.K, self.weight)
         lam = problem.ridge * self.d_max if self.d_max > 0 else judge.LONG(1)
         self.lam = float(np.clip(lam, 1e-300, 1e300))
+        for number in (self.lam, self.d_max * n):  # λ, and a bound of the sums over K_w
+            self.in_range &= bool(number == 0 or limits.tiny * 1e3 < number < limits.max * 1e-3)
 
     @property
     def Y(self):
@@ -520,17 +522,19 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
     actual = actual.reshape(answer.chain.shape).astype(judge.LONG)
     sizes = np.abs(data.Y).max(0)
     y_mean = np.average(data.Y, axis=0, weights=data.weight) if problem.intercept else 0.0
+    largest = judge.LONG(max(abs(data.K).max(), abs(data.K_new).max()))
+    flushed = tolerance.underflow(problem.n, largest, data.dtype)
     worst = 0.0
     for t in range(len(actual)):
         c = oracle.weights_of(data.alphas[: t + 1]) if growth is None else np.array([growth])
         mixed = np.flatnonzero(c)
         pure = np.abs(answer.pure[mixed]).max((0, 1))
         if problem.solver == "nystrom":
-            rtol = tolerance.nystrom(s.rounding, lam, c, data.dtype)
+            rtol = tolerance.nystrom(s, lam, c, data.dtype)
         else:
             rtol = tolerance.silent(problem.n, condition, 1.0, c, data.dtype)
         lost = min(rtol, tolerance.conditioning(condition, 1.0, c, data.dtype))
-        allowed = np.maximum(rtol * pure, lost * sizes)
+        allowed = np.maximum(rtol * pure, lost * sizes) + flushed
         tol = getattr(s, "tol", None)
         if tol is not None:
             allowed = allowed + tolerance.krylov(tol, c) * np.abs(data.Y - y_mean).max(0)

@@ -61,9 +61,19 @@ def silent(n, d_max, lam, c=1.0, dtype=np.float64):
     return promised if lam >= 0.5 * rounding(n, d_max, dtype) else min(promised, UNPROMISED)
 
 
-def nystrom(rounding_of_model, lam, c=1.0, dtype=np.float64):
-    """The same for solver="nystrom" against its landmark model, by its own ``rounding``."""
-    return max(floor(dtype), 10 * rounding_of_model / lam * np.abs(c).sum())
+def nystrom(s, lam, c=1.0, dtype=np.float64):
+    """The same for solver="nystrom" against its landmark model, by its own ``rounding``.
+
+    K is known to that, so small predictions K/λ y to that share of ‖K‖; and new samples, those
+    that are held out too, may have larger features than all training samples.
+    """
+    share = 1000 * s.rounding / min(lam, s.scale) if s.scale > 0 else 0.0
+    return max(floor(dtype), share * np.abs(c).sum())
+
+
+def underflow(n, largest, dtype=np.float64):
+    """Error that n dual coefficients, times entries of K up to ``largest``, owe to underflow."""
+    return 8.0 * n * largest * float(np.finfo(dtype).smallest_subnormal)
 
 
 def held_out(weight, labels, intercept):

@@ -138,8 +138,11 @@ class OnRows:
         Q = xp.empty((len(self.diagonals), b), self.dtype)
         if len(Q):
             V *= V
-            rest = 1.0 - V.sum(1)
+            kept = xp.ones(b)  # of e_i without its part along q
             if model.mean is not None:
-                rest -= (1.0 if root is None else root**2) / model.total_weight
-            Q[...] = self.diagonals[:, :k] @ V.T + self.diagonals[:, k:] * xp.maximum(rest, 0.0)
+                kept -= (1.0 if root is None else root**2) / model.total_weight
+            f, outside = self.diagonals, self.diagonals[:, k:]
+            # differences to f(0): where f is nearly that, V may be as inexact as it is there
+            mixed = (f[:, :k] - outside) @ V.T + outside * kept
+            Q[...] = xp.clip(mixed, f.min(1)[:, None] * kept, f.max(1)[:, None] * kept)
         return F, Q

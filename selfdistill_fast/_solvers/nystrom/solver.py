@@ -12,9 +12,11 @@ with weights W and an intercept (base.py) μ is the weighted mean of φ, and
 
 Then everything is as for a full spectrum, with k <= m eigenvalues instead of n, and a
 complement of V (and q) where the model's kernel matrix is zero: A = V a Vᵀ there, and I − A is
-the identity outside of V. A filter is held as its values on the eigenvalues and, last, on that
-complement: (k + 1,). project(x) = (φ(x) − μ) G D^½. V (n, k) is not held: what needs its rows
-(leave-one-out, folds) computes them again, block by block, in another pass.
+the identity outside of V. Eigenvalues below rounding are raised to it and stay: V is then short
+there, but V D^½ Gᵀ and so all that is linear in D is not, and a new sample may be far along G.
+A filter is held as its values on the eigenvalues and, last, on that complement: (k + 1,).
+project(x) = (φ(x) − μ) G D^½. V (n, k) is not held: what needs its rows (leave-one-out, folds)
+computes them again, block by block, in another pass.
 
 Digits: S squares the condition number of Φ, but not that of the problem. D are the eigenvalues
 of the model's kernel matrix, and what remains is the rounding of κ. A pivot p_j of K_LL is known
@@ -74,8 +76,6 @@ __all__ = ["NystromOptions", "NystromSpectrum"]
 
 #: rounding of the trace of the model's kernel matrix, in ε tr(K), up to which landmarks are kept
 _LOST = 5000.0
-#: rounding at new samples, relative to that at rows that are landmarks
-_UNSEEN = 100.0
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ class NystromSpectrum(Spectrum):
         self.scale = largest(d)
         if self.fit_intercept:
             self.scale += total_weight * float(middle @ middle)
-        noise = int((d <= rounding(self.scale, d.dtype)).sum())
-        d, G = d[noise:], G[:, noise:]
+        # at a new sample far from the others even directions of no weight here may matter
+        d = xp.maximum(d, rounding(self.scale, d.dtype))
         self.k = int(d.shape[0])
         scale = xp.sqrt(d)
         z = (G.T @ b) / scale[:, None]
@@ -239,13 +239,8 @@ class NystromSpectrum(Spectrum):
 
     @property
     def rounding(self) -> float:
-        """Size of an eigenvalue that may be rounding alone, see the head of this module.
-
-        Rows that are landmarks themselves are not extrapolated: where most rows are, they say
-        little of new samples, which were seen to lose two digits more.
-        """
-        seen = max(rounding(self.scale, self.dtype), self._lost)
-        return seen if 2 * len(self.landmarks) <= len(self.target) else _UNSEEN * seen
+        """Size of an eigenvalue that may be rounding alone, see the head of this module."""
+        return max(rounding(self.scale, self.dtype), self._lost)
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Training data where the network is: sources of batches, augmentation, CIFAR-10, digits.
+"""Sources of batches: training data where the network is.
 
 A source hands out batches by row numbers, so that order, targets and predictions belong
 together whatever the data are:
@@ -12,160 +12,17 @@ together whatever the data are:
 from __future__ import annotations
 
 import hashlib
-import os
-import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from selfdistill_fast.trainer.checkpoint import read, write
+from selfdistill_fast.trainer.data.images import ImageSet, check_labels
 
-__all__ = [
-    "CIFAR10_MEAN",
-    "CIFAR10_STD",
-    "CropFlip",
-    "ImageSet",
-    "Source",
-    "as_source",
-    "load_cifar10",
-    "load_digits",
-    "load_folder",
-]
-
-CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR10_STD = (0.2023, 0.1994, 0.2010)
-_CACHE = ".selfdistill_fast-images.pt"
-
-
-# ------------------------------------------------------------------ what a user holds
-class ImageSet(Dataset):
-    """Images as bytes with their labels; kept on the device by the trainer.
-
-    Parameters
-    ----------
-    images : uint8 array or tensor of shape (n, H, W, C)
-    labels : integer array or tensor of shape (n,)
-    classes : sequence of str
-        Names of the classes 0, 1, ….
-    mean, std : sequences of C floats
-        The network sees (image / 255 − mean) / std.
-
-    Raises
-    ------
-    ValueError
-        Wrong shapes or types, or labels that are no class.
-
-    Examples
-    --------
-    >>> images = np.zeros((5, 8, 8, 3), dtype=np.uint8)
-    >>> data = ImageSet(images, [0, 1, 0, 1, 0], ["cat", "dog"], (0.5,) * 3, (0.25,) * 3)
-    >>> len(data), data[0][0].shape, data.take([1, 3]).labels.tolist()
-    (5, torch.Size([3, 8, 8]), [1, 1])
-    """
-
-    def __init__(
-        self,
-        images: Any,
-        labels: Any,
-        classes: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-    ) -> None:
-        self.images = torch.as_tensor(images)
-        self.labels = torch.as_tensor(labels)
-        self.classes = list(classes)
-        self.mean, self.std = tuple(mean), tuple(std)
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(
-                "images must be uint8 of shape (n, H, W, C), got "
-                f"{self.images.dtype} of shape {tuple(self.images.shape)}"
-            )
-        channels = self.images.shape[3]
-        if not len(self.mean) == len(self.std) == channels:
-            raise ValueError(
-                f"images have {channels} channel(s), mean {len(self.mean)} and std {len(self.std)}"
-            )
-        if self.labels.shape != self.images.shape[:1] or self.labels.is_floating_point():
-            raise ValueError(
-                f"{len(self.images)} images need as many integer labels, got labels of shape "
-                f"{tuple(self.labels.shape)}, {self.labels.dtype}"
-            )
-        self.labels = self.labels.long()
-        _check_labels(self.labels, len(self.classes), "labels")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        scale, shift = self.normaliser()
-        x = self.images[i].permute(2, 0, 1) * scale[:, None, None] + shift[:, None, None]
-        return x.float(), int(self.labels[i])
-
-    def take(self, rows: Any) -> ImageSet:
-        """The images of these rows, as an ImageSet."""
-        rows = torch.as_tensor(rows)
-        return ImageSet(self.images[rows], self.labels[rows], self.classes, self.mean, self.std)
-
-    def normaliser(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and shift of each channel, (C,) each: the network sees byte · scale + shift."""
-        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.mean, self.std))
-        return 1.0 / (255.0 * std), -mean / std
-
-
-class CropFlip:
-    """Random crop after zero padding, and random horizontal flip, of a batch on its device.
-
-    Each image of the batch draws its own crop and flip.
-
-    Parameters
-    ----------
-    padding : int
-        Zeros around the image; the crop has its original size.
-    flip : bool
-
-    Examples
-    --------
-    >>> x = torch.arange(2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
-    >>> CropFlip(padding=2)(x, torch.Generator().manual_seed(0)).shape
-    torch.Size([2, 3, 8, 8])
-    """
-
-    def __init__(self, padding: int = 4, flip: bool = True) -> None:
-        self.padding, self.flip = padding, flip
-
-    def __repr__(self) -> str:
-        return f"CropFlip(padding={self.padding}, flip={self.flip})"
-
-    def __call__(self, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Augment (b, C, H, W), of any dtype, with random numbers of ``generator``."""
-        b, _, height, width = x.shape
-        p, device = self.padding, x.device
-        top, left = torch.randint(2 * p + 1, (2, b, 1), generator=generator, device=device)
-        rows = top + torch.arange(height, device=device)
-        columns = left + torch.arange(width, device=device)
-        if self.flip:
-            mirrored = torch.rand((b, 1), generator=generator, device=device) < 0.5
-            columns = torch.where(mirrored, columns.flip(1), columns)
-        # one gather, in the channels-last order of the stored images
-        padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, p, p, p, p))
-        images = torch.arange(b, device=device)
-        cropped = padded[images[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return cropped.permute(0, 3, 1, 2)
-
-
-# ------------------------------------------------------------------ sources of batches
-def _check_labels(labels: torch.Tensor, n_classes: int, name: str) -> None:
-    if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < n_classes):
-        raise ValueError(
-            f"{name} out of range: with {n_classes} classes labels are 0 to {n_classes - 1}, found "
-            f"{int(labels.min())} to {int(labels.max())}"
-        )
+__all__ = ["Source", "as_source"]
 
 
 class Source:
@@ -306,7 +163,7 @@ class Resident(Source):
             return
         self._kind(y, width, output)
         if self.labelled:
-            _check_labels(y, width, f"labels of the {self.name} set")
+            check_labels(y, width, f"labels of the {self.name} set")
             y = y.long()
         self.targets = y.to(self.device) if self.labelled else y.to(self.device, self.dtype)
 
@@ -420,7 +277,7 @@ class Stream(Source):
             y = torch.as_tensor(y)
             if self.with_targets:
                 if self.labelled:
-                    _check_labels(y, self.width, f"labels of the {self.name} set")
+                    check_labels(y, self.width, f"labels of the {self.name} set")
                 elif not bool(torch.isfinite(y).all()):
                     raise ValueError(f"targets of the {self.name} set contain NaN or infinity")
                 y = self._encode(y.to(self.device, non_blocking=True), self.width)
@@ -543,189 +400,3 @@ def _tensor(part: Any, name: str) -> torch.Tensor:
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()  # torch shares writable memory only
     return torch.from_numpy(array)
-
-
-# ------------------------------------------------------------------ data sets
-def load_digits(*, seed: int = 0) -> tuple[TensorDataset, TensorDataset]:
-    """scikit-learn's handwritten digits, a stand-in where there is no CIFAR-10.
-
-    Parameters
-    ----------
-    seed : int
-        Of the stratified split.
-
-    Returns
-    -------
-    train, val : TensorDataset
-        1347 and 450 images, float32 of shape (n, 1, 8, 8) in [0, 1], with labels 0 to 9.
-
-    Examples
-    --------
-    >>> train, val = load_digits()
-    >>> len(train), len(val), train[0][0].shape
-    (1347, 450, torch.Size([1, 8, 8]))
-    """
-    from sklearn import datasets
-    from sklearn.model_selection import train_test_split
-
-    digits = datasets.load_digits()
-    X = (digits.images[:, None] / 16.0).astype(np.float32)
-    parts = train_test_split(
-        X, digits.target, test_size=0.25, random_state=seed, stratify=digits.target
-    )
-    X_train, X_val, y_train, y_val = (torch.from_numpy(np.ascontiguousarray(a)) for a in parts)
-    return TensorDataset(X_train, y_train.long()), TensorDataset(X_val, y_val.long())
-
-
-def load_cifar10(root: Any, source: str = "torchvision") -> tuple[ImageSet, ImageSet]:
-    """CIFAR-10 as bytes in memory.
-
-    Parameters
-    ----------
-    root : path
-        Where the data are, or go to.
-    source : "torchvision" or "folder"
-        "torchvision": its own files below ``root``, downloaded and checked where they are
-        missing. "folder": a tree ``root/train/CLASS/*.jpg``, ``root/test/CLASS/*.jpg``, as
-        :func:`load_folder` takes it.
-
-    Returns
-    -------
-    train, val : ImageSet
-        50,000 and 10,000 images of 32 × 32 pixels; the test set is the validation set, as in
-        the paper.
-
-    Raises
-    ------
-    FileNotFoundError
-        The data are not there and cannot be downloaded.
-    ValueError
-        Unknown ``source``, or a tree that is not CIFAR-10.
-    """
-    if source == "folder":
-        train, val = load_folder(root)
-        for data in (train, val):
-            if len(data.classes) != 10 or data.images.shape[1:] != (32, 32, 3):
-                raise ValueError(
-                    f"{root} is not CIFAR-10: {len(data.classes)} classes of images of shape "
-                    f"{tuple(data.images.shape[1:])}, expected 10 of (32, 32, 3)"
-                )
-        return train, val
-    if source != "torchvision":
-        raise ValueError(f"source must be 'torchvision' or 'folder', got {source!r}")
-    _need_torchvision()
-    from torchvision.datasets import CIFAR10
-
-    sets = []
-    for train_part in (True, False):
-        try:
-            raw = CIFAR10(str(root), train=train_part, download=True)
-        except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"no CIFAR-10 in {root}, and it cannot be downloaded ({error}). Put torchvision's "
-                "cifar-10-batches-py there, or unpack the images as train/CLASS/*.jpg and "
-                "test/CLASS/*.jpg and use source='folder'"
-            ) from error
-        sets.append(ImageSet(raw.data, raw.targets, raw.classes, CIFAR10_MEAN, CIFAR10_STD))
-    return sets[0], sets[1]
-
-
-def load_folder(root: Any) -> tuple[ImageSet, ImageSet]:
-    """Images of ``root/train/CLASS/*`` and ``root/val/CLASS/*`` (or ``test``), as bytes.
-
-    The decoded images are kept in one file in ``root`` and read from there as long as the tree has
-    the same files; where ``root`` cannot be written they are decoded every time.
-
-    Parameters
-    ----------
-    root : path
-
-    Returns
-    -------
-    train, val : ImageSet
-        Normalised by the mean and deviation of the paper's CIFAR-10 experiment.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such tree, or a class without images.
-    ValueError
-        Images of different sizes, other classes in the two parts, a file that is no image.
-    """
-    _need_torchvision()
-    from torchvision.datasets import ImageFolder
-
-    root = Path(root)
-    parts = [root / "train", root / ("val" if (root / "val").is_dir() else "test")]
-    for part in parts:
-        if not part.is_dir():
-            raise FileNotFoundError(
-                f"no images in {root}: expected the directories train/CLASS/* and val/CLASS/* "
-                "(or test/CLASS/*)"
-            )
-    folders = [ImageFolder(str(part)) for part in parts]
-    if folders[0].classes != folders[1].classes:
-        raise ValueError(
-            f"{parts[0]} and {parts[1]} have different classes: "
-            f"{sorted(set(folders[0].classes) ^ set(folders[1].classes))}"
-        )
-    listing = hashlib.blake2b(digest_size=16)
-    for folder in folders:
-        for file, _ in folder.samples:
-            about = os.stat(file)
-            name = os.path.relpath(file, root)
-            listing.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
-    cache, key = root / _CACHE, listing.hexdigest()
-    try:
-        stored = read(cache)
-    except ValueError:  # damaged: made again
-        stored = None
-    if stored is None or stored.get("listing") != key:
-        images = [_decode([file for file, _ in folder.samples]) for folder in folders]
-        stored = {
-            "listing": key,
-            "images": images,
-            "labels": [torch.tensor(folder.targets) for folder in folders],
-        }
-        try:
-            write(cache, stored)
-        except OSError as error:
-            warnings.warn(f"the decoded images are not kept: {error}", stacklevel=2)
-    sets = [
-        ImageSet(images, labels, folders[0].classes, CIFAR10_MEAN, CIFAR10_STD)
-        for images, labels in zip(stored["images"], stored["labels"], strict=True)
-    ]
-    return sets[0], sets[1]
-
-
-def _decode(files: list[str]) -> torch.Tensor:
-    """(n, H, W, 3) bytes of image files of one size."""
-    from PIL import Image, UnidentifiedImageError
-
-    def decode(file: str) -> np.ndarray:
-        try:
-            with Image.open(file) as image:
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{file} cannot be read as an image: {error}") from error
-
-    first = decode(files[0])
-    out = np.empty((len(files), *first.shape), dtype=np.uint8)
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        for i, image in enumerate(pool.map(decode, files, chunksize=256)):
-            if image.shape != first.shape:
-                raise ValueError(
-                    f"images must have one size: {files[0]} is {first.shape[:2]}, "
-                    f"{files[i]} is {image.shape[:2]}"
-                )
-            out[i] = image
-    return torch.from_numpy(out)
-
-
-def _need_torchvision() -> None:
-    try:
-        import torchvision  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            "images need torchvision; install the extra: pip install 'selfdistill_fast[torch]'"
-        ) from error
