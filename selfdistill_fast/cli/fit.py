@@ -223,7 +223,7 @@ def _fit(
         leave_one_out=True if chooses and val is None else None,
         **with_steps(solver, None, steps),
     )
-    validation = {}
+    validation: dict[str, Any] = {}
     if chooses and val is not None:
         on = dataset.scaling.apply(val)
         validation = {"X_val": on.X, "y_val": on.Y, "sample_weight_val": on.w}
