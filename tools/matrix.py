@@ -34,8 +34,8 @@ BEGIN, END = "<!-- matrix: written by tools/matrix.py -->", "<!-- matrix: end --
 NOTHING = "no test ran"
 MAKE_TEST = "make test EXTRAS=test-core"
 #: what meets the compiled code first
-COMPILED = "tests/test_core.py tests/test_half.py tests/test_gram.py tests/test_concurrency.py"
-C_TESTS = "python3 tests/c_build.py"
+COMPILED = "tests/backend tests/test_gram.py"
+C_TESTS = "python3 tests/support/c_build.py"
 
 
 class CannotRun(RuntimeError):

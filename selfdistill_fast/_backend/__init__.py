@@ -31,7 +31,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -70,8 +70,7 @@ __all__ = [
     "with_fallback",
 ]
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 #: Every backend that has a name.
 BACKENDS: dict[str, type[Backend]] = {cls.name: cls for cls in (Reference, Cpu, Gpu)}
@@ -184,12 +183,12 @@ def deliver(be: Backend, a: Array, kind: str | None = None) -> Array:
     return importlib.import_module(kind).from_dlpack(a)
 
 
-def on_device(function: Callable[Concatenate[Any, _P], _R]) -> Callable[Concatenate[Any, _P], _R]:
+def on_device(function: _Function) -> _Function:
     """Run a function of a spectrum where that lives: its device is the current one."""
 
     @functools.wraps(function)
-    def wrapper(spectrum: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def wrapper(spectrum: Any, *args: Any, **kwargs: Any) -> Any:
         with spectrum.backend.on():
             return function(spectrum, *args, **kwargs)
 
-    return wrapper
+    return cast(_Function, wrapper)

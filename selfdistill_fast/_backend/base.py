@@ -69,9 +69,10 @@ class Backend(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n_threads={self.n_threads})"
 
-    def on(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
         """Context in which solver code runs: where the arrays live is the current device."""
-        return contextlib.nullcontext()
+        yield
 
     def with_threads(self, n_threads: int) -> Backend:
         """The same backend with another number of threads."""

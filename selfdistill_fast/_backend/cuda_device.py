@@ -6,7 +6,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -39,7 +39,7 @@ def guarded(verb: _Verb) -> _Verb:
         with self.on():
             return verb(self, *args, **kwargs)
 
-    return wrapper  # type: ignore[return-value]
+    return cast(_Verb, wrapper)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -1,6 +1,6 @@
 """Hard problems, each made from a few numbers; and what the package makes of them.
 
-An answer without a warning must be within the documented tolerance (tests/tolerance.py). An answer
+An answer without a warning must be within the documented tolerance (tolerance.py). An answer
 with a warning of ours, or an error of ours where nothing is promised, is honest, however wrong.
 Everything else is a fault: a :class:`Verdict` says which.
 """

@@ -1,6 +1,6 @@
 """Hard random problems for Krylov certificates, judged by long double.
 
-    python tests/certificate_judge.py [problems] [first seed]
+    python tests/support/certificate_judge.py [problems] [first seed]
 
 draws problems, runs each, compares every pure step with a long-double reference, and prints
 counts and the largest error ÷ certificate. ``test_certificate.py`` runs some of them. Nothing

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from selfdistill_fast._backend import cuda_libraries
 
-HERE = Path(__file__).resolve().parent / "cuda"
+HERE = Path(__file__).resolve().parents[1] / "cuda"
 PAIRS = ("squares", "l1", "inner", "angle")
 
 #: a library has one set of coroutines

@@ -2,8 +2,8 @@
 
 Another compiler, a cross compiler with an emulator to run what it made, fewer instruction sets:
 
-    python tests/c_build.py --cc clang
-    python tests/c_build.py --cc aarch64-linux-gnu-gcc --isas generic \\
+    python tests/support/c_build.py --cc clang
+    python tests/support/c_build.py --cc aarch64-linux-gnu-gcc --isas generic \\
         --runner qemu-aarch64 -- -static
 """
 
@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["-std=c11", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 #: of each instruction set beyond the baseline: those of meson.build
 ISA_FLAGS = {

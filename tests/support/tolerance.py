@@ -122,6 +122,15 @@ def gram(kernel, X, Z, dtype=np.float64):
     return 8 * eps(dtype) * (slope * (xx + zz) + size)
 
 
+#: error of a Gram matrix relative to its largest entry (at least 1), for points of norm about 1
+LOOPS = {np.dtype(np.float64): 1e-12, np.dtype(np.float32): 5e-6}
+
+
+def loops(kernel, dtype):
+    """Relative tolerance of the compiled loops for such points: a power multiplies errors."""
+    return LOOPS[np.dtype(dtype)] * getattr(kernel, "degree", 1)
+
+
 def host(a):
     """An array as NumPy, wherever it lies."""
     return a.get() if hasattr(a, "get") and hasattr(a, "dtype") else np.asarray(a)

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import pytest
-from cases import KERNELS, kernel_id
+from cases import KERNELS, kernel_id, points
 
 from selfdistill_fast import _core
 from selfdistill_fast._backend import get_backend, threads
@@ -26,21 +26,9 @@ SIZES = (0, 1, 2, 3, 7, 15, 16, 17, 63, 64, 65, 97, 191, 192, 193, 385)
 DTYPES = [(np.float64, np.float64), (np.float64, np.float32), (np.float32, np.float32)]
 
 
-@pytest.fixture(params=_core.isa_available())
-def isa(request):
-    before = _core.isa()
-    _core._use_isa(request.param)
-    yield request.param
-    _core._use_isa(before)
-
-
 @pytest.fixture(params=["reference", "cpu"])
 def be(request):
     return get_backend(request.param)
-
-
-def points(rng, n, d, dtype=np.float64):
-    return (0.3 + rng.normal(size=(n, d)) / math.sqrt(d)).astype(dtype)
 
 
 def widened(half_dtype, *matrices):
@@ -62,7 +50,7 @@ def test_products_agree_with_those_of_the_whole_matrix(isa, kernel, dtypes, rng)
     """The kept entries are those of ``gram``, rounded once; their products are double."""
     cpu = get_backend("cpu")
     for number, n in enumerate(SIZES):
-        X = points(rng, n, (1, 3, 8, 17, 260)[number % 5], dtypes[0])
+        X = points(rng, n, (1, 3, 8, 17, 260)[number % 5], dtypes[0], offset=0.3)
         (K,) = widened(dtypes[1], cpu.gram(X, None, kernel))
         half = cpu.half_gram(X, kernel, dtypes[1])
         assert (half.n, half.dtype) == (n, dtypes[1])
@@ -73,7 +61,7 @@ def test_products_agree_with_those_of_the_whole_matrix(isa, kernel, dtypes, rng)
 
 @pytest.mark.parametrize("p", range(1, 20))
 def test_every_number_of_columns(isa, p, rng):
-    X = points(rng, 401, 3)
+    X = points(rng, 401, 3, offset=0.3)
     for dtype in (np.float64, np.float32):
         half = get_backend("cpu").half_gram(X, RBF(0.5), dtype)
         (K,) = widened(dtype, get_backend("cpu").gram(X, None, RBF(0.5)))
@@ -84,14 +72,14 @@ def test_every_number_of_columns(isa, p, rng):
 @pytest.mark.parametrize("kernel", [RBF(0.5), NTK(2)], ids=kernel_id)
 def test_columns_of_the_identity_give_back_the_matrix(isa, kernel, rng):
     """Exactly: every entry is there once, in its place, and symmetric."""
-    X = points(rng, 389, 4)
+    X = points(rng, 389, 4, offset=0.3)
     K = get_backend("cpu").gram(X, None, kernel)
     half = get_backend("cpu").half_gram(X, kernel)
     np.testing.assert_array_equal(get_backend("cpu").half_matmul(half, np.eye(389)), K)
 
 
 def test_backends_agree(be, rng):
-    X = points(rng, 300, 4)
+    X = points(rng, 300, 4, offset=0.3)
     V = rng.normal(size=(300, 3))
     K = REFERENCE.gram(X, None, RBF(0.5))
     np.testing.assert_allclose(be.half_matmul(be.half_gram(X, RBF(0.5)), V), K @ V, rtol=1e-12)
@@ -117,7 +105,7 @@ def test_half_of_a_matrix(be, kept, rng):
 
 def test_float32_storage_loses_what_rounding_loses(isa, rng):
     """|K32 v - K v| <= 2^-24 |K| |v|: one rounding of every entry, none of the sums."""
-    X, V = points(rng, 700, 6), rng.normal(size=(700, 3))
+    X, V = points(rng, 700, 6, offset=0.3), rng.normal(size=(700, 3))
     cpu = get_backend("cpu")
     exact = cpu.half_matmul(cpu.half_gram(X, RBF(0.5)), V)
     narrow = cpu.half_matmul(cpu.half_gram(X, RBF(0.5), np.float32), V)
@@ -140,7 +128,7 @@ def test_what_is_beyond_n_is_zero_whatever_the_kernel_makes_of_zero_rows(isa):
 def test_same_bits_for_any_number_of_threads(isa, rng, monkeypatch):
     monkeypatch.setattr(threads, "GRAIN_NS", 0)
     monkeypatch.setattr(threads, "BLOCK_NS", (20_000, 20_000))
-    X, V = points(rng, 1500, 5), rng.normal(size=(1500, 5))
+    X, V = points(rng, 1500, 5, offset=0.3), rng.normal(size=(1500, 5))
     K = get_backend("cpu").gram(X, None, RBF(0.5))
     for dtype in (np.float64, np.float32):
         results = []
@@ -155,7 +143,7 @@ def test_same_bits_for_any_number_of_threads(isa, rng, monkeypatch):
 
 
 def test_columns_do_not_depend_on_their_neighbours_beyond_rounding(rng):
-    X, V = points(rng, 500, 4), rng.normal(size=(500, 9))
+    X, V = points(rng, 500, 4, offset=0.3), rng.normal(size=(500, 9))
     cpu = get_backend("cpu")
     half = cpu.half_gram(X, Linear())
     K = cpu.gram(X, None, Linear())
@@ -165,7 +153,7 @@ def test_columns_do_not_depend_on_their_neighbours_beyond_rounding(rng):
 
 
 def test_out_and_inputs_of_any_layout(be, rng):
-    X, V = points(rng, 200, 4), rng.normal(size=(200, 6))
+    X, V = points(rng, 200, 4, offset=0.3), rng.normal(size=(200, 6))
     half = be.half_gram(np.asfortranarray(X), RBF(0.5))
     expected = be.half_matmul(half, V)
     frozen = V.copy()
@@ -180,14 +168,14 @@ def test_out_and_inputs_of_any_layout(be, rng):
 def test_bytes_are_foretold(be, rng):
     for n in (0, 1, 192, 193, 1000, 2500):
         for dtype in (np.float64, np.float32):
-            half = be.half_gram(points(rng, n, 2), RBF(0.5), dtype)
+            half = be.half_gram(points(rng, n, 2, offset=0.3), RBF(0.5), dtype)
             assert half.nbytes <= be.half_bytes(n, dtype) <= 1.01 * half.nbytes + 64
     whole = 36_000**2 * 8
     assert get_backend("cpu").half_bytes(36_000, np.float64) < 0.51 * whole
 
 
 def test_refusals(be, rng):
-    X = points(rng, 20, 3)
+    X = points(rng, 20, 3, offset=0.3)
     half = be.half_gram(X, RBF(1.0))
     with pytest.raises(TypeError, match="half_of"):
         be.half_gram(X, Custom(lambda A, B: A @ B.T))
@@ -209,7 +197,7 @@ def test_refusals(be, rng):
 
 
 def test_the_border_refuses(rng):
-    X = points(rng, 200, 3)
+    X = points(rng, 200, 3, offset=0.3)
     shape = _core.half_shape(200)
     assert shape == (3, 192, 192)
     tiles, job = _core.empty_aligned(shape, np.float64), _core.Gram(X, None, RBF(1.0).c_spec)
@@ -249,8 +237,8 @@ def test_float32_rows_times_float64_columns(isa, p, rng):
     """gram_matmul of float32 X takes float64 W: its sums are then double throughout."""
     cpu = get_backend("cpu")
     for n, d in ((1, 3), (97, 18), (401, 5), (700, 300)):
-        X = points(rng, n, d, np.float32)
-        Z = points(rng, 260, d, np.float32)
+        X = points(rng, n, d, np.float32, offset=0.3)
+        Z = points(rng, 260, d, np.float32, offset=0.3)
         for other in (None, Z):
             K = cpu.gram(X, other, RBF(0.5)).astype(np.float64)
             W = rng.normal(size=(K.shape[1], p))
@@ -276,7 +264,7 @@ def test_offsets_beyond_two_to_the_31_entries(isa, dtype, rng):
     except OSError:
         pytest.skip("this system does not hand out memory that it has not")
     half = np.frombuffer(memory, dtype).reshape(shape)
-    X = points(rng, n, 2, dtype)
+    X = points(rng, n, 2, dtype, offset=0.3)
     job = _core.Gram(X, None, RBF(0.5).c_spec)
     job.pack(0, job.n_panels)
     job.half_gram(tiles - 3, tiles, half)  # of the last two rows of tiles

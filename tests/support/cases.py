@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from selfdistill_fast import NTK, RBF, Laplacian, Linear, Matern, Polynomial
 
 KERNELS = [
@@ -36,3 +38,12 @@ ALPHAS = {
 
 def kernel_id(kernel):
     return "-".join([type(kernel).__name__, *(f"{v:g}" for v in vars(kernel).values())])
+
+
+def points(rng, n, d, dtype=np.float64, offset=0.0):
+    """Rows of norm about 1 around ``offset``."""
+    return (offset + rng.normal(size=(n, d)) / math.sqrt(max(d, 1))).astype(dtype)
+
+
+def in_double(a):
+    return None if a is None else a.astype(np.float64)
