@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a process of tests for each processor already. Threads of OpenMP (torch's) that
+    # wait for each other there make small networks a hundred times slower. BLAS keeps its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 #: rooms that import their extra at the top, and that extra's package
 NEEDS = {"selfdistill_fast/trainer/*": "torch"}

@@ -113,6 +113,18 @@ def _warn_of_weights(spectrum: Spectrum, folds: Sequence[Any] | None = None) -> 
         )
 
 
+def _warned(spectrum: Spectrum, columns: Any) -> Any:
+    """``columns``; RuntimeWarning where some are not finite."""
+    if not bool(spectrum.backend.xp.isfinite(columns).all()):
+        warn_caller(
+            f"some held-out predictions overflow {columns.dtype}, or what is left without a row "
+            "is singular to rounding, and are NaN or infinite: use larger lam values"
+            + (", or float64" if columns.dtype == np.float32 else ""),
+            RuntimeWarning,
+        )
+    return columns
+
+
 def check_leave_one_out(spectrum: Spectrum, n_steps: int) -> None:
     """ValueError where a training set has no leave-one-out of so many steps; says what has."""
     if spectrum.fit_intercept and spectrum.target.shape[0] == 1:
@@ -148,7 +160,7 @@ def loo_columns(spectrum: Spectrum, penalties: Penalties, *, average: bool = Fal
         _held_out(left, penalties.chain(E, start), penalties.chain(F, start), start)[0]
         for start in penalties.starts
     ]
-    return penalties.by_last_step(chains, spectrum.backend.xp)
+    return _warned(spectrum, penalties.by_last_step(chains, spectrum.backend.xp))
 
 
 class _SingleRows:
@@ -206,7 +218,7 @@ def fold_columns(spectrum: Spectrum, penalties: Penalties, folds: list[Any]) -> 
         for chain in chains:
             chain.leave_out(fold, kept, dropped)
     columns = [chain.penalties.by_last_step(chain.chains, xp) for chain in chains]
-    return xp.stack(columns) if penalties.is_batch else columns[0]
+    return _warned(spectrum, xp.stack(columns) if penalties.is_batch else columns[0])
 
 
 class _FoldChains:

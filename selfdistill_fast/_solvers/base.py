@@ -314,7 +314,11 @@ class Spectrum(Solver):
         return F.reshape(*lead, X_new.shape[0], p)
 
     def warn_below_rounding(self, lam: Any) -> None:
-        """RuntimeWarning where no digit is promised for λ, which is below the rounding of K."""
+        """RuntimeWarning where no digit is promised for λ, which is below the rounding of K.
+
+        Also where y is so small beside K that its coefficients underflow, whatever λ is.
+        """
+        self._warn_of_underflow()
         smallest = float(np.min(lam))
         single = self.dtype == np.float32
         limit = self.rounding * (10.0 if single else max(10.0, 0.1 * len(self.target)))
@@ -326,6 +330,17 @@ class Spectrum(Solver):
                 f"error of {min(error, 1.0):.2g}); it is at most 1e-3 from "
                 f"lam={1e4 * self.rounding:.2g} on: use a larger lam"
                 + (" or float64" if single else ""),
+                RuntimeWarning,
+            )
+
+    def _warn_of_underflow(self) -> None:
+        info, size = np.finfo(self.dtype), largest(abs(self.Y))
+        norm = self.scale * len(self.target) / self.total_weight
+        if 0.0 < float(info.eps) * size < 8.0 * norm * float(info.smallest_subnormal):
+            warn_caller(
+                f"y (at most {size:.2g}) is so small beside the kernel (its norm is {norm:.2g}) "
+                f"that coefficients underflow {self.dtype}: predictions lose digits; scale y up, "
+                "or the kernel and lam down",
                 RuntimeWarning,
             )
 
