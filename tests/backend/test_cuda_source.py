@@ -5,6 +5,7 @@ The host run is of the very source that a device gets: tiles, indices, barriers,
 
 from __future__ import annotations
 
+import os
 import re
 
 import cuda_build
@@ -65,7 +66,7 @@ def test_every_nvrtc_compiles_beside_the_others(order, torch):
         pytest.importorskip("torch")
     code = f"""
         import sys
-        sys.path.insert(0, {str(cuda_build.HERE.parent)!r})
+        sys.path.insert(0, {os.path.dirname(cuda_build.__file__)!r})
         import cuda_build
         from selfdistill_fast._backend import cuda_libraries
         if {torch == "before"}:
