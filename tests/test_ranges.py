@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import mpmath as mp
 import numpy as np
@@ -343,3 +344,22 @@ def test_coefficients_that_overflow_are_refused_where_they_are_asked_for(backend
     for step in (None, 2, "all"):
         with pytest.raises(ValueError, match=r"overflow float32.*or use float64"):
             path.dual_coef(step)
+
+
+@pytest.mark.parametrize("solver", ["auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"])
+def test_targets_too_small_beside_the_kernel_are_reported(solver, rng):
+    X = rng.standard_normal((20, 2)).astype(np.float32)
+    options = {} if solver == "eigh" else {"lam": 1e25}
+    with pytest.raises(ValueError, match="scale y up"):
+        spectrum(3e12 * X, 1e-20 * X[:, 0], Linear(), solver=solver, **options)
+    s = spectrum(3e12 * X, X[:, 0], Linear(), solver=solver, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distill(s, 1e25, 0.5, 2)
+
+
+def test_held_out_predictions_that_overflow_are_reported(rng):
+    s = spectrum(rng.standard_normal((6, 2)), rng.standard_normal(6), RBF(1.0))
+    s.filters.d[...] = np.nan  # a stand-in for whatever overflows
+    with pytest.warns(RuntimeWarning, match="held-out predictions overflow"):
+        leave_one_out(s, 0.1, 0.5, 2)

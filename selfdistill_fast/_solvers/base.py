@@ -17,7 +17,7 @@ with r = 0 and ȳ = 0 without an intercept. Rows of weight 0 drop out of all thi
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -314,11 +314,7 @@ class Spectrum(Solver):
         return F.reshape(*lead, X_new.shape[0], p)
 
     def warn_below_rounding(self, lam: Any) -> None:
-        """RuntimeWarning where no digit is promised for λ, which is below the rounding of K.
-
-        Also where y is so small beside K that its coefficients underflow, whatever λ is.
-        """
-        self._warn_of_underflow()
+        """RuntimeWarning where no digit is promised for λ, which is below the rounding of K."""
         smallest = float(np.min(lam))
         single = self.dtype == np.float32
         limit = self.rounding * (10.0 if single else max(10.0, 0.1 * len(self.target)))
@@ -333,16 +329,26 @@ class Spectrum(Solver):
                 RuntimeWarning,
             )
 
-    def _warn_of_underflow(self) -> None:
-        info, size = np.finfo(self.dtype), largest(abs(self.Y))
-        norm = self.scale * len(self.target) / self.total_weight
-        if 0.0 < float(info.eps) * size < 8.0 * norm * float(info.smallest_subnormal):
-            warn_caller(
-                f"y (at most {size:.2g}) is so small beside the kernel (its norm is {norm:.2g}) "
-                f"that coefficients underflow {self.dtype}: predictions lose digits; scale y up, "
-                "or the kernel and lam down",
-                RuntimeWarning,
+    def check_underflow(self) -> Self:
+        """This; ValueError where coefficients underflow, whatever λ is.
+
+        They are y/(K + λ) of the weighted problem, and of the caller's, held to the smallest
+        number of the dtype; K times that must be small beside y.
+        """
+        info, size = np.finfo(self.dtype), largest(abs(self.target))
+        root = (self.total_weight / max(len(self.target), 1)) ** 0.5
+        if (
+            0.0
+            < info.eps * size
+            < 8.0 * self.scale * float(info.smallest_subnormal) * max(1.0, 1.0 / root)
+        ):
+            raise ValueError(
+                f"y (at most {largest(abs(self.Y)):.2g}) is so small beside the kernel (its norm "
+                f"is {self.scale:.2g}, with sample_weight) that coefficients underflow "
+                f"{self.dtype}: scale y up, or the kernel and lam down"
+                + (", or use float64" if self.dtype == np.float32 else "")
             )
+        return self
 
     def check_new(self, X_new: Any, name: str = "X") -> Any:
         """New points as a native array with the right number of columns."""
