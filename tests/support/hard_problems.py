@@ -348,6 +348,8 @@ def _refused(what, error, problem, data):
     if type(error) not in HONEST:
         return Verdict(what, "crashed", math.inf, message, fault=True)
     rounding = tolerance.rounding(problem.n, float(data.d_max / judge.LONG(data.lam)), data.dtype)
+    if problem.solver == "nystrom":
+        rounding *= 1e4 / problem.n  # see tolerance.nystrom
     scaled = problem.family in EXTREME and type(error) is ValueError
     cost = 1.0
     if what in ("leave-one-out", "folds"):

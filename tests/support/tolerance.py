@@ -62,12 +62,14 @@ def silent(n, d_max, lam, c=1.0, dtype=np.float64):
 
 
 def nystrom(s, lam, c=1.0):
-    """What the ``rounding`` of a landmark model costs predictions, relative to max |y|.
+    """What the rounding of a landmark model costs predictions, relative to max |y|.
 
-    K is known to that, so small predictions K/λ y to that share of ‖K‖; and new samples, those
-    that are held out too, may have larger features than all training samples.
+    K is known to its ``rounding``, so small predictions K/λ y to that share of ‖K‖; and samples
+    far from the training samples, those that are held out too, by the rounding of features.
     """
-    return 1000 * s.rounding / min(lam, s.scale) * np.abs(c).sum() if s.scale > 0 else 0.0
+    if s.scale == 0.0:
+        return 0.0
+    return (1000 * s.rounding / min(lam, s.scale) + 10 * s._far / lam) * np.abs(c).sum()
 
 
 def underflow(n, largest, dtype=np.float64):

@@ -29,6 +29,8 @@ Where they lie so that rows are extrapolated from nearly equal landmarks, δ gro
 then the last landmarks, in the order of pivots, are dropped until δ <= 5000 ε tr(K), which the
 pass allows without another one (a prefix of the columns of φ is the model of a prefix of the
 landmarks). A λ value leaves a relative error of about δ/λ, or ε d_max/λ where that is more.
+A new sample may lie along a direction that the training samples hardly have: φ_j is known to
+ε max κ/√p_j, and the error there may reach ε (max κ³ Σw Σ_j 1/p_j)^½ / λ.
 What must not be done is to take R⁻¹ out of the sum: R⁻ᵀ (K_LXᵀ…) R⁻¹ would multiply rounding
 by 1/ε.
 
@@ -65,7 +67,7 @@ from selfdistill_fast._solvers.nystrom.memory import block_rows, nystrom_bytes
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Work
 from selfdistill_fast._solvers.rows import is_dask, map_dask
 from selfdistill_fast._solvers.spectral import Filters
-from selfdistill_fast._validation import check_n_steps, largest
+from selfdistill_fast._validation import check_n_steps, largest, warn_caller
 from selfdistill_fast.kernels import Kernel, Precomputed
 
 __all__ = ["NystromOptions", "NystromSpectrum"]
@@ -212,6 +214,8 @@ class NystromSpectrum(Spectrum):
         held = float(squares[:r].sum())
         self.approximation_error = max(total - held, 0.0) / total if total > 0 else 0.0
         self._lost = float(lost[r - 1]) if r else 0.0
+        scale = float(pivots[0]) ** 3 * self.total_weight if r else 0.0
+        self._far = eps * (scale * float((1.0 / pivots[:r]).sum())) ** 0.5
         if r == len(R):
             return features, S, b, mean, middle
         self.basis, self.landmarks = self.basis[:r], self.landmarks[:r]
@@ -243,6 +247,18 @@ class NystromSpectrum(Spectrum):
     def rounding(self) -> float:
         """Size of an eigenvalue that may be rounding alone, see the head of this module."""
         return max(rounding(self.scale, self.dtype), self._lost)
+
+    def warn_below_rounding(self, lam: Any) -> None:
+        """Also where samples far from all landmarks may be predicted without a correct digit."""
+        super().warn_below_rounding(lam)
+        smallest = float(np.min(lam))
+        if 10.0 * self.rounding <= smallest < 10.0 * self._far:
+            warn_caller(
+                f"lam={smallest:g} is so small that predictions at samples unlike the training "
+                "samples may have no correct digit: some landmarks nearly determine others; use "
+                f"fewer landmarks, or lam={1e3 * self._far:.2g} or more",
+                RuntimeWarning,
+            )
 
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
