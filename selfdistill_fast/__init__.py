@@ -1,9 +1,9 @@
 """The fast, exact engine for self-distillation.
 
-Data flows one way; each name below is the public end of one module::
+Data flows one way; modules that begin with an underscore are not public::
 
-    kernels → gram → spectrum → filters → loo → distill → estimator · sweep → cli
-       └───── backend: reference | cpu | gpu ┘      alpha ← distill, trainer
+    kernels → _gram → _solvers → _chain → estimators · _sweep → cli
+       └─ _backend: reference | cpu | gpu ─┘      alpha ← _chain, trainer
 
 Every self-distilled kernel ridge regression is a filter on one eigendecomposition (Borup &
 Andersen 2021): factorise once with :func:`spectrum`, then every ridge λ, every
