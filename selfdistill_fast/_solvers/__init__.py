@@ -30,7 +30,6 @@ from selfdistill_fast._solvers.evaluation import NoLimit, check_limit, check_new
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.planning import Plan, choose, memory_budget, plan, where_it_pays
 from selfdistill_fast._solvers.problem import Problem, Request, TrainingSet, Unsuitable
-from selfdistill_fast._solvers.rows import as_rows, in_memory, is_dask, map_dask
 from selfdistill_fast._solvers.solvers import (
     check_leave_one_out,
     check_solver,
@@ -38,6 +37,7 @@ from selfdistill_fast._solvers.solvers import (
     solver_named,
     with_steps,
 )
+from selfdistill_fast._solvers.sources import as_rows, in_memory, is_dask, map_dask
 from selfdistill_fast._validation import (
     check_lam,
     check_sample_weight,
