@@ -232,7 +232,9 @@ def _spectrum(
     request = replace(request, max_memory=memory_budget(be, request.max_memory))
     named = solver_named(name)
     if named is not None:
-        return named(training, replace(request, options=named.Options(**options))).check_underflow()
+        return named(
+            training, replace(request, options=named.Options(**options))
+        )._check_underflow()
     if not isinstance(solver, Plan):
         n, n_features = training.X.shape
         sizes = be, n, n_features, training.p, np.dtype(training.dtype)
@@ -270,7 +272,7 @@ def _automatic(
         reason = f"{chosen.solver}, chosen first, cannot be exact here"
         chosen = replace(chosen, solver=name, reason=reason)
     result.plan = chosen
-    return result.check_underflow()
+    return result._check_underflow()
 
 
 def _unless_unsuitable(
