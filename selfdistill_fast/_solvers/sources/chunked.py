@@ -9,14 +9,12 @@ import numpy as np
 
 from selfdistill_fast._backend import get_backend
 from selfdistill_fast._solvers.sources.blocks import checked, rebatched
-from selfdistill_fast._solvers.sources.memory import Rows
+from selfdistill_fast._solvers.sources.memory import StreamedRows
 from selfdistill_fast._validation import plain
 
 
-class ChunkedRows(Rows):
+class ChunkedRows(StreamedRows):
     """Rows of a re-iterable of chunks of X, or of pairs (X, y); ``y`` is then collected."""
-
-    streaming = True
 
     def __init__(self, be: Any, source: Any, y: Any = None) -> None:
         self.backend, self._source = be, source
@@ -40,10 +38,6 @@ class ChunkedRows(Rows):
         if self._pairs is False and y is None:
             raise ValueError("Y is missing: pass it, or make every chunk a pair (X, y)")
         self.y = np.concatenate(targets) if targets else y
-
-    def copy(self) -> Rows:
-        """The same: the source must yield the same rows every time."""
-        return self
 
     def __getitem__(self, indices: Any) -> Any:
         xp = self.backend.xp

@@ -13,13 +13,11 @@ import numpy as np
 from selfdistill_fast._backend import get_backend
 from selfdistill_fast._backend.threads import one_blas_thread
 from selfdistill_fast._solvers.sources.blocks import checked, cut, pairs
-from selfdistill_fast._solvers.sources.memory import Rows
+from selfdistill_fast._solvers.sources.memory import Rows, StreamedRows
 
 
-class DaskRows(Rows):
+class DaskRows(StreamedRows):
     """Rows of a dask array: every chunk is worked on where it lies, by one thread."""
-
-    streaming = True
 
     def __init__(self, be: Any, X: Any) -> None:
         if X.ndim != 2:
@@ -29,10 +27,6 @@ class DaskRows(Rows):
         self.shape = tuple(int(s) for s in X.shape)
         self.dtype = be.asarray(np.empty((0, self.shape[1]), X.dtype), "X").dtype
         self._edges = np.cumsum([0, *X.chunks[0]]).tolist()
-
-    def copy(self) -> Rows:
-        """The same: what the graph computes must stay as it is."""
-        return self
 
     def __getitem__(self, indices: Any) -> Any:
         indices = self.backend.to_numpy(indices)

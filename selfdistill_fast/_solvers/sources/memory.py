@@ -1,4 +1,4 @@
-"""Rows of an array in memory, and what rows that lie elsewhere do as well."""
+"""Rows of an array in memory, and what rows that are not do alike."""
 
 from __future__ import annotations
 
@@ -61,6 +61,16 @@ class Rows:
             start = stop
             del part
         return sums
+
+
+class StreamedRows(Rows):
+    """Rows that are not in memory; they must not change while a model uses them."""
+
+    streaming = True
+
+    def copy(self) -> Rows:
+        """The same: nothing is copied."""
+        return self
 
 
 def _add(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:

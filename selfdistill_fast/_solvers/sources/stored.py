@@ -9,16 +9,14 @@ import numpy as np
 
 from selfdistill_fast._backend import get_backend
 from selfdistill_fast._solvers.sources.blocks import checked, pairs, rebatched
-from selfdistill_fast._solvers.sources.memory import Rows
+from selfdistill_fast._solvers.sources.memory import StreamedRows
 
 #: rows of a chunk of a stored array that has no chunks of its own
 _RANGE = 65536
 
 
-class StoredRows(Rows):
+class StoredRows(StreamedRows):
     """Rows of an array in a file; X[a:b] reads what it is asked for."""
-
-    streaming = True
 
     def __init__(self, be: Any, X: Any) -> None:
         if len(X.shape) != 2:
@@ -29,10 +27,6 @@ class StoredRows(Rows):
         chunks = getattr(X, "chunks", None)  # a memory map has none
         rows = int(chunks[0]) if chunks else max(1, min(_RANGE, (1 << 24) // max(X.shape[1], 1)))
         self._edges = [*range(0, self.shape[0], max(rows, 1)), self.shape[0]]
-
-    def copy(self) -> Rows:
-        """The same: what lies in the file must stay as it is."""
-        return self
 
     def __getitem__(self, indices: Any) -> Any:
         indices = self.backend.to_numpy(indices)
