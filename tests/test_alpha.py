@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import oracle
 import pytest
+import tolerance
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -68,7 +69,7 @@ def test_alpha_equals_equation_16_and_the_numerical_minimiser(rng):
     y, first, student = rng.standard_normal((3, 30))
     gap = student - first
     expected = 1 - gap @ (y - first) / (gap @ gap)
-    assert_close(optimal_alpha(y, first, student), expected, 1e-14)
+    assert_close(optimal_alpha(y, first, student), expected, tolerance.FORMULA)
     numeric = oracle.vertex(lambda a: np.sum((y - (a * first + (1 - a) * student)) ** 2))
     assert_close(optimal_alpha(y, first, student), numeric, 1e-12)
 
@@ -76,17 +77,19 @@ def test_alpha_equals_equation_16_and_the_numerical_minimiser(rng):
 def test_alpha_is_one_for_a_perfect_first_step_and_zero_for_a_perfect_student(rng):
     first, student = rng.standard_normal((2, 12))
     assert optimal_alpha(first, first, student) == 1.0
-    assert_close(optimal_alpha(student, first, student), 0.0, 1e-14, 1.0)
+    assert_close(optimal_alpha(student, first, student), 0.0, tolerance.FORMULA, 1.0)
 
 
 def test_several_targets_share_one_alpha_unless_asked(rng):
     y, first, student = rng.standard_normal((3, 12, 4))
     shared = optimal_alpha(y, first, student)
     assert np.ndim(shared) == 0
-    assert_close(shared, optimal_alpha(y.ravel(), first.ravel(), student.ravel()), 1e-14)
+    assert_close(
+        shared, optimal_alpha(y.ravel(), first.ravel(), student.ravel()), tolerance.FORMULA
+    )
     own = optimal_alpha(y, first, student, per_target=True)
     each = [optimal_alpha(y[:, j], first[:, j], student[:, j]) for j in range(4)]
-    assert_close(own, np.array(each), 1e-14)
+    assert_close(own, np.array(each), tolerance.FORMULA)
 
 
 @pytest.mark.parametrize("per_target", [False, True])
@@ -98,7 +101,7 @@ def test_sample_weight_is_repetition(rng, per_target):
     repeated = optimal_alpha(y[rows], first[rows], student[rows], per_target=per_target)
     assert_close(weighted, repeated, 1e-13)
     doubled = optimal_alpha(y, first, student, sample_weight=2.0 * weight, per_target=per_target)
-    assert_close(doubled, weighted, 1e-14)
+    assert_close(doubled, weighted, tolerance.FORMULA)
 
 
 def test_float32_is_accumulated_in_double(rng):
@@ -123,7 +126,7 @@ def test_coincident_predictions_of_one_target(rng):
     with pytest.warns(RuntimeWarning):
         own = optimal_alpha(y, first, student, per_target=True)
     assert own[1] == 1.0
-    assert_close(own[0], optimal_alpha(y[:, 0], first[:, 0], student[:, 0]), 1e-14)
+    assert_close(own[0], optimal_alpha(y[:, 0], first[:, 0], student[:, 0]), tolerance.FORMULA)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # together the two targets do differ
         optimal_alpha(y, first, student)
@@ -151,7 +154,7 @@ def test_shapes_that_differ_are_an_error(rng):
 def test_torch_tensors_give_the_same(rng):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     y, first, student = rng.standard_normal((3, 9, 2))
-    for dtype, rtol in ((np.float64, 1e-14), (np.float32, 1e-12)):
+    for dtype, rtol in ((np.float64, tolerance.FORMULA), (np.float32, 1e-12)):
         arrays = [a.astype(dtype) for a in (y, first, student)]
         expected = optimal_alpha(*arrays)
         assert_close(float(optimal_alpha(*map(torch.tensor, arrays))), expected, rtol)
@@ -184,7 +187,7 @@ def test_greedy_alphas_equal_algorithm_1(backend, rng, clip, weighted):
     assert np.isnan(path.alphas[0])
     assert_close(path.alphas[1:], expected[1:], 1e-8)
     refits = oracle.predict(oracle.chain(K, Y, LAM, path.alphas), K_val)
-    assert_close(path.predict(X_val, step="all"), refits, 1e-10)
+    assert_close(path.predict(X_val, step="all"), refits, tolerance.floor())
 
 
 def test_clipping_happens_inside_the_algorithm(backend, rng):
@@ -318,7 +321,7 @@ def test_joint_weights_equal_the_numerical_optimum(rng, n_steps, clip):
         expected = oracle.best_weights(y.reshape(20, -1), F.reshape(n_steps, 20, -1), clip=clip)
         assert c.shape == (n_steps,)
         assert_close(c, expected, 1e-10, 1.0)
-        assert abs(c.sum() - 1) <= 1e-14 * (1 + np.abs(c).sum())
+        assert abs(c.sum() - 1) <= tolerance.FORMULA * (1 + np.abs(c).sum())
 
 
 @given(data=st.data())
@@ -329,7 +332,7 @@ def test_clipped_joint_weights_satisfy_kkt(data):
     F = data.draw(hnp.arrays(float, (n_steps, 6), elements=st.floats(-3, 3, width=16)), label="F")
     c = joint_weights(y, F, clip=True)
     assert (c >= 0).all()
-    assert abs(c.sum() - 1) <= 1e-14
+    assert abs(c.sum() - 1) <= tolerance.FORMULA
     gradient = F @ (c @ F - y)
     size = 1 + np.abs(F).max() * (np.abs(F).max() + np.abs(y).max()) * 6
     assert gradient[c > 0].max() <= gradient.min() + 1e-10 * size
@@ -421,8 +424,8 @@ def test_alphas_to_weights_is_stick_breaking(alphas):
         for k in range(1, T + 1)
     ]
     scale = max(1.0, np.abs(expected).max())
-    assert_close(c, np.array(expected), 1e-14, scale)
-    assert_close(c, oracle.weights_of(full), 1e-14, scale)
+    assert_close(c, np.array(expected), tolerance.FORMULA, scale)
+    assert_close(c, oracle.weights_of(full), tolerance.FORMULA, scale)
     assert_close(c.sum(), 1.0, 1e-13, np.abs(c).sum())
 
 
@@ -430,7 +433,7 @@ def test_alphas_to_weights_is_stick_breaking(alphas):
 def test_alphas_in_the_unit_interval_give_the_simplex(alphas):
     c = alphas_to_weights(alphas)
     assert (c >= 0).all()
-    assert abs(c.sum() - 1) <= 1e-14
+    assert abs(c.sum() - 1) <= tolerance.FORMULA
 
 
 # α's away from 1: there the stick is used up and the α's before it leave no trace

@@ -131,10 +131,12 @@ def test_functions_of_unknown_eigenvalues_agree(rng):
     np.testing.assert_array_equal(batch[1], s.pure_filters(large, 3))
     assert (batch[1][0] > 0.0).all()
     scheduled = s.pure_filters(None, 3, [small] * 3)
-    np.testing.assert_allclose(scheduled[-1], steps, rtol=1e-14)
+    np.testing.assert_allclose(scheduled[-1], steps, rtol=tolerance.FORMULA)
     residual = s.residual_filters(None, 3, [small] * 3)
-    np.testing.assert_allclose(residual[:, 0], s.residual_filters(small, 3), rtol=1e-14)
-    np.testing.assert_allclose(s.limit(small, 1.0), s.pure_steps(small, 1)[0], rtol=1e-14)
+    np.testing.assert_allclose(residual[:, 0], s.residual_filters(small, 3), rtol=tolerance.FORMULA)
+    np.testing.assert_allclose(
+        s.limit(small, 1.0), s.pure_steps(small, 1)[0], rtol=tolerance.FORMULA
+    )
 
 
 @pytest.mark.parametrize("solver", ["eigh", "cholesky", "tridiagonal", "nystrom"])
@@ -255,7 +257,7 @@ def test_held_out_predictions_under_very_unequal_weights_are_told(rng):
                 w,
                 True,
             )[..., 0]
-            np.testing.assert_allclose(held_out, want, rtol=0, atol=1e-10)
+            np.testing.assert_allclose(held_out, want, rtol=0, atol=tolerance.floor())
 
 
 @pytest.mark.parametrize("solver", ["eigh", "cholesky", "tridiagonal", "krylov", "nystrom"])

@@ -136,7 +136,7 @@ def test_lemma_4_2_recursion(d, lam, alphas):
         scale = 1.0
         for t, value in enumerate(exact):
             scale = max(scale, abs(float(value)))
-            assert abs(B[t, k] - float(value)) <= 1e-14 * scale * 6
+            assert abs(B[t, k] - float(value)) <= tolerance.FORMULA * scale * 6
         c = oracle.weights_of([np.nan, *alphas])
         a = d_k / (d_k + lam)
         explicit = sum(c_j * a ** (j + 1) for j, c_j in enumerate(c))
@@ -154,7 +154,7 @@ def test_lemma_4_2_decrease(d, lam, alpha):
     a = d / (d + lam)
     tau = np.arange(1, T)[:, None]
     drop = ((1 - alpha) * a) ** tau * lam / (d + lam)
-    assert_close(B[:-1] - B[1:], drop, 1e-14, 1.0)
+    assert_close(B[:-1] - B[1:], drop, tolerance.FORMULA, 1.0)
     for d_k in d:  # strict, in exact arithmetic
         exact = exact_B(d_k, lam, [alpha] * (T - 1))
         assert all(0 < b < 1 for b in exact)
@@ -303,10 +303,10 @@ def test_theorem_4_5_linear_rate(data, backend):
     alpha = data.draw(st.floats(0.05, 0.95), label="alpha")
     d = np.array(sorted(data.draw(st.lists(eigenvalues, min_size=1, max_size=6), label="d")))
     B, limit = shrinkage_path(d, lam, alpha, 8), limit_shrinkage(d, lam, alpha)
-    assert_close(limit, d / (d + lam / alpha), 1e-14)
+    assert_close(limit, d / (d + lam / alpha), tolerance.FORMULA)
     rate = (1 - alpha) * d / (d + lam)
-    assert_close((B - limit)[1:], (B - limit)[:-1] * rate, 1e-14, 1.0)
-    assert_close(convergence_rate(d, lam, alpha), rate.max(), 1e-14)
+    assert_close((B - limit)[1:], (B - limit)[:-1] * rate, tolerance.FORMULA, 1.0)
+    assert_close(convergence_rate(d, lam, alpha), rate.max(), tolerance.FORMULA)
     # ‖y^(τ) − y^(∞)‖ on the training rows of a problem with these eigenvalues
     K = np.diag(d)
     y = np.random.default_rng(data.draw(seeds, label="seed")).standard_normal(len(d))
@@ -350,8 +350,8 @@ def test_effective_degrees_of_freedom(d, lam, alpha):
     """The trace of the smoother: Σ_k B_kk, decreasing in τ, at most the rank."""
     d = np.array(sorted(d))
     dof = effective_dof(d, lam, alpha, 6)
-    assert_close(dof, shrinkage_path(d, lam, alpha, 6).sum(1), 1e-14, max(1.0, dof[0]))
-    assert (np.diff(dof) <= 1e-14 * len(d)).all()
+    assert_close(dof, shrinkage_path(d, lam, alpha, 6).sum(1), tolerance.FORMULA, max(1.0, dof[0]))
+    assert (np.diff(dof) <= tolerance.FORMULA * len(d)).all()
     assert dof[0] <= np.count_nonzero(d)
 
 

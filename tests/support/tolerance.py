@@ -42,6 +42,9 @@ def chain(d_max, lam, c=1.0, dtype=np.float64):
     return max(floor(dtype), conditioning(d_max, lam, c, dtype))
 
 
+#: relative error of short formulas on float64 numbers: α of eq. (16), weights, filters
+FORMULA = 1e-14
+
 #: relative error of an answer without a warning where λ is below rounding and nothing is promised
 UNPROMISED = 1e-2
 
@@ -93,8 +96,11 @@ def held_out(weight, labels, intercept):
     return growth
 
 
-def krylov(tol, c=1.0):
-    """What solver="krylov" may add: ``tol`` of every pure step, relative to the targets."""
+def krylov(tol=1e-8, c=1.0):
+    """What solver="krylov" may add: ``tol`` of every pure step, relative to the targets.
+
+    Its default is the solver's own for float64.
+    """
     return tol * np.abs(c).sum()
 
 
