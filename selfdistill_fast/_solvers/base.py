@@ -329,7 +329,7 @@ class Spectrum(Solver):
                 RuntimeWarning,
             )
 
-    def check_underflow(self) -> Self:
+    def _check_underflow(self) -> Self:
         """This; ValueError where coefficients underflow, whatever λ is.
 
         They are y/(K + λ) of the weighted problem, and of the caller's, held to the smallest

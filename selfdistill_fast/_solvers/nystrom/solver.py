@@ -65,7 +65,7 @@ from selfdistill_fast._solvers.nystrom.landmarks import (
 )
 from selfdistill_fast._solvers.nystrom.memory import block_rows, nystrom_bytes
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Work
-from selfdistill_fast._solvers.rows import is_dask, map_dask
+from selfdistill_fast._solvers.sources import is_dask, map_dask
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import check_n_steps, largest, warn_caller
 from selfdistill_fast.kernels import Kernel, Precomputed
@@ -100,7 +100,7 @@ class NystromSpectrum(Spectrum):
 
     Attributes
     ----------
-    X : the training rows, see :class:`~selfdistill_fast._solvers.rows.Rows`
+    X : the training rows, see :class:`~selfdistill_fast._solvers.sources.Rows`
     sampling : "rpcholesky", "uniform" or "kmeans", as asked for, or as "auto" has chosen
     landmarks : (r,) indices of the landmark rows
     basis : (r, d) the landmarks, r <= n_landmarks
