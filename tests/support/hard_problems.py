@@ -541,7 +541,11 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
         tol = getattr(s, "tol", None)
         if tol is not None:
             allowed = allowed + tolerance.krylov(tol, c) * np.abs(data.Y - y_mean).max(0)
-        error = np.abs(actual[t] - answer.chain[t]).max(0)
+        gap = np.abs(actual[t] - answer.chain[t])
+        if tol is not None:  # which is that of samples with κ(x, x) as at the training samples
+            diagonal = _diagonal(problem, data)
+            gap = gap / np.sqrt(np.maximum(diagonal / diagonal[: problem.n].max(), 1))[:, None]
+        error = gap.max(0)
         worst = max(worst, float(_ratio(error, allowed).max()))
     return worst
 

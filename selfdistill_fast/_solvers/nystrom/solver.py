@@ -214,8 +214,8 @@ class NystromSpectrum(Spectrum):
         held = float(squares[:r].sum())
         self.approximation_error = max(total - held, 0.0) / total if total > 0 else 0.0
         self._lost = float(lost[r - 1]) if r else 0.0
-        scale = float(pivots[0]) ** 3 * self.total_weight if r else 0.0
-        self._far = eps * (scale * float((1.0 / pivots[:r]).sum())) ** 0.5
+        spread = float((pivots[:1] / pivots[:r]).sum())  # no power of max κ, which may overflow
+        self._far = eps * float(largest(pivots)) * (self.total_weight * spread) ** 0.5
         if r == len(R):
             return features, S, b, mean, middle
         self.basis, self.landmarks = self.basis[:r], self.landmarks[:r]
