@@ -1,4 +1,4 @@
-"""What every estimator does once its chain is fitted; the checks that scikit-learn asks for."""
+"""What all estimators share: predictions, scores, and the checks that scikit-learn asks for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from selfdistill_fast.kernels import Kernel, Precomputed
 
 
 class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """What a fitted chain can do, whoever chose its parameters."""
+    """Methods of a fitted chain, independent of how its parameters were chosen."""
 
     kernel: Any
     path_: DistillationPath
@@ -38,16 +38,17 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : array_like of shape (m, n_features)
-            With ``kernel="precomputed"`` K(X, X_train), (m, n_samples).
+            With ``kernel="precomputed"``, K(X, X_train), (m, n_samples).
         step : None, int, "all" or inf
-            None: the last; 1..T; "all"; ``math.inf``: the limit, for one constant α.
+            None: the last step. 1..T: that step. "all": every step. ``math.inf``: the limit,
+            for one constant α.
 
         Returns
         -------
         ndarray of shape (m,) or (m, n_targets); for "all" with a leading T
-            On the device of X where that lies on one. With scikit-learn's option
-            ``array_api_dispatch`` an array of X's library, else NumPy's for all that lies on the
-            host. No gradient flows through it.
+            On the device of X, if X is on one. For X on the host: with scikit-learn's option
+            ``array_api_dispatch`` an array of X's library, else a NumPy array. No gradient
+            flows through it.
         """
         check_is_fitted(self)
         predictions = self.path_.predict(self._validated("X", X), step)
@@ -65,13 +66,13 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Returns
         -------
         float
-            1 − Σ w (y − f)² / Σ w (y − ȳ)², the mean over targets; 1 is the best, and a constant
-            function has 0 at most.
+            1 − Σ w (y − f)² / Σ w (y − ȳ)², averaged over targets. The best value is 1; a constant
+            function scores at most 0.
 
         Raises
         ------
         TypeError, ValueError
-            As :meth:`predict`; shapes that do not match.
+            As for :meth:`predict`; shapes that do not match.
 
         Examples
         --------
@@ -85,13 +86,13 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         predictions = self.predict(X)
         arrays = {"y": y, "predictions": predictions, "sample_weight": sample_weight}
         y, predictions, sample_weight = (to_host(array, name) for name, array in arrays.items())
-        with config_context(array_api_dispatch=False):  # all are NumPy's
+        with config_context(array_api_dispatch=False):  # all are NumPy arrays
             return float(r2_score(y, predictions, sample_weight=sample_weight))
 
     def _validated(self, name: str, X: Any, *y: Any) -> Any:
-        """X, or with y both, checked by scikit-learn, which does not know arrays on a device.
+        """X, or X and y, checked by scikit-learn, which does not support arrays on a device.
 
-        Those are checked where they are used; only their number of columns is kept here.
+        Device arrays are checked where they are used; only their number of columns is stored here.
         """
         X, y = plain(X, name), tuple(plain(targets, "y") for targets in y)
         on_host = device_of({name: X, "y": y[0] if y else None})[1] is None
@@ -99,7 +100,7 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
             options: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": bool(y)}
             if y:
                 options |= {"multi_output": True, "y_numeric": True}
-            with config_context(array_api_dispatch=False):  # NumPy's arrays are wanted
+            with config_context(array_api_dispatch=False):  # NumPy arrays are needed
                 return validate_data(self, X, *y, **options)
         if not y:
             _check_n_features(self, X, reset=False)

@@ -23,7 +23,7 @@ from selfdistill_fast.kernels import Kernel, kernel_from_name
 
 
 class SelfDistilledKernelRidgeCV(Distilled):
-    """Self-distilled kernel ridge regression that picks γ, λ, α and the number of steps.
+    """Self-distilled kernel ridge regression that selects γ, λ, α and the number of steps.
 
     One factorisation for each γ scores every λ, step and α exactly: by leave-one-out
     (default), by folds, or on a validation set.
@@ -33,27 +33,27 @@ class SelfDistilledKernelRidgeCV(Distilled):
     kernel : str, Kernel or callable, default="rbf"
         As in :class:`SelfDistilledKernelRidge`.
     lams : sequence of float
-        Ridges to choose from.
+        λ values to choose from.
     gammas : sequence of float, optional
         Values of γ to choose from ("rbf", "laplacian", "poly"); None: 1 / n_features.
     alpha : "optimal", "joint", float or sequence of max_steps − 1, default="optimal"
         Chosen for each λ and γ on the same held-out predictions that score them.
     max_steps : int, default=4
-        The chain has 1..max_steps steps; the best count is picked.
+        The chain has 1..max_steps steps; the best number is selected.
     cv : None, int, splitter or array_like of group labels
         None: exact leave-one-out. Otherwise exact leave-fold-out, see
-        :func:`~selfdistill_fast.leave_fold_out`. Not used when ``fit`` is given ``X_val``.
+        :func:`~selfdistill_fast.leave_fold_out`. Ignored if ``fit`` receives ``X_val``.
     solver_options : dict, optional
         ``max_memory`` of :func:`~selfdistill_fast.spectrum`, and ``tol`` and ``n_steps``
         (default ``max_steps``) of its ``solver="auto"``, which is used with ``X_val``.
-        Leave-one-out and folds use ``solver="eigh"``, which is exact to rounding whatever ``tol``.
+        Leave-one-out and folds use ``solver="eigh"``, which is exact to rounding for any ``tol``.
     degree, coef0, length_scale, nu, fit_intercept, clip, backend, random_state
         As in :class:`SelfDistilledKernelRidge`.
 
     Attributes
     ----------
     best_lam_, best_gamma_ : float
-        ``best_gamma_`` is None where the kernel has no γ to choose.
+        ``best_gamma_`` is None if the kernel has no γ to choose.
     best_step_ : int
         Number of steps of the chosen chain.
     best_score_ : float
@@ -61,8 +61,8 @@ class SelfDistilledKernelRidgeCV(Distilled):
     best_index_ : int
         Its row in ``cv_results_``.
     best_params_ : dict
-        ``SelfDistilledKernelRidge(**best_params_)`` is the chosen chain (but where "joint"
-        weights have no α's it chooses them again, by leave-one-out).
+        ``SelfDistilledKernelRidge(**best_params_)`` is the chosen chain (except that "joint"
+        weights without α's are chosen again, by leave-one-out).
     cv_results_ : dict of ndarray
         One entry for each γ, λ and step, ready for ``pandas.DataFrame``: ``gamma``, ``lam``,
         ``step``, ``alpha`` (of that step; NaN for the first and for "joint"), ``mse``,
@@ -131,11 +131,11 @@ class SelfDistilledKernelRidgeCV(Distilled):
         Parameters
         ----------
         X : array_like of shape (n_samples, n_features)
-            With ``kernel="precomputed"`` the matrix K, (n_samples, n_samples).
+            With ``kernel="precomputed"``, the matrix K, (n_samples, n_samples).
         y : array_like of shape (n_samples,) or (n_samples, n_targets)
         sample_weight : float or array_like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : optional
-            Validation set to score on instead.
+            Validation set to score on, instead of leaving rows out.
 
         Returns
         -------
@@ -149,7 +149,7 @@ class SelfDistilledKernelRidgeCV(Distilled):
         Raises
         ------
         TypeError, ValueError, numpy.linalg.LinAlgError, MemoryError
-            As :class:`SelfDistilledKernelRidge`; an empty grid; γ's for a kernel without γ.
+            As for :class:`SelfDistilledKernelRidge`; an empty grid; γ's for a kernel without γ.
         """
         lams = np.atleast_1d(check_lam(self.lams, batch=True))
         max_steps = check_n_steps(self.max_steps, "max_steps")
@@ -215,7 +215,7 @@ class SelfDistilledKernelRidgeCV(Distilled):
         return self
 
     def _solver(self, max_steps: int, *, validated: bool) -> tuple[str, dict[str, Any]]:
-        """The solver, and the options that it is given."""
+        """The solver, and the options passed to it."""
         options = dict(self.solver_options or {})
         check_solver("auto", options.keys() - {"max_memory"})
         if validated:
@@ -275,14 +275,14 @@ class SelfDistilledKernelRidgeCV(Distilled):
         }
 
     def _warn_at_edges(self, kernels: list[Kernel], lams: Any) -> None:
-        """UserWarning where the best λ or γ is the first or last value of its grid."""
+        """UserWarning if the best λ or γ is the first or last value of its grid."""
         grids: dict[str, Any] = {"lam": (self.best_lam_, lams)}
         if self.gammas is not None:
             grids["gamma"] = (self.best_gamma_, np.atleast_1d(self.gammas).tolist())
         for name, (best, grid) in grids.items():
             if len(grid) > 1 and best in (min(grid), max(grid)):
                 warnings.warn(
-                    f"the best {name} {best:g} lies on the edge of its grid "
+                    f"the best {name} {best:g} is at the edge of its grid "
                     f"[{min(grid):g}, {max(grid):g}]; the optimum may lie outside: widen {name}s",
                     UserWarning,
                     stacklevel=3,

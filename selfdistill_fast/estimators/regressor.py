@@ -29,12 +29,12 @@ class SelfDistilledKernelRidge(Distilled):
         parameters below; a kernel object such as ``RBF(0.1)``, which ignores them; or a
         function of (X, Z) that returns the matrix of shape (n, m).
     lam : float, default=1.0
-        The ridge λ of (K + λI)⁻¹, in every step (scikit-learn's KernelRidge calls it
-        ``alpha``). One value, not a schedule.
+        λ of (K + λI)⁻¹, in every step (scikit-learn's KernelRidge calls it ``alpha``). A single
+        value, not a schedule.
     alpha : "optimal", "joint", float or sequence of n_steps − 1, default="optimal"
         Ground-truth weights of the steps 2..T. "optimal" minimises the error of each step
-        in turn (eq. (16)), "joint" that of the last step over all weights together; the
-        error is that of exact leave-one-out, or of ``X_val, y_val`` where they are given.
+        in turn (eq. (16)); "joint" minimises that of the last step over all weights together.
+        The error is that of exact leave-one-out, or of ``X_val, y_val`` if given.
     n_steps : int, default=2
         Number of steps T.
     gamma : float, optional
@@ -44,13 +44,13 @@ class SelfDistilledKernelRidge(Distilled):
     length_scale, nu : float, default=1.0 and 1.5
         Of "matern".
     fit_intercept : bool, default=False
-        An unpenalised constant.
+        Whether to fit an unpenalised constant.
     clip : bool, default=False
         Restrict chosen α's to [0, 1].
     solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"}, default="auto"
-        As in :func:`~selfdistill_fast.spectrum`. "auto" is exact: "cholesky" where it can serve
+        As in :func:`~selfdistill_fast.spectrum`. "auto" is exact: "cholesky" if it has
         leave-one-out (``n_steps`` <= 4 and a positive semi-definite kernel), else "eigh".
-        "tridiagonal" and "krylov" have no leave-one-out: α must be given, or ``X_val``.
+        "tridiagonal" and "krylov" have no leave-one-out: give α, or ``X_val``.
     solver_options : dict, optional
         Passed to :func:`~selfdistill_fast.spectrum`, such as ``{"max_memory": 2**30}`` or
         ``{"n_landmarks": 500}``.
@@ -66,22 +66,22 @@ class SelfDistilledKernelRidge(Distilled):
     weights_ : ndarray of shape (T,)
         Weights of the pure steps in the last step.
     dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Of the last step; with "nystrom" one for each landmark.
+        Dual coefficients of the last step; with "nystrom" one for each landmark.
     intercept_ : float or ndarray of shape (n_targets,)
-        Of the last step; 0 without ``fit_intercept``.
+        Constant of the last step; 0 without ``fit_intercept``.
     loo_mse_ : ndarray of shape (T,)
         Exact leave-one-out mean squared error of each step, weighted by ``sample_weight``
-        and averaged over targets. NaN where a step does not exist, and where there is no
+        and averaged over targets. NaN if a step does not exist, or if there is no
         leave-one-out: a single row with an intercept; ``solver="cholesky"`` with more than
-        four steps; "tridiagonal" and "krylov". Where α was not chosen by it and the solver is
-        "cholesky", it is computed when it is first read: it takes longer than the fit.
+        four steps; "tridiagonal" and "krylov". With "cholesky" it takes longer than the fit,
+        and is therefore computed on first access unless α was chosen by it.
     kernel_ : Kernel
         The kernel with its parameters filled in.
     path_ : DistillationPath
         All steps; ``path_.save(...)`` writes them without pickle.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Only where X has column names.
+        Only if X has column names.
 
     Examples
     --------
@@ -146,11 +146,11 @@ class SelfDistilledKernelRidge(Distilled):
         Parameters
         ----------
         X : array_like of shape (n_samples, n_features)
-            With ``kernel="precomputed"`` the matrix K, (n_samples, n_samples).
+            With ``kernel="precomputed"``, the matrix K, (n_samples, n_samples).
         y : array_like of shape (n_samples,) or (n_samples, n_targets)
         sample_weight : float or array_like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : optional
-            Validation set on which α is chosen instead of leave-one-out.
+            Validation set on which α is chosen, instead of by leave-one-out.
 
         Returns
         -------
@@ -159,7 +159,7 @@ class SelfDistilledKernelRidge(Distilled):
         Raises
         ------
         TypeError, ValueError, numpy.linalg.LinAlgError, MemoryError
-            As :func:`~selfdistill_fast.spectrum` and :func:`~selfdistill_fast.distill`.
+            As for :func:`~selfdistill_fast.spectrum` and :func:`~selfdistill_fast.distill`.
         """
         lam = float(check_lam(self.lam, batch=False))
         check_n_steps(self.n_steps)
@@ -202,7 +202,7 @@ class SelfDistilledKernelRidge(Distilled):
         )
         self._keep(kernel, path)
         n_fitted = len(X) if fitted.rows is None else len(fitted.rows)
-        lone = self.fit_intercept and n_fitted == 1  # without its only row nothing is left
+        lone = self.fit_intercept and n_fitted == 1  # without its only row, nothing is left
         self.__dict__.pop("loo_mse_", None)  # of an earlier fit
         self._loo_later = None
         if lone or path.n_steps > fitted.max_loo_steps:
@@ -218,7 +218,7 @@ class SelfDistilledKernelRidge(Distilled):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """``loo_mse_`` where it is read for the first time after a fit that did not need it."""
+        """``loo_mse_`` on first access after a fit that did not need it."""
         later = vars(self).get("_loo_later")
         if name != "loo_mse_" or later is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -229,7 +229,7 @@ class SelfDistilledKernelRidge(Distilled):
 
 @dataclass(frozen=True, eq=False)
 class _Later:
-    """What a leave-one-out error needs that is computed after the fit, without the n² of it."""
+    """The inputs for a leave-one-out error after the fit, without the fit's n² memory."""
 
     backend: Any
     solver: str
@@ -238,7 +238,7 @@ class _Later:
     fit_intercept: bool
 
     def mse(self, path: DistillationPath) -> np.ndarray:
-        """As :func:`_leave_one_out_mse`, from a factorisation that is made anew."""
+        """As :func:`_leave_one_out_mse`, from a recomputed factorisation."""
         with self.backend.on():
             y = self.backend.asarray(self.y, "y")  # where the rows are
         fitted = spectrum(
@@ -257,7 +257,7 @@ class _Later:
 def _leave_one_out_mse(
     fitted: Spectrum, path: DistillationPath, y: Any, columns: Any = None
 ) -> np.ndarray:
-    """Weighted leave-one-out error of each step, (T,); ``columns`` where they are known."""
+    """Weighted leave-one-out error of each step, (T,); ``columns`` if they are known."""
     be = fitted.backend
     with be.on():
         penalties = Penalties.of(path.lam, path.n_steps)

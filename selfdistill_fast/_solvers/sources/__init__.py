@@ -1,8 +1,8 @@
-"""Training rows wherever they lie: in memory, in a file, in chunks, on a Dask cluster.
+"""Training rows wherever they are stored: in memory, in a file, in chunks, on a Dask cluster.
 
-A solver that passes over its rows in blocks needs four things of them: their ``shape`` and
-``dtype``; some rows by their indices, ``rows[indices]``; a sum of a function over all blocks;
-and what a function makes of each block, in order.
+A solver that passes over its rows in blocks needs four things: their ``shape`` and ``dtype``;
+some rows by index, ``rows[indices]``; the sum of a function over all blocks; and the result of a
+function for each block, in order.
 
 ====================  ===============================  =====================================
 X                     class                            read
@@ -15,9 +15,9 @@ chunks                                                 once to count and to coll
 dask.array            :class:`DaskRows`                by the workers, where the chunks lie
 ====================  ===============================  =====================================
 
-But for Dask the blocks have the same size however the rows arrive: chunks are cut and joined,
-so results are the same to the last bit. On Dask every chunk is a sum of its own, and the sums
-are added in a fixed order: the same bits whatever the scheduling.
+Except on Dask, the blocks have the same size however the rows arrive: chunks are split and
+joined, so results agree to the last bit. On Dask, each chunk is summed separately and the sums
+are added in a fixed order, so the result does not depend on the scheduling.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["Rows", "as_rows", "in_memory", "is_dask", "map_dask"]
 
 
 def as_rows(be: Any, X: Any, Y: Any) -> tuple[Rows, Any]:
-    """(rows, Y) of whatever X is; Y from the chunks where they are pairs."""
+    """(rows, Y) for any kind of X; Y comes from the chunks if they are pairs."""
     if is_dask(X):
         return DaskRows(be, X), Y
     if is_stored(X):
@@ -47,7 +47,7 @@ def as_rows(be: Any, X: Any, Y: Any) -> tuple[Rows, Any]:
 
 
 def in_memory(X: Any, solver: str, available: int) -> Any:
-    """X itself, where a solver that needs all rows at once may have it.
+    """X itself, if a solver that needs all rows at once can use it.
 
     Raises
     ------
@@ -57,8 +57,8 @@ def in_memory(X: Any, solver: str, available: int) -> Any:
         A stored array of more than ``available`` bytes.
     """
     hint = (
-        "solver='nystrom' takes it as it is (the landmark model, an approximation: it has to "
-        "be asked for)"
+        "solver='nystrom' accepts it as it is (the landmark model, an approximation, so it must "
+        "be requested by name)"
     )
     if is_dask(X) or is_chunked(X):
         what = "a dask array" if is_dask(X) else f"chunks of rows ({type(X).__name__})"

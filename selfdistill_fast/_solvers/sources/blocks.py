@@ -1,4 +1,4 @@
-"""Blocks of rows: checked, cut to one size, and beside them what belongs to the same rows."""
+"""Blocks of rows: checked, cut to one size, with the arrays that are aligned with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 def checked(be: Any, rows: Any, name: str, indices: Any, start: int) -> Any:
     """A chunk as a native array; errors name the chunk and the row in it and overall.
 
-    ``indices``: the numbers of its rows among all rows; ``start``: that of the chunk's first.
+    ``indices``: indices of its rows among all rows; ``start``: index of the chunk's first row.
     """
     native = be.asarray(rows, name, ndim=2, finite=False)
     finite = be.xp.isfinite(native)
@@ -27,7 +27,7 @@ def checked(be: Any, rows: Any, name: str, indices: Any, start: int) -> Any:
 
 
 def rebatched(chunks: Iterator[Any], size: int, xp: Any) -> Iterator[Any]:
-    """Blocks of exactly ``size`` rows, the last one smaller, whatever the chunks."""
+    """Blocks of exactly ``size`` rows, the last one smaller, for chunks of any size."""
     parts: list[Any] = []
     held = 0
     for chunk in chunks:

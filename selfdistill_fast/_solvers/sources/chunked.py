@@ -14,7 +14,7 @@ from selfdistill_fast._validation import plain
 
 
 class ChunkedRows(StreamedRows):
-    """Rows of a re-iterable of chunks of X, or of pairs (X, y); ``y`` is then collected."""
+    """Rows of a re-iterable of chunks of X, or of pairs (X, y), in which case y is collected."""
 
     def __init__(self, be: Any, source: Any, y: Any = None) -> None:
         self.backend, self._source = be, source
@@ -43,22 +43,22 @@ class ChunkedRows(StreamedRows):
         xp = self.backend.xp
         indices = self.backend.to_numpy(indices)
         order = np.argsort(indices, kind="stable")
-        found = xp.empty((len(indices), self.shape[1]), self.dtype)
+        result = xp.empty((len(indices), self.shape[1]), self.dtype)
         start = done = 0
         for chunk in self._chunks():
             stop = start + chunk.shape[0]
             upto = int(np.searchsorted(indices[order], stop))
             here = order[done:upto]
             if len(here):
-                found[xp.asarray(here)] = chunk[xp.asarray(indices[here] - start)]
+                result[xp.asarray(here)] = chunk[xp.asarray(indices[here] - start)]
             start, done = stop, upto
-        return found
+        return result
 
     def blocks(self, size: int) -> Iterator[Any]:
         return rebatched(self._chunks(), size, self.backend.xp)
 
     def _chunks(self) -> Iterator[Any]:
-        """The rows again; ValueError unless they are as many as at first."""
+        """Read the rows again; ValueError unless there are as many as before."""
         n = 0
         for chunk, _ in self._read(targets=False):
             n += chunk.shape[0]
@@ -72,7 +72,7 @@ class ChunkedRows(StreamedRows):
             )
 
     def _read(self, *, targets: bool = True) -> Iterator[tuple[Any, Any]]:
-        """Checked chunks, native, and their targets; d and dtype are those of the first one."""
+        """Checked native chunks and their targets; d and dtype are those of the first one."""
         start = 0
         for i, item in enumerate(_begin(self._source)):
             of = "" if self._count is None else f" of {self._count}"
@@ -87,7 +87,7 @@ class ChunkedRows(StreamedRows):
             elif pair != self._pairs:
                 raise ValueError(
                     f"X, chunk {i}{of} is {'a pair (X, y)' if pair else 'not a pair (X, y)'} "
-                    "but the chunks before it are not alike: all must be pairs, or none"
+                    "unlike the chunks before it: all must be pairs, or none"
                 )
             rows = item[0] if pair else item
             rows = plain(rows, f"X, chunk {i}{of}")
@@ -119,7 +119,7 @@ class ChunkedRows(StreamedRows):
 
 
 def is_chunked(X: Any) -> bool:
-    """Whether X is an iterable of chunks, or a function that starts one.
+    """Whether X is an iterable of chunks, or a function that returns one.
 
     Raises
     ------
@@ -132,10 +132,10 @@ def is_chunked(X: Any) -> bool:
         return False
     if hasattr(X, "__next__"):
         raise TypeError(
-            f"X is a {type(X).__name__}, which can be read only once, and the fit needs several "
+            f"X is a {type(X).__name__}, which can be read only once, but the fit needs several "
             "passes (for the landmarks, for the sums, for leave-one-out); pass the function that "
             "makes it (X=chunks or X=lambda: chunks(...), not X=chunks(...)), a list of chunks, or "
-            "an object whose __iter__ starts anew"
+            "an object whose __iter__ restarts"
         )
     if not isinstance(X, (list, tuple)):
         return True

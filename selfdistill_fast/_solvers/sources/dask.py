@@ -1,4 +1,4 @@
-"""Rows of a dask array, and a lazy dask array of what a function makes of its chunks."""
+"""Rows of a dask array, and the lazy result of a function for each of its chunks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from selfdistill_fast._solvers.sources.memory import Rows, StreamedRows
 
 
 class DaskRows(StreamedRows):
-    """Rows of a dask array: every chunk is worked on where it lies, by one thread."""
+    """Rows of a dask array: one thread processes each chunk on the worker that holds it."""
 
     def __init__(self, be: Any, X: Any) -> None:
         if X.ndim != 2:
@@ -37,9 +37,9 @@ class DaskRows(StreamedRows):
             if lo < hi:
                 chosen = indices[order[lo:hi]]
                 checked(self.backend, rows[lo:hi], self._name(i), chosen, self._edges[i])
-        found = np.empty(rows.shape, self.dtype)
-        found[order] = rows
-        return self.backend.asarray(found)
+        result = np.empty(rows.shape, self.dtype)
+        result[order] = rows
+        return self.backend.asarray(result)
 
     def each(self, function: Callable[..., Any], size: int, *aligned: Any) -> Iterator[Any]:
         from dask import compute
@@ -56,7 +56,7 @@ class DaskRows(StreamedRows):
 
         parts = self._tasks(_total_of_chunk, function, size, aligned)
         add = delayed(_added, pure=False)
-        while len(parts) > 1:  # neighbours first, whoever is ready: a fixed order
+        while len(parts) > 1:  # a fixed order, whichever part is ready first
             parts = [
                 add(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i]
                 for i in range(0, len(parts), 2)
@@ -70,8 +70,8 @@ class DaskRows(StreamedRows):
         """run(function, …) of every chunk that has rows, for a worker."""
         from dask import delayed
 
-        # the function, with its landmarks, is held by the scheduler once: no worker's death
-        # loses it
+        # the scheduler holds the function, with its landmarks, once: it survives the loss of
+        # a worker
         shared = delayed(function, name=f"nystrom-{uuid.uuid4().hex}", traverse=False)
         task = delayed(run, pure=False)
         chunks = self._X.to_delayed().ravel()
@@ -87,7 +87,7 @@ class DaskRows(StreamedRows):
 
 
 def is_dask(X: Any) -> bool:
-    """Whether X is a dask collection; a TypeError for one that is no array."""
+    """Whether X is a dask collection; TypeError if it is one but not an array."""
     if not hasattr(X, "__dask_graph__"):
         return False
     if not (hasattr(type(X), "chunks") and hasattr(type(X), "to_delayed")):
@@ -106,9 +106,9 @@ def map_dask(
     Parameters
     ----------
     X : dask array of shape (m, n_features)
-    function : native rows (r, d) → array; it must be one that can be pickled
-    shape : that of the function's result, with None in place of the rows
-    dtype : that of the function's result
+    function : native rows (r, d) → array; must be picklable
+    shape : shape of the function's result, with None for the number of rows
+    dtype : dtype of the function's result
     """
     from dask import array, delayed
 
@@ -170,13 +170,13 @@ def _map_of_chunk(function: Any, chunk: Any, name: str, start: int) -> Any:
 
 
 def _added(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
-    # what another task made must not be changed: the scheduler may hand it out again
+    # results of other tasks must not be modified: the scheduler may hand them out again
     return tuple(a + b for a, b in zip(left, right, strict=True))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Dask's advice on large graphs: ours hold m² reals on purpose, see ``_tasks``."""
+    """Silence Dask's advice on large graphs: ours hold m² reals on purpose, see ``_tasks``."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
         yield

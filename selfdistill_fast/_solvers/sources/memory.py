@@ -1,4 +1,4 @@
-"""Rows of an array in memory, and what rows that are not do alike."""
+"""Rows of an array in memory, and what rows elsewhere have in common."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Rows:
     dtype : float32 or float64
     """
 
-    #: the rows are not ours: they are read again when they are needed
+    #: the rows belong to the caller and are read again when needed
     streaming = False
 
     def __init__(self, be: Any, X: Any) -> None:
@@ -26,7 +26,7 @@ class Rows:
         self.shape, self.dtype = X.shape, X.dtype
 
     def copy(self) -> Rows:
-        """Rows that nothing done to the caller's array will change, where they are in memory."""
+        """Rows that no change of the caller's array affects, if they are in memory."""
         return type(self)(self.backend, self._X.copy())
 
     def __getitem__(self, indices: Any) -> Any:
@@ -39,10 +39,10 @@ class Rows:
             yield self._X[start : start + size]
 
     def each(self, function: Callable[..., Any], size: int, *aligned: Any) -> Iterator[Any]:
-        """(first row, function(block, …)) of every block in order.
+        """(first row, function(block, …)) for every block in order.
 
-        Of each array in ``aligned`` (n, …) the function is given the rows of its block; None
-        stays None. The function must be one that can be pickled.
+        The function receives the matching rows of each array in ``aligned`` (n, …); None stays
+        None. The function must be picklable.
         """
         start = 0
         for block in self.blocks(size):
@@ -69,12 +69,12 @@ class StreamedRows(Rows):
     streaming = True
 
     def copy(self) -> Rows:
-        """The same: nothing is copied."""
+        """Return self: nothing is copied."""
         return self
 
 
 def _add(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Sums of pairs, in the memory of the left ones."""
+    """Pairwise sums, in the memory of the left operands."""
     for a, b in zip(left, right, strict=True):
         a += b
     return left

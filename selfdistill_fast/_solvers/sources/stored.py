@@ -16,7 +16,7 @@ _RANGE = 65536
 
 
 class StoredRows(StreamedRows):
-    """Rows of an array in a file; X[a:b] reads what it is asked for."""
+    """Rows of an array in a file; X[a:b] reads only those rows."""
 
     def __init__(self, be: Any, X: Any) -> None:
         if len(X.shape) != 2:
@@ -31,17 +31,17 @@ class StoredRows(StreamedRows):
     def __getitem__(self, indices: Any) -> Any:
         indices = self.backend.to_numpy(indices)
         order = np.argsort(indices, kind="stable")
-        found = np.empty((len(indices), self.shape[1]), self.dtype)
+        result = np.empty((len(indices), self.shape[1]), self.dtype)
         bounds = np.searchsorted(indices[order], self._edges)
         for i, (lo, hi) in enumerate(pairs(bounds)):
             if lo < hi:
                 chosen = indices[order[lo:hi]]
                 first, last = int(chosen[0]), int(chosen[-1])
                 rows = np.asarray(self._X[first : last + 1])[chosen - first]
-                found[order[lo:hi]] = checked(
+                result[order[lo:hi]] = checked(
                     get_backend("reference"), rows, self._name(i), chosen, self._edges[i]
                 )
-        return self.backend.asarray(found)
+        return self.backend.asarray(result)
 
     def blocks(self, size: int) -> Iterator[Any]:
         return rebatched(self._chunks(), size, self.backend.xp)
@@ -51,7 +51,7 @@ class StoredRows(StreamedRows):
         read: Any = ((np.asarray(self._X[start:stop]),) for start, stop in ranges)
         dtype = np.dtype(self._X.dtype)
         if dtype.kind in "fiub" and dtype.isnative and dtype.itemsize <= 8:  # as it is
-            read = self.backend.stream(read)  # ahead of what is computed, on a device
+            read = self.backend.stream(read)  # on a device, reads ahead of the computation
         for i, ((start, stop), (rows,)) in enumerate(zip(ranges, read, strict=True)):
             yield checked(self.backend, rows, self._name(i), range(start, stop), start)
 
