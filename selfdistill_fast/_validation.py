@@ -149,7 +149,7 @@ def check_lam(lam: Any, *, batch: bool, dtype: DTypeLike | None = None) -> Array
         raise ValueError(
             f"lam must be a scalar{' or one-dimensional (a batch of values)' if batch else ''}, "
             f"got shape {value.shape}"
-            + ("" if batch else "; a 1-D lam is a batch of ridges, never one for each step")
+            + ("" if batch else "; a 1-D lam is a batch of λ values, never one for each step")
         )
     if not (np.isfinite(value) & (value > 0)).all():
         raise ValueError(f"lam must be finite and > 0 (the ridge λ of (K + λI)⁻¹), got {lam!r}")

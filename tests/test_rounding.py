@@ -263,7 +263,8 @@ def test_held_out_predictions_under_very_unequal_weights_are_told(rng):
 def test_weights_that_leave_the_range_are_refused(solver, size, rng):
     X, y = rng.normal(size=(12, 2)).astype("float32"), rng.normal(size=12)
     with pytest.raises(
-        ValueError, match=r"sample_weight leads to .* float32: multiply all weights"
+        ValueError,
+        match=r"sample_weight times the kernel leads to .* float32: multiply all weights",
     ):
         spectrum(X, y, RBF(1.0), sample_weight=np.full(12, size), solver=solver, lam=1.0)
 

@@ -1216,7 +1216,7 @@ def test_a_worker_uses_its_own_threads_and_no_more(threads, problem, tmp_path):
     [
         ({"solver": "krylov"}, ValueError, "leave-one-out needs diagonals"),
         ({"solver": "tridiagonal"}, ValueError, "leave-one-out needs diagonals"),
-        ({"solver": "cholesky", "n_steps": 5}, ValueError, "at most 4 steps, asked for 5"),
+        ({"solver": "cholesky", "n_steps": 5}, ValueError, "at most 4 steps, 5 were requested"),
         ({"kernels": None}, TypeError, "kernel must be"),
         ({"alphas": None}, TypeError, "alpha must be"),
         ({"solver_options": {"tol": 3}}, ValueError, "tol must be"),

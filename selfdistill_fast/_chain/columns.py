@@ -136,7 +136,7 @@ def check_leave_one_out(spectrum: Spectrum, n_steps: int) -> None:
 
 
 def loo_columns(spectrum: Spectrum, penalties: Penalties, *, average: bool = False) -> Any:
-    """Leave-one-out predictions of the pure chain, for the kept rows (n of them).
+    """Leave-one-out predictions of the pure chain, for the retained rows (n of them).
 
     G_1..G_T as (T, n, p), or (L, T, n, p) for a batch of λ. With a schedule (T, T, n, p):
     row τ − 1 holds the columns of a chain that ends with step τ. Predictions are without

@@ -104,7 +104,7 @@ def leave_one_out(
     spectrum : Spectrum
         From :func:`~selfdistill_fast.spectrum`.
     lam : float, or array_like of shape (L,)
-        The ridge λ of (K + λI)⁻¹. A 1-D array is a batch of ridges, never a schedule.
+        The ridge λ of (K + λI)⁻¹. A 1-D array is a batch of λ values, never a schedule.
     alpha : float or sequence of T − 1, or ``path.alphas``
         Ground-truth weights of the steps 2..T, the same in every refit.
     n_steps : int

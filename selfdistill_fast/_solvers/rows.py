@@ -1,8 +1,8 @@
-"""Training rows wherever they lie: in memory, in a file, in chunks, on a Dask cluster.
+"""Training rows wherever they are stored: in memory, in a file, in chunks, on a Dask cluster.
 
-A solver that passes over its rows in blocks needs four things of them: their ``shape`` and
-``dtype``; some rows by their indices, ``rows[indices]``; a sum of a function over all blocks;
-and what a function makes of each block, in order.
+A solver that passes over its rows in blocks needs four things: their ``shape`` and ``dtype``;
+some rows by index, ``rows[indices]``; the sum of a function over all blocks; and the result of a
+function for each block, in order.
 
 ====================  ===============================  =====================================
 X                     class                            read
@@ -15,9 +15,9 @@ chunks                                                 once to count and to coll
 dask.array            :class:`DaskRows`                by the workers, where the chunks lie
 ====================  ===============================  =====================================
 
-But for Dask the blocks have the same size however the rows arrive: chunks are cut and joined,
-so results are the same to the last bit. On Dask every chunk is a sum of its own, and the sums
-are added in a fixed order: the same bits whatever the scheduling.
+Except on Dask, the blocks have the same size however the rows arrive: chunks are split and
+joined, so results agree to the last bit. On Dask, each chunk is summed separately and the sums
+are added in a fixed order, so the result does not depend on the scheduling.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from selfdistill_fast._validation import plain
 
 __all__ = ["Rows", "as_rows", "in_memory", "is_dask", "map_dask"]
 
-#: rows of a chunk of a stored array that has no chunks of its own
+#: rows per chunk of a stored array that is not chunked itself
 _RANGE = 65536
 
 
@@ -51,7 +51,7 @@ class Rows:
     dtype : float32 or float64
     """
 
-    #: the rows are not ours: they are read again when they are needed
+    #: the rows belong to the caller and are read again when needed
     streaming = False
 
     def __init__(self, be: Any, X: Any) -> None:
@@ -59,7 +59,7 @@ class Rows:
         self.shape, self.dtype = X.shape, X.dtype
 
     def copy(self) -> Rows:
-        """Rows that nothing done to the caller's array will change, where they are in memory."""
+        """Rows that no change of the caller's array affects, if they are in memory."""
         return type(self)(self.backend, self._X.copy())
 
     def __getitem__(self, indices: Any) -> Any:
@@ -72,10 +72,10 @@ class Rows:
             yield self._X[start : start + size]
 
     def each(self, function: Callable[..., Any], size: int, *aligned: Any) -> Iterator[Any]:
-        """(first row, function(block, …)) of every block in order.
+        """(first row, function(block, …)) for every block in order.
 
-        Of each array in ``aligned`` (n, …) the function is given the rows of its block; None
-        stays None. The function must be one that can be pickled.
+        The function receives the matching rows of each array in ``aligned`` (n, …); None stays
+        None. The function must be picklable.
         """
         start = 0
         for block in self.blocks(size):
@@ -97,7 +97,7 @@ class Rows:
 
 
 class StoredRows(Rows):
-    """Rows of an array in a file; X[a:b] reads what it is asked for."""
+    """Rows of an array in a file; X[a:b] reads only those rows."""
 
     streaming = True
 
@@ -112,23 +112,23 @@ class StoredRows(Rows):
         self._edges = [*range(0, self.shape[0], max(rows, 1)), self.shape[0]]
 
     def copy(self) -> Rows:
-        """The same: what lies in the file must stay as it is."""
+        """Return self: the file must not change."""
         return self
 
     def __getitem__(self, indices: Any) -> Any:
         indices = self.backend.to_numpy(indices)
         order = np.argsort(indices, kind="stable")
-        found = np.empty((len(indices), self.shape[1]), self.dtype)
+        result = np.empty((len(indices), self.shape[1]), self.dtype)
         bounds = np.searchsorted(indices[order], self._edges)
         for i, (lo, hi) in enumerate(_pairs(bounds)):
             if lo < hi:
                 chosen = indices[order[lo:hi]]
                 first, last = int(chosen[0]), int(chosen[-1])
                 rows = np.asarray(self._X[first : last + 1])[chosen - first]
-                found[order[lo:hi]] = _checked(
+                result[order[lo:hi]] = _checked(
                     get_backend("reference"), rows, self._name(i), chosen, self._edges[i]
                 )
-        return self.backend.asarray(found)
+        return self.backend.asarray(result)
 
     def blocks(self, size: int) -> Iterator[Any]:
         return _rebatched(self._chunks(), size, self.backend.xp)
@@ -138,7 +138,7 @@ class StoredRows(Rows):
         read: Any = ((np.asarray(self._X[start:stop]),) for start, stop in ranges)
         dtype = np.dtype(self._X.dtype)
         if dtype.kind in "fiub" and dtype.isnative and dtype.itemsize <= 8:  # as it is
-            read = self.backend.stream(read)  # ahead of what is computed, on a device
+            read = self.backend.stream(read)  # on a device, reads ahead of the computation
         for i, ((start, stop), (rows,)) in enumerate(zip(ranges, read, strict=True)):
             yield _checked(self.backend, rows, self._name(i), range(start, stop), start)
 
@@ -147,7 +147,7 @@ class StoredRows(Rows):
 
 
 class ChunkedRows(Rows):
-    """Rows of a re-iterable of chunks of X, or of pairs (X, y); ``y`` is then collected."""
+    """Rows of a re-iterable of chunks of X, or of pairs (X, y), in which case y is collected."""
 
     streaming = True
 
@@ -175,29 +175,29 @@ class ChunkedRows(Rows):
         self.y = np.concatenate(targets) if targets else y
 
     def copy(self) -> Rows:
-        """The same: the source must yield the same rows every time."""
+        """Return self: the source must yield the same rows every time."""
         return self
 
     def __getitem__(self, indices: Any) -> Any:
         xp = self.backend.xp
         indices = self.backend.to_numpy(indices)
         order = np.argsort(indices, kind="stable")
-        found = xp.empty((len(indices), self.shape[1]), self.dtype)
+        result = xp.empty((len(indices), self.shape[1]), self.dtype)
         start = done = 0
         for chunk in self._chunks():
             stop = start + chunk.shape[0]
             upto = int(np.searchsorted(indices[order], stop))
             here = order[done:upto]
             if len(here):
-                found[xp.asarray(here)] = chunk[xp.asarray(indices[here] - start)]
+                result[xp.asarray(here)] = chunk[xp.asarray(indices[here] - start)]
             start, done = stop, upto
-        return found
+        return result
 
     def blocks(self, size: int) -> Iterator[Any]:
         return _rebatched(self._chunks(), size, self.backend.xp)
 
     def _chunks(self) -> Iterator[Any]:
-        """The rows again; ValueError unless they are as many as at first."""
+        """Read the rows again; ValueError unless there are as many as before."""
         n = 0
         for chunk, _ in self._read(targets=False):
             n += chunk.shape[0]
@@ -211,7 +211,7 @@ class ChunkedRows(Rows):
             )
 
     def _read(self, *, targets: bool = True) -> Iterator[tuple[Any, Any]]:
-        """Checked chunks, native, and their targets; d and dtype are those of the first one."""
+        """Checked native chunks and their targets; d and dtype are those of the first one."""
         start = 0
         for i, item in enumerate(_begin(self._source)):
             of = "" if self._count is None else f" of {self._count}"
@@ -226,7 +226,7 @@ class ChunkedRows(Rows):
             elif pair != self._pairs:
                 raise ValueError(
                     f"X, chunk {i}{of} is {'a pair (X, y)' if pair else 'not a pair (X, y)'} "
-                    "but the chunks before it are not alike: all must be pairs, or none"
+                    "unlike the chunks before it: all must be pairs, or none"
                 )
             rows = item[0] if pair else item
             rows = plain(rows, f"X, chunk {i}{of}")
@@ -258,7 +258,7 @@ class ChunkedRows(Rows):
 
 
 class DaskRows(Rows):
-    """Rows of a dask array: every chunk is worked on where it lies, by one thread."""
+    """Rows of a dask array: one thread processes each chunk on the worker that holds it."""
 
     streaming = True
 
@@ -272,7 +272,7 @@ class DaskRows(Rows):
         self._edges = np.cumsum([0, *X.chunks[0]]).tolist()
 
     def copy(self) -> Rows:
-        """The same: what the graph computes must stay as it is."""
+        """Return self: the result of the graph must not change."""
         return self
 
     def __getitem__(self, indices: Any) -> Any:
@@ -284,9 +284,9 @@ class DaskRows(Rows):
             if lo < hi:
                 chosen = indices[order[lo:hi]]
                 _checked(self.backend, rows[lo:hi], self._name(i), chosen, self._edges[i])
-        found = np.empty(rows.shape, self.dtype)
-        found[order] = rows
-        return self.backend.asarray(found)
+        result = np.empty(rows.shape, self.dtype)
+        result[order] = rows
+        return self.backend.asarray(result)
 
     def each(self, function: Callable[..., Any], size: int, *aligned: Any) -> Iterator[Any]:
         from dask import compute
@@ -303,7 +303,7 @@ class DaskRows(Rows):
 
         parts = self._tasks(_total_of_chunk, function, size, aligned)
         add = delayed(_added, pure=False)
-        while len(parts) > 1:  # neighbours first, whoever is ready: a fixed order
+        while len(parts) > 1:  # a fixed order, whichever part is ready first
             parts = [
                 add(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i]
                 for i in range(0, len(parts), 2)
@@ -317,8 +317,8 @@ class DaskRows(Rows):
         """run(function, …) of every chunk that has rows, for a worker."""
         from dask import delayed
 
-        # the function, with its landmarks, is held by the scheduler once: no worker's death
-        # loses it
+        # the scheduler holds the function, with its landmarks, once: it survives the loss of
+        # a worker
         shared = delayed(function, name=f"nystrom-{uuid.uuid4().hex}", traverse=False)
         task = delayed(run, pure=False)
         chunks = self._X.to_delayed().ravel()
@@ -364,13 +364,13 @@ def _map_of_chunk(function: Any, chunk: Any, name: str, start: int) -> Any:
 
 
 def _added(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
-    # what another task made must not be changed: the scheduler may hand it out again
+    # results of other tasks must not be modified: the scheduler may hand them out again
     return tuple(a + b for a, b in zip(left, right, strict=True))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Dask's advice on large graphs: ours hold m² reals on purpose, see ``_tasks``."""
+    """Silence Dask's advice on large graphs: ours hold m² reals on purpose, see ``_tasks``."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
         yield
@@ -378,7 +378,7 @@ def _quiet() -> Iterator[None]:
 
 # ------------------------------------------------------------------------------ recognition
 def as_rows(be: Any, X: Any, Y: Any) -> tuple[Rows, Any]:
-    """(rows, Y) of whatever X is; Y from the chunks where they are pairs."""
+    """(rows, Y) for any kind of X; Y comes from the chunks if they are pairs."""
     if is_dask(X):
         return DaskRows(be, X), Y
     if _is_stored(X):
@@ -390,7 +390,7 @@ def as_rows(be: Any, X: Any, Y: Any) -> tuple[Rows, Any]:
 
 
 def in_memory(X: Any, solver: str, available: int) -> Any:
-    """X itself, where a solver that needs all rows at once may have it.
+    """X itself, if a solver that needs all rows at once can use it.
 
     Raises
     ------
@@ -400,8 +400,8 @@ def in_memory(X: Any, solver: str, available: int) -> Any:
         A stored array of more than ``available`` bytes.
     """
     hint = (
-        "solver='nystrom' takes it as it is (the landmark model, an approximation: it has to "
-        "be asked for)"
+        "solver='nystrom' accepts it as it is (the landmark model, an approximation, so it must "
+        "be requested by name)"
     )
     if is_dask(X) or _is_chunked(X):
         what = "a dask array" if is_dask(X) else f"chunks of rows ({type(X).__name__})"
@@ -420,7 +420,7 @@ def in_memory(X: Any, solver: str, available: int) -> Any:
 
 
 def is_dask(X: Any) -> bool:
-    """Whether X is a dask collection; a TypeError for one that is no array."""
+    """Whether X is a dask collection; TypeError if it is one but not an array."""
     if not hasattr(X, "__dask_graph__"):
         return False
     if not (hasattr(type(X), "chunks") and hasattr(type(X), "to_delayed")):
@@ -439,9 +439,9 @@ def map_dask(
     Parameters
     ----------
     X : dask array of shape (m, n_features)
-    function : native rows (r, d) → array; it must be one that can be pickled
-    shape : that of the function's result, with None in place of the rows
-    dtype : that of the function's result
+    function : native rows (r, d) → array; must be picklable
+    shape : shape of the function's result, with None for the number of rows
+    dtype : dtype of the function's result
     """
     from dask import array, delayed
 
@@ -473,7 +473,7 @@ def _is_stored(X: Any) -> bool:
 
 
 def _is_chunked(X: Any) -> bool:
-    """Whether X is an iterable of chunks, or a function that starts one.
+    """Whether X is an iterable of chunks, or a function that returns one.
 
     Raises
     ------
@@ -486,10 +486,10 @@ def _is_chunked(X: Any) -> bool:
         return False
     if hasattr(X, "__next__"):
         raise TypeError(
-            f"X is a {type(X).__name__}, which can be read only once, and the fit needs several "
+            f"X is a {type(X).__name__}, which can be read only once, but the fit needs several "
             "passes (for the landmarks, for the sums, for leave-one-out); pass the function that "
             "makes it (X=chunks or X=lambda: chunks(...), not X=chunks(...)), a list of chunks, or "
-            "an object whose __iter__ starts anew"
+            "an object whose __iter__ restarts"
         )
     if not isinstance(X, (list, tuple)):
         return True
@@ -507,7 +507,7 @@ def _begin(source: Any) -> Iterable[Any]:
 def _checked(be: Any, rows: Any, name: str, indices: Any, start: int) -> Any:
     """A chunk as a native array; errors name the chunk and the row in it and overall.
 
-    ``indices``: the numbers of its rows among all rows; ``start``: that of the chunk's first.
+    ``indices``: indices of its rows among all rows; ``start``: index of the chunk's first row.
     """
     native = be.asarray(rows, name, ndim=2, finite=False)
     finite = be.xp.isfinite(native)
@@ -522,7 +522,7 @@ def _checked(be: Any, rows: Any, name: str, indices: Any, start: int) -> Any:
 
 
 def _rebatched(chunks: Iterator[Any], size: int, xp: Any) -> Iterator[Any]:
-    """Blocks of exactly ``size`` rows, the last one smaller, whatever the chunks."""
+    """Blocks of exactly ``size`` rows, the last one smaller, for chunks of any size."""
     parts: list[Any] = []
     held = 0
     for chunk in chunks:
@@ -548,7 +548,7 @@ def _pairs(edges: Any) -> list[tuple[int, int]]:
 
 
 def _add(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Sums of pairs, in the memory of the left ones."""
+    """Pairwise sums, in the memory of the left operands."""
     for a, b in zip(left, right, strict=True):
         a += b
     return left

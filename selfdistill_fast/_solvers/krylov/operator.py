@@ -21,11 +21,11 @@ _SEEN = 64
 
 
 class KernelProduct:
-    """K_w of the kept rows as an operator, in float64, and its scales.
+    """K_w of the retained rows as an operator, in float64, and its scales.
 
     Attributes
     ----------
-    X : (n, d) kept rows, or None for a precomputed kernel
+    X : (n, d) retained rows, or None for a precomputed kernel
     n : int
     root : (n, 1) roots of the weights, or None. In float64 also where predictions are float32: as
         many digits as q has, or K_w mixes with what an intercept takes out.

@@ -236,7 +236,7 @@ class KrylovSpectrum(Spectrum):
         Parameters
         ----------
         lam : float, or array_like of shape (L,)
-            The ridge λ. A 1-D array is a batch of ridges, never a schedule.
+            The ridge λ. A 1-D array is a batch of λ values, never a schedule.
         n_steps : int T
         X : array_like of shape (m, d), optional
             Rows to bound the error at. Not with a precomputed kernel, whose κ(x, x) is not known.
