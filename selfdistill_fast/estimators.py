@@ -37,7 +37,7 @@ __all__ = ["SelfDistilledKernelRidge", "SelfDistilledKernelRidgeCV"]
 
 
 class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """What a fitted chain can do, whoever chose its parameters."""
+    """Methods of a fitted chain, independent of how its parameters were chosen."""
 
     kernel: Any
     path_: DistillationPath
@@ -57,16 +57,17 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : array_like of shape (m, n_features)
-            With ``kernel="precomputed"`` K(X, X_train), (m, n_samples).
+            With ``kernel="precomputed"``, K(X, X_train), (m, n_samples).
         step : None, int, "all" or inf
-            None: the last; 1..T; "all"; ``math.inf``: the limit, for one constant α.
+            None: the last step. 1..T: that step. "all": every step. ``math.inf``: the limit,
+            for one constant α.
 
         Returns
         -------
         ndarray of shape (m,) or (m, n_targets); for "all" with a leading T
-            On the device of X where that lies on one. With scikit-learn's option
-            ``array_api_dispatch`` an array of X's library, else NumPy's for all that lies on the
-            host. No gradient flows through it.
+            On the device of X, if X is on one. For X on the host: with scikit-learn's option
+            ``array_api_dispatch`` an array of X's library, else a NumPy array. No gradient
+            flows through it.
         """
         check_is_fitted(self)
         predictions = self.path_.predict(self._validated("X", X), step)
@@ -84,13 +85,13 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Returns
         -------
         float
-            1 − Σ w (y − f)² / Σ w (y − ȳ)², the mean over targets; 1 is the best, and a constant
-            function has 0 at most.
+            1 − Σ w (y − f)² / Σ w (y − ȳ)², averaged over targets. The best value is 1; a constant
+            function scores at most 0.
 
         Raises
         ------
         TypeError, ValueError
-            As :meth:`predict`; shapes that do not match.
+            As for :meth:`predict`; shapes that do not match.
 
         Examples
         --------
@@ -104,13 +105,13 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         predictions = self.predict(X)
         arrays = {"y": y, "predictions": predictions, "sample_weight": sample_weight}
         y, predictions, sample_weight = (to_host(array, name) for name, array in arrays.items())
-        with config_context(array_api_dispatch=False):  # all are NumPy's
+        with config_context(array_api_dispatch=False):  # all are NumPy arrays
             return float(r2_score(y, predictions, sample_weight=sample_weight))
 
     def _validated(self, name: str, X: Any, *y: Any) -> Any:
-        """X, or with y both, checked by scikit-learn, which does not know arrays on a device.
+        """X, or X and y, checked by scikit-learn, which does not support arrays on a device.
 
-        Those are checked where they are used; only their number of columns is kept here.
+        Device arrays are checked where they are used; only their number of columns is stored here.
         """
         X, y = plain(X, name), tuple(plain(targets, "y") for targets in y)
         on_host = device_of({name: X, "y": y[0] if y else None})[1] is None
@@ -118,7 +119,7 @@ class _Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
             options: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": bool(y)}
             if y:
                 options |= {"multi_output": True, "y_numeric": True}
-            with config_context(array_api_dispatch=False):  # NumPy's arrays are wanted
+            with config_context(array_api_dispatch=False):  # NumPy arrays are needed
                 return validate_data(self, X, *y, **options)
         if not y:
             _check_n_features(self, X, reset=False)
@@ -164,12 +165,12 @@ class SelfDistilledKernelRidge(_Distilled):
         parameters below; a kernel object such as ``RBF(0.1)``, which ignores them; or a
         function of (X, Z) that returns the matrix of shape (n, m).
     lam : float, default=1.0
-        The ridge λ of (K + λI)⁻¹, in every step (scikit-learn's KernelRidge calls it
-        ``alpha``). One value, not a schedule.
+        λ of (K + λI)⁻¹, in every step (scikit-learn's KernelRidge calls it ``alpha``). A single
+        value, not a schedule.
     alpha : "optimal", "joint", float or sequence of n_steps − 1, default="optimal"
         Ground-truth weights of the steps 2..T. "optimal" minimises the error of each step
-        in turn (eq. (16)), "joint" that of the last step over all weights together; the
-        error is that of exact leave-one-out, or of ``X_val, y_val`` where they are given.
+        in turn (eq. (16)); "joint" minimises that of the last step over all weights together.
+        The error is that of exact leave-one-out, or of ``X_val, y_val`` if given.
     n_steps : int, default=2
         Number of steps T.
     gamma : float, optional
@@ -179,13 +180,13 @@ class SelfDistilledKernelRidge(_Distilled):
     length_scale, nu : float, default=1.0 and 1.5
         Of "matern".
     fit_intercept : bool, default=False
-        An unpenalised constant.
+        Whether to fit an unpenalised constant.
     clip : bool, default=False
         Restrict chosen α's to [0, 1].
     solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"}, default="auto"
-        As in :func:`~selfdistill_fast.spectrum`. "auto" is exact: "cholesky" where it can serve
+        As in :func:`~selfdistill_fast.spectrum`. "auto" is exact: "cholesky" if it has
         leave-one-out (``n_steps`` <= 4 and a positive semi-definite kernel), else "eigh".
-        "tridiagonal" and "krylov" have no leave-one-out: α must be given, or ``X_val``.
+        "tridiagonal" and "krylov" have no leave-one-out: give α, or ``X_val``.
     solver_options : dict, optional
         Passed to :func:`~selfdistill_fast.spectrum`, such as ``{"max_memory": 2**30}`` or
         ``{"n_landmarks": 500}``.
@@ -201,22 +202,22 @@ class SelfDistilledKernelRidge(_Distilled):
     weights_ : ndarray of shape (T,)
         Weights of the pure steps in the last step.
     dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Of the last step; with "nystrom" one for each landmark.
+        Dual coefficients of the last step; with "nystrom" one for each landmark.
     intercept_ : float or ndarray of shape (n_targets,)
-        Of the last step; 0 without ``fit_intercept``.
+        Constant of the last step; 0 without ``fit_intercept``.
     loo_mse_ : ndarray of shape (T,)
         Exact leave-one-out mean squared error of each step, weighted by ``sample_weight``
-        and averaged over targets. NaN where a step does not exist, and where there is no
+        and averaged over targets. NaN if a step does not exist, or if there is no
         leave-one-out: a single row with an intercept; ``solver="cholesky"`` with more than
-        four steps; "tridiagonal" and "krylov". Where α was not chosen by it and the solver is
-        "cholesky", it is computed when it is first read: it takes longer than the fit.
+        four steps; "tridiagonal" and "krylov". With "cholesky" it takes longer than the fit,
+        and is therefore computed on first access unless α was chosen by it.
     kernel_ : Kernel
         The kernel with its parameters filled in.
     path_ : DistillationPath
         All steps; ``path_.save(...)`` writes them without pickle.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Only where X has column names.
+        Only if X has column names.
 
     Examples
     --------
@@ -281,11 +282,11 @@ class SelfDistilledKernelRidge(_Distilled):
         Parameters
         ----------
         X : array_like of shape (n_samples, n_features)
-            With ``kernel="precomputed"`` the matrix K, (n_samples, n_samples).
+            With ``kernel="precomputed"``, the matrix K, (n_samples, n_samples).
         y : array_like of shape (n_samples,) or (n_samples, n_targets)
         sample_weight : float or array_like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : optional
-            Validation set on which α is chosen instead of leave-one-out.
+            Validation set on which α is chosen, instead of by leave-one-out.
 
         Returns
         -------
@@ -294,7 +295,7 @@ class SelfDistilledKernelRidge(_Distilled):
         Raises
         ------
         TypeError, ValueError, numpy.linalg.LinAlgError, MemoryError
-            As :func:`~selfdistill_fast.spectrum` and :func:`~selfdistill_fast.distill`.
+            As for :func:`~selfdistill_fast.spectrum` and :func:`~selfdistill_fast.distill`.
         """
         lam = float(check_lam(self.lam, batch=False))
         check_n_steps(self.n_steps)
@@ -337,7 +338,7 @@ class SelfDistilledKernelRidge(_Distilled):
         )
         self._keep(kernel, path)
         n_fitted = len(X) if fitted.rows is None else len(fitted.rows)
-        lone = self.fit_intercept and n_fitted == 1  # without its only row nothing is left
+        lone = self.fit_intercept and n_fitted == 1  # without its only row, nothing is left
         self.__dict__.pop("loo_mse_", None)  # of an earlier fit
         self._loo_later = None
         if lone or path.n_steps > fitted.max_loo_steps:
@@ -353,7 +354,7 @@ class SelfDistilledKernelRidge(_Distilled):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        """``loo_mse_`` where it is read for the first time after a fit that did not need it."""
+        """``loo_mse_`` on first access after a fit that did not need it."""
         later = vars(self).get("_loo_later")
         if name != "loo_mse_" or later is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -364,7 +365,7 @@ class SelfDistilledKernelRidge(_Distilled):
 
 @dataclass(frozen=True, eq=False)
 class _Later:
-    """What a leave-one-out error needs that is computed after the fit, without the n² of it."""
+    """The inputs for a leave-one-out error after the fit, without the fit's n² memory."""
 
     backend: Any
     solver: str
@@ -373,7 +374,7 @@ class _Later:
     fit_intercept: bool
 
     def mse(self, path: DistillationPath) -> np.ndarray:
-        """As :func:`_leave_one_out_mse`, from a factorisation that is made anew."""
+        """As :func:`_leave_one_out_mse`, from a recomputed factorisation."""
         with self.backend.on():
             y = self.backend.asarray(self.y, "y")  # where the rows are
         fitted = spectrum(
@@ -392,7 +393,7 @@ class _Later:
 def _leave_one_out_mse(
     fitted: Spectrum, path: DistillationPath, y: Any, columns: Any = None
 ) -> np.ndarray:
-    """Weighted leave-one-out error of each step, (T,); ``columns`` where they are known."""
+    """Weighted leave-one-out error of each step, (T,); ``columns`` if they are known."""
     be = fitted.backend
     with be.on():
         penalties = Penalties.of(path.lam, path.n_steps)
@@ -404,7 +405,7 @@ def _leave_one_out_mse(
 
 
 class SelfDistilledKernelRidgeCV(_Distilled):
-    """Self-distilled kernel ridge regression that picks γ, λ, α and the number of steps.
+    """Self-distilled kernel ridge regression that selects γ, λ, α and the number of steps.
 
     One factorisation for each γ scores every λ, step and α exactly: by leave-one-out
     (default), by folds, or on a validation set.
@@ -414,27 +415,27 @@ class SelfDistilledKernelRidgeCV(_Distilled):
     kernel : str, Kernel or callable, default="rbf"
         As in :class:`SelfDistilledKernelRidge`.
     lams : sequence of float
-        Ridges to choose from.
+        λ values to choose from.
     gammas : sequence of float, optional
         Values of γ to choose from ("rbf", "laplacian", "poly"); None: 1 / n_features.
     alpha : "optimal", "joint", float or sequence of max_steps − 1, default="optimal"
         Chosen for each λ and γ on the same held-out predictions that score them.
     max_steps : int, default=4
-        The chain has 1..max_steps steps; the best count is picked.
+        The chain has 1..max_steps steps; the best number is selected.
     cv : None, int, splitter or array_like of group labels
         None: exact leave-one-out. Otherwise exact leave-fold-out, see
-        :func:`~selfdistill_fast.leave_fold_out`. Not used when ``fit`` is given ``X_val``.
+        :func:`~selfdistill_fast.leave_fold_out`. Ignored if ``fit`` receives ``X_val``.
     solver_options : dict, optional
         ``max_memory`` of :func:`~selfdistill_fast.spectrum`, and ``tol`` and ``n_steps``
         (default ``max_steps``) of its ``solver="auto"``, which is used with ``X_val``.
-        Leave-one-out and folds use ``solver="eigh"``, which is exact to rounding whatever ``tol``.
+        Leave-one-out and folds use ``solver="eigh"``, which is exact to rounding for any ``tol``.
     degree, coef0, length_scale, nu, fit_intercept, clip, backend, random_state
         As in :class:`SelfDistilledKernelRidge`.
 
     Attributes
     ----------
     best_lam_, best_gamma_ : float
-        ``best_gamma_`` is None where the kernel has no γ to choose.
+        ``best_gamma_`` is None if the kernel has no γ to choose.
     best_step_ : int
         Number of steps of the chosen chain.
     best_score_ : float
@@ -442,8 +443,8 @@ class SelfDistilledKernelRidgeCV(_Distilled):
     best_index_ : int
         Its row in ``cv_results_``.
     best_params_ : dict
-        ``SelfDistilledKernelRidge(**best_params_)`` is the chosen chain (but where "joint"
-        weights have no α's it chooses them again, by leave-one-out).
+        ``SelfDistilledKernelRidge(**best_params_)`` is the chosen chain (except that "joint"
+        weights without α's are chosen again, by leave-one-out).
     cv_results_ : dict of ndarray
         One entry for each γ, λ and step, ready for ``pandas.DataFrame``: ``gamma``, ``lam``,
         ``step``, ``alpha`` (of that step; NaN for the first and for "joint"), ``mse``,
@@ -512,11 +513,11 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         Parameters
         ----------
         X : array_like of shape (n_samples, n_features)
-            With ``kernel="precomputed"`` the matrix K, (n_samples, n_samples).
+            With ``kernel="precomputed"``, the matrix K, (n_samples, n_samples).
         y : array_like of shape (n_samples,) or (n_samples, n_targets)
         sample_weight : float or array_like of shape (n_samples,), optional
         X_val, y_val, sample_weight_val : optional
-            Validation set to score on instead.
+            Validation set to score on, instead of leaving rows out.
 
         Returns
         -------
@@ -530,7 +531,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         Raises
         ------
         TypeError, ValueError, numpy.linalg.LinAlgError, MemoryError
-            As :class:`SelfDistilledKernelRidge`; an empty grid; γ's for a kernel without γ.
+            As for :class:`SelfDistilledKernelRidge`; an empty grid; γ's for a kernel without γ.
         """
         lams = np.atleast_1d(check_lam(self.lams, batch=True))
         max_steps = check_n_steps(self.max_steps, "max_steps")
@@ -596,7 +597,7 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         return self
 
     def _solver(self, max_steps: int, *, validated: bool) -> tuple[str, dict[str, Any]]:
-        """The solver, and the options that it is given."""
+        """The solver, and the options passed to it."""
         options = dict(self.solver_options or {})
         check_solver("auto", options.keys() - {"max_memory"})
         if validated:
@@ -656,14 +657,14 @@ class SelfDistilledKernelRidgeCV(_Distilled):
         }
 
     def _warn_at_edges(self, kernels: list[Kernel], lams: Any) -> None:
-        """UserWarning where the best λ or γ is the first or last value of its grid."""
+        """UserWarning if the best λ or γ is the first or last value of its grid."""
         grids: dict[str, Any] = {"lam": (self.best_lam_, lams)}
         if self.gammas is not None:
             grids["gamma"] = (self.best_gamma_, np.atleast_1d(self.gammas).tolist())
         for name, (best, grid) in grids.items():
             if len(grid) > 1 and best in (min(grid), max(grid)):
                 warnings.warn(
-                    f"the best {name} {best:g} lies on the edge of its grid "
+                    f"the best {name} {best:g} is at the edge of its grid "
                     f"[{min(grid):g}, {max(grid):g}]; the optimum may lie outside: widen {name}s",
                     UserWarning,
                     stacklevel=3,
