@@ -43,10 +43,10 @@ def backends_here() -> list[str]:
     """The backends to check: with the GPU if there are a driver and CuPy."""
     from selfdistill_fast._backend import cuda_libraries
 
-    found = ["reference", "cpu"]
+    names = ["reference", "cpu"]
     if cuda_libraries.driver_version() is not None and cuda_libraries.cupy_packages():
-        found.append("gpu")
-    return found
+        names.append("gpu")
+    return names
 
 
 def self_check(backends: Sequence[str] | None = None) -> Iterator[Check]:
@@ -154,8 +154,8 @@ def _jobs(backend: str) -> Iterator[tuple[str, Callable[[], None]]]:
 
     def gram(kernel: Any, K: np.ndarray) -> None:
         for dtype, tol in (("f8", 1e-13), ("f4", 1e-5)):
-            found = sf.gram(X_new.astype(dtype), X.astype(dtype), kernel, backend=backend)
-            _agree(found, K, tol)
+            result = sf.gram(X_new.astype(dtype), X.astype(dtype), kernel, backend=backend)
+            _agree(result, K, tol)
         alone = sf.gram(X, None, kernel, backend=backend, n_threads=1)
         _agree(alone, alone.T, 0.0)
         # our own loops give the same bits for any number of threads
@@ -173,9 +173,9 @@ def _jobs(backend: str) -> Iterator[tuple[str, Callable[[], None]]]:
 
     def path(kernel: Any, solver: str, allowed: float, **options: Any) -> None:
         spectrum = sf.spectrum(X, Y, kernel, solver=solver, backend=backend, **options)
-        found = sf.distill(spectrum, LAM, ALPHA, STEPS).predict(X_new, step="all")
+        result = sf.distill(spectrum, LAM, ALPHA, STEPS).predict(X_new, step="all")
         K_new = inner if isinstance(kernel, sf.Linear) else formulas[kernel]
-        _agree(found, _refits(_plain(X, kernel), Y, K_new), allowed)
+        _agree(result, _refits(_plain(X, kernel), Y, K_new), allowed)
         if spectrum.exact and spectrum.max_loo_steps >= STEPS:
             held_out = sf.leave_one_out(spectrum, LAM, ALPHA, STEPS)
             for i in (0, N // 2):
@@ -210,19 +210,19 @@ def _plain(X: np.ndarray, kernel: Any) -> np.ndarray:
 def _refits(K: np.ndarray, Y: np.ndarray, K_new: np.ndarray) -> np.ndarray:
     """Predictions of every step, (STEPS, rows of K_new, P), one fit after another."""
     ridge = K + LAM * np.eye(len(K))
-    targets, found = Y, []
+    targets, result = Y, []
     for _ in range(STEPS):
         dual = np.linalg.solve(ridge, targets)
-        found.append(K_new @ dual)
+        result.append(K_new @ dual)
         targets = ALPHA * Y + (1 - ALPHA) * (K @ dual)
-    return np.stack(found)
+    return np.stack(result)
 
 
-def _agree(found: Any, expected: np.ndarray, tol: float) -> None:
-    found = np.asarray(found, dtype=np.float64)
-    if found.shape != expected.shape:
-        raise AssertionError(f"shape {found.shape}, expected {expected.shape}")
-    off = float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+def _agree(result: Any, expected: np.ndarray, tol: float) -> None:
+    result = np.asarray(result, dtype=np.float64)
+    if result.shape != expected.shape:
+        raise AssertionError(f"shape {result.shape}, expected {expected.shape}")
+    off = float(np.max(np.abs(result - expected)) / np.max(np.abs(expected)))
     if math.isnan(off) or off > tol:
         raise AssertionError(f"wrong by {off:.1e} of the largest value; {tol:.0e} is allowed")
 

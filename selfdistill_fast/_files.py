@@ -111,11 +111,11 @@ def is_damage(error: Exception) -> bool:
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
     """The leaves in which two trees of JSON values differ, as text."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
-        found = []
+        changes = []
         for key in {**stored, **wanted}:
             name = f"{where}.{key}" if where else key
-            found += differences(stored.get(key), wanted.get(key), name)
-        return found
+            changes += differences(stored.get(key), wanted.get(key), name)
+        return changes
     if stored == wanted:
         return []
     was, now = (v if isinstance(v, str) else json.dumps(v) for v in (stored, wanted))

@@ -238,13 +238,13 @@ class CudaAlgebra(CudaDevice):
 
 
 def parts_of(n: int, m: int) -> tuple[int, int]:
-    """Rows of tiles, and into how many ranges the columns are cut: by the sizes alone."""
+    """Number of tile rows, and of column ranges; depends on the sizes only."""
     rows = -(-n // SIDE)
     return rows, max(1, min(MAX_PARTS, ENOUGH_BLOCKS // rows, -(-m // SIDE)))
 
 
 def passes(p: int) -> Iterator[tuple[int, int]]:
-    """First target and width of each pass over K."""
+    """First target and number of targets of each pass over K."""
     q = 0
     while q < p:
         width = TARGETS if p - q <= TARGETS else 4 * TARGETS

@@ -27,19 +27,19 @@ def _number(path: Path) -> float | None:
 
 def _own_cgroups() -> list[Path]:
     """Directories of this process's cgroups and of all their parents."""
-    found = [_CGROUP, _CGROUP / "memory", _CGROUP / "cpu"]
+    directories = [_CGROUP, _CGROUP / "memory", _CGROUP / "cpu"]
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return found
+        return directories
     for line in lines:
         _, controllers, group = line.split(":", 2)
         for controller in controllers.split(",") or [""]:
             directory = _CGROUP / controller / group.lstrip("/")
             while directory not in (_CGROUP, _CGROUP.parent):
-                found.append(directory)
+                directories.append(directory)
                 directory = directory.parent
-    return found
+    return directories
 
 
 def available_memory() -> int:

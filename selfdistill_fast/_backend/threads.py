@@ -40,10 +40,10 @@ __all__ = [
 #: the work for a range [lo, hi), done at once or one step at a time
 Work: TypeAlias = Callable[[int, int], Iterable[object] | None]
 
-#: nanoseconds of work in a block, at least and at most: long against the cost of handing it
-#: out (some microseconds), short against Ctrl-C and against waiting for the last one
+#: least and most nanoseconds of work in a block: long compared with the cost of dispatching it
+#: (some microseconds), short for Ctrl-C and for waiting for the last block
 BLOCK_NS = (50_000, 2_000_000)
-#: blocks in a range, where that makes none too short
+#: number of blocks in a range, unless they would be too short
 BLOCKS = 32
 #: below this much work the helpers cost more than they gain
 GRAIN_NS = 150_000

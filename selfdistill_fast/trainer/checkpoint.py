@@ -104,10 +104,10 @@ def claim(directory: Path, settings: dict[str, Any], name: str = "settings.json"
             before = None
         if not isinstance(before, dict):
             raise ValueError(f"{path} is damaged; delete {directory} to begin anew")
-        found = differences(before, settings)
-        if found:
+        changes = differences(before, settings)
+        if changes:
             raise ValueError(
-                f"{directory} holds a run of another configuration: {'; '.join(found)}. "
+                f"{directory} holds a run of another configuration: {'; '.join(changes)}. "
                 "Use another directory, or the same settings to continue it"
             )
         return
