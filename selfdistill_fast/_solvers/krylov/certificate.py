@@ -33,7 +33,7 @@ from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import largest
 
-__all__ = ["Requested", "Certificate"]
+__all__ = ["Certificate", "Requested"]
 
 
 class Requested(NamedTuple):

@@ -13,7 +13,7 @@ from selfdistill_fast._gram import native_matmul
 from selfdistill_fast._solvers.base import Spectrum
 from selfdistill_fast._solvers.evaluation import check_values
 from selfdistill_fast._solvers.krylov.bounds import Bound
-from selfdistill_fast._solvers.krylov.certificate import Requested, Certificate
+from selfdistill_fast._solvers.krylov.certificate import Certificate, Requested
 from selfdistill_fast._solvers.krylov.lanczos import Lanczos
 from selfdistill_fast._solvers.krylov.memory import fitting_rank, krylov_bytes, krylov_work
 from selfdistill_fast._solvers.krylov.operator import KernelProduct
