@@ -75,19 +75,19 @@ def page():
     versions = ", ".join(f"{k} {v}" for k, v in stored("core")["versions"].items())
     return f"""# Benchmarks
 
-The numbers are those of `bench/results`, as `make bench` stored them. How they were measured, what
-the targets are and what was tried without success: `bench/README.md`. No GPU
+These numbers come from `bench/results`, where `make bench` stores them. `bench/README.md` explains
+how they were measured, the targets, and what was tried without success. No GPU
 has been measured yet.
 
 ## Gram matrices, products and filters
 
-Medians with {versions}. "Times faster" compares with the peer that is named.
+Medians with {versions}. "Times faster" compares with the given peer.
 
 {core()}
 
-![Time of each case beside its peers](core.svg)
+![Time of each case and of its peers](core.svg)
 
-## Many rows
+## Many samples
 
 {large_n()}
 
@@ -97,7 +97,8 @@ Medians with {versions}. "Times faster" compares with the peer that is named.
 
 ## Landmark models
 
-Time is from the rows to the test predictions of the whole grid; the error is that of the best cell.
+The time is from the samples to the test predictions of the whole grid. The error is that of the
+best cell.
 
 {nystrom()}
 """

@@ -2,17 +2,18 @@
 Where digits are lost
 =====================
 
-A smooth kernel and λ from 1 down to 10⁻¹⁶, where (K + λI)⁻¹ cannot be known in double precision:
-K itself is rounded, and its smallest eigenvalues are nothing but that rounding. Each solver's
-third step is compared with the same chain of refits in long double, at new samples.
+This example uses a smooth kernel and λ from 1 down to 10⁻¹⁶. For the smallest λ, (K + λI)⁻¹ cannot
+be determined in double precision: K itself is rounded, and its smallest eigenvalues are rounding
+only. The third step of each solver is compared, at new samples, with the same chain of refits in
+long double.
 
-Filled markers are results without a warning, open ones came with a warning, and a cross at the
-upper edge is a refusal. The dotted line is what the documentation promises, 100 ε ‖K‖/λ
-(at least 10⁻¹⁰); the grey band is where λ is below the rounding of K and every result is
-warned about. The Nyström model has all samples as landmarks, and so is exact but for the
-landmarks that it drops; the Krylov solver stops at its tolerance, 10⁻⁸.
+Filled markers are results without a warning, open markers are results with a warning, and a cross
+at the upper edge is a refusal. The dotted line is the documented guarantee, 100 ε ‖K‖/λ
+(at least 10⁻¹⁰). In the grey band, λ is below the rounding of K and every result comes with a
+warning. The Nyström model has all samples as landmarks, so it is exact except for the landmarks
+that it drops. The Krylov solver stops at its tolerance, 10⁻⁸.
 
-Run it to write the figure, to the given file or to ``accuracy.png``::
+Run the script to write the figure to the given file, or to ``accuracy.png``::
 
     python examples/plot_accuracy.py [FILE]
 """
@@ -33,7 +34,7 @@ lams = np.geomspace(1e-16, 1.0, 33)
 
 
 # %%
-# The reference: the chain's definition, step after step, with eleven more bits.
+# The reference follows the definition of the chain, step by step, with eleven more bits.
 def gram(A, B):
     """Kernel matrix in long double."""
     A, B = A.astype(np.longdouble), B.astype(np.longdouble)
@@ -64,7 +65,7 @@ def refits(lam):
 
 
 # %%
-# Each solver for each λ: the error, and whether a warning or a refusal came with it.
+# For each solver and each λ, record the predictions and whether it warned or refused.
 def attempt(solver, lam):
     """Predictions, or None where the solver refuses; and whether it warned."""
     options = {"n_landmarks": len(X)} if solver == "nystrom" else {}
@@ -90,7 +91,7 @@ norm = float(np.linalg.norm(np.asarray(gram(X, X), float), 2))
 eps = np.finfo(float).eps
 
 # %%
-# The picture.
+# Draw the figure.
 from matplotlib.figure import Figure  # noqa: E402
 
 figure = Figure(figsize=(6.4, 4.2), layout="constrained")

@@ -2,15 +2,15 @@
 Classification with one-hot targets
 ===================================
 
-Handwritten digits (scikit-learn's own, 8 × 8 pixels) by kernel ridge regression on one-hot
-targets: ten targets, one factorisation, and the class with the largest prediction. A third of the
-training labels is wrong, which is where self-distillation has something to gain: a larger λ
-would help as well, but here it is the steps that regularise.
+This example classifies handwritten digits (scikit-learn's own, 8 × 8 pixels) by kernel ridge
+regression on one-hot targets. The ten targets share one factorisation, and the predicted class is
+the one with the largest prediction. A third of the training labels are wrong. In this situation,
+self-distillation can help. A larger λ would help as well, but here the steps regularise.
 
-Two chains are compared: α = 0, where each step is fitted to the predictions of the step
-before alone, and α chosen step by step by exact leave-one-out, without any validation data.
+Two chains are compared. With α = 0, each step is fitted only to the predictions of the previous
+step. In the other chain, exact leave-one-out chooses α step by step, without any validation data.
 
-Run it to write the figure, to the given file or to ``classification.png``::
+Run the script to write the figure to the given file, or to ``classification.png``::
 
     python examples/plot_classification_one_hot.py [FILE]
 """
@@ -36,7 +36,7 @@ noisy_labels = np.where(wrong, rng.integers(10, size=len(wrong)), train_labels)
 Y_train = np.eye(10)[noisy_labels]
 
 # %%
-# ``predict_path`` gives every step in one pass over the kernel: (steps, rows, classes).
+# ``predict_path`` gives every step in one pass over the kernel: (steps, samples, classes).
 n_steps = 10
 errors = {}
 for name, alpha in {"α = 0": 0.0, "α by leave-one-out": "optimal"}.items():

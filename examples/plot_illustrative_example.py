@@ -2,12 +2,13 @@
 The paper's illustrative example
 ================================
 
-Section 4.5 of Borup and Andersen (2021): eleven noisy points of sin(2πx), an RBF kernel, six
-steps of self-distillation with α = 0, with α = 0.25, and with the step-wise optimal α*.
+This example reproduces Section 4.5 of Borup and Andersen (2021): eleven noisy points of sin(2πx),
+an RBF kernel, and six steps of self-distillation with α = 0, with α = 0.25, and with the
+step-wise optimal α*.
 
 Everything below is a filter on the same eigendecomposition: ``spectrum`` is called once.
 
-Run it to see the three figures, or give a directory to write them to::
+Run the script to write the three figures to the given directory, or to ``figures``::
 
     python examples/plot_illustrative_example.py [DIRECTORY]
 """
@@ -25,8 +26,8 @@ from selfdistill_fast.plotting import (
 )
 
 # %%
-# The data. The eleven targets are those of the paper's figures (Mobahi et al. 2020), and so is
-# γ = 80. The loss is the mean squared distance to the truth on 101 points.
+# The eleven targets and γ = 80 are those of the paper's figures (Mobahi et al. 2020). The loss is
+# the mean squared distance to the truth on 101 points.
 X = np.arange(11)[:, None] / 10
 y = np.array(
     [0.38476636465198066, 1.2333967683416893, 1.33232242218057, 0.69201594888895180,
@@ -37,8 +38,8 @@ grid = np.arange(101)[:, None] / 100
 truth = np.sin(2 * np.pi * grid[:, 0])
 
 # %%
-# One factorisation, then as many chains as one likes. The optimal α* of each step (eq. 16)
-# is chosen here on the true function; without X_val it is chosen by exact leave-one-out.
+# One factorisation serves any number of chains. Here the optimal α* of each step (eq. 16)
+# is chosen on the true function; without X_val it is chosen by exact leave-one-out.
 fitted = spectrum(X, y, RBF(gamma=80.0))
 lam, n_steps = 0.2, 6
 cases = {
@@ -48,8 +49,8 @@ cases = {
 }
 
 # %%
-# With α = 0 the third step is best and the limit is zero; α* needs a single step of
-# distillation and then stands still.
+# With α = 0, the third step is best and the limit is zero. With α*, one step of distillation
+# is enough; after that the chain hardly changes.
 for title, path in cases.items():
     losses = np.mean((path.predict(grid, step="all") - truth) ** 2, axis=1)
     print(f"{title:<22}", "  ".join(f"{loss:.5f}" for loss in losses))
@@ -59,7 +60,7 @@ print(
 )
 
 # %%
-# Figures 2, 3 and 4: the solutions, the diagonals of B, and the ratios of its neighbours.
+# Figures 2, 3 and 4: the solutions, the diagonals of B, and the ratios of neighbouring entries.
 figures = {
     "figure2": figure_solutions(cases, grid, X, y, truth=truth),
     "figure3": figure_shrinkage(cases),

@@ -1,15 +1,15 @@
 """
-Exact leave-one-out of a chain, and the shortcut that is wrong
-==============================================================
+Exact leave-one-out of a chain, and a shortcut that is wrong
+============================================================
 
-For one ridge regression the leave-one-out residual is (y − ŷ)_i / (1 − S_ii), with S the
+For one ridge regression, the leave-one-out residual is (y − ŷ)_i / (1 − S_ii), where S is the
 smoother. It is tempting to use the same formula with the smoother of the whole distilled chain
-in place of S. That leaves row i out of the last step only: the targets of that step still
-know it. From step 2 on the shortcut is wrong, in either direction: by per milles where α is
-in [0, 1], by per cents where it is negative, as an optimal α often is. The exact
+in place of S. However, this leaves sample i out of the last step only: the targets of that step
+still depend on it. From step 2 on, the shortcut is wrong, in either direction. Its error is some
+per mille if α is in [0, 1], and some per cent if α is negative, as an optimal α often is. The exact
 recursion (docs/leave-one-out.md) costs no more.
 
-Run it to print the errors and write the figure::
+Run the script to print the errors and write the figure::
 
     python examples/plot_leave_one_out.py [FILE]
 """
@@ -22,7 +22,7 @@ from selfdistill_fast import RBF, distill, leave_one_out, spectrum
 from selfdistill_fast.plotting import figure_errors, save_figure
 
 # %%
-# Noisy data, one factorisation.
+# Noisy data and one factorisation.
 rng = np.random.default_rng(0)
 n, T, lam = 120, 4, 0.01
 X = rng.uniform(-2, 2, size=(n, 2))
@@ -32,8 +32,8 @@ fitted = spectrum(X, y, kernel)
 
 
 # %%
-# Three leave-one-out predictions of every step: by n chains of refits, by the recursion, and
-# by the shortcut with the distilled smoother S = V B Vᵀ.
+# Compute the leave-one-out predictions of every step in three ways: by n chains of refits, by the
+# recursion, and by the shortcut with the distilled smoother S = V B Vᵀ.
 def by_refits(alpha):
     G = np.empty((T, n))
     for i in range(n):

@@ -5,17 +5,17 @@ A wide network and its kernel
 .. image:: /images/wide_network.png
    :alt: α̂ and α* against the width of the network
 
-Section 5 of the paper estimates α̂ for networks because wide networks are nearly kernel ridge
-regressions, for which α* is exact. Here both are computed for the same network: α̂ by training
-a student with α = 0 at each step, and α* by the exact engine on the network's own kernel, its
-neural tangent kernel at the initial weights. They meet as the network gets wider, and so do the
-predictions.
+Section 5 of the paper estimates α̂ for networks, because wide networks are nearly kernel ridge
+regressions, for which α* is exact. This example computes both for the same network. α̂ is obtained
+by training a student with α = 0 at each step. α* is computed by the exact engine on the network's
+neural tangent kernel at the initial weights. As the network gets wider, α̂ approaches α*, and
+the two models' predictions approach each other.
 
-The network has one hidden layer, f(x; θ) = a · relu(W x) / √width, and what is trained and
-penalised is the way θ − θ₀ from its initial weights, which are the same at every step.
+The network has one hidden layer, f(x; θ) = a · relu(W x) / √width. Training changes and penalises
+the difference θ − θ₀ from the initial weights, which are the same at every step.
 
-It needs the extra ``torch`` and takes half a minute. Run it to write the figure, to the given
-file or to ``wide_network.png``::
+The example needs the extra ``torch`` and takes half a minute. Run the script to write the figure to
+the given file, or to ``wide_network.png``::
 
     python examples/plot_wide_network.py [FILE]
 """
@@ -52,7 +52,7 @@ class WideNetwork(nn.Module):
 
 
 # %%
-# Noisy values of a sine; the second column of X is the bias of the hidden layer.
+# Noisy values of a sine. The second column of X is the bias of the hidden layer.
 rng = np.random.default_rng(0)
 
 
@@ -65,8 +65,8 @@ def draw(n):
 lam, n_steps, widths = 2.0, 3, (32, 128, 512, 2048)
 
 # %%
-# Full batches to convergence, in float64. A chain of three steps is five fits of the network,
-# and one factorisation of its kernel.
+# Train with full batches to convergence, in float64. A chain of three steps takes five fits of the
+# network, and one factorisation of its kernel.
 estimated, exact, gaps = [], [], []
 for width in widths:
     network = SelfDistillation(
@@ -102,7 +102,7 @@ for width in widths:
     )
 
 # %%
-# Left: α̂ (filled) and α* (open) of each step. Right: how far the predictions are apart.
+# Left: α̂ (filled) and α* (open) of each step. Right: the largest difference of the predictions.
 figure = Figure(figsize=(8.4, 3.8), layout="constrained")
 left, right = figure.subplots(1, 2)
 colours = ("#0072B2", "#D55E00", "#009E73")

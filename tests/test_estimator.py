@@ -32,9 +32,9 @@ from selfdistill_fast import (
     leave_one_out,
     spectrum,
 )
-from selfdistill_fast import estimators as estimator_module
 from selfdistill_fast._chain import leave_out, selection
 from selfdistill_fast._chain.selection import score_grid
+from selfdistill_fast.estimators import cross_validated, regressor
 
 pytestmark = pytest.mark.filterwarnings("ignore:joint weights:RuntimeWarning")
 
@@ -335,7 +335,7 @@ def test_cv_takes_the_options_of_auto(rng, validated, monkeypatch):
         seen.append(options)
         return spectrum(*args, **options)
 
-    monkeypatch.setattr(estimator_module, "spectrum", spied)
+    monkeypatch.setattr(cross_validated, "spectrum", spied)
     options = {"tol": 1e-7, "max_memory": 2**28}
     grid = {"lams": [0.01, 0.1, 1.0], "max_steps": 7}
     given = SelfDistilledKernelRidgeCV(**grid, solver_options=options).fit(X, y, **held_out)
@@ -367,7 +367,7 @@ def test_cv_leaves_errors_out_that_are_not_known(rng, kernel, monkeypatch):
         calls.append(scores)
         return scores
 
-    monkeypatch.setattr(estimator_module, "score_grid", spoilt)
+    monkeypatch.setattr(cross_validated, "score_grid", spoilt)
     grid = {"lams": [0.01, 0.1, 1.0], "max_steps": 3, "gammas": [0.3, 3.0]}
     model = SelfDistilledKernelRidgeCV(**grid).fit(X, y)
     known = np.nan_to_num(model.cv_results_["mse"], nan=np.inf)
@@ -385,7 +385,7 @@ def test_cv_of_errors_that_are_all_unknown_is_refused(rng, monkeypatch):
         scores["mse"][:] = np.nan
         return scores
 
-    monkeypatch.setattr(estimator_module, "score_grid", spoilt)
+    monkeypatch.setattr(cross_validated, "score_grid", spoilt)
     with pytest.raises(ValueError, match="no held-out error is finite"):
         SelfDistilledKernelRidgeCV().fit(X, y)
 
@@ -404,13 +404,13 @@ def test_a_leave_one_out_error_that_chose_nothing_is_computed_when_it_is_read(
         fixed.set_params(alpha="optimal")
         held = {"X_val": X[:9] + 0.1, "y_val": y[:9]}
     calls = []
-    original = estimator_module.mixed_held_out
+    original = regressor.mixed_held_out
 
     def counted(*args, **options):
         calls.append(args)
         return original(*args, **options)
 
-    monkeypatch.setattr(estimator_module, "mixed_held_out", counted)
+    monkeypatch.setattr(regressor, "mixed_held_out", counted)
     targets = y.copy()
     fixed.fit(X, targets, w, **held)
     targets[:] = 0.0  # the caller's

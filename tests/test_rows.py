@@ -16,7 +16,7 @@ from tolerance import assert_close, host
 from selfdistill_fast import RBF, distill, leave_fold_out, leave_one_out, spectrum
 from selfdistill_fast._backend import get_backend
 from selfdistill_fast._solvers.nystrom import nystrom_bytes
-from selfdistill_fast._solvers.rows import StoredRows
+from selfdistill_fast._solvers.sources.stored import StoredRows
 
 KERNEL = RBF(0.4)
 OPTIONS = {"solver": "nystrom", "n_landmarks": 15, "random_state": 0, "block": 32}

@@ -30,7 +30,6 @@ from selfdistill_fast._solvers.evaluation import NoLimit, check_limit, check_new
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.planning import Plan, choose, memory_budget, plan, where_it_pays
 from selfdistill_fast._solvers.problem import Problem, Request, TrainingSet, Unsuitable
-from selfdistill_fast._solvers.rows import as_rows, in_memory, is_dask, map_dask
 from selfdistill_fast._solvers.solvers import (
     check_leave_one_out,
     check_solver,
@@ -38,6 +37,7 @@ from selfdistill_fast._solvers.solvers import (
     solver_named,
     with_steps,
 )
+from selfdistill_fast._solvers.sources import as_rows, in_memory, is_dask, map_dask
 from selfdistill_fast._validation import (
     check_lam,
     check_sample_weight,
@@ -234,7 +234,9 @@ def _spectrum(
     request = replace(request, max_memory=memory_budget(be, request.max_memory))
     named = solver_named(name)
     if named is not None:
-        return named(training, replace(request, options=named.Options(**options))).check_underflow()
+        return named(
+            training, replace(request, options=named.Options(**options))
+        )._check_underflow()
     if not isinstance(solver, Plan):
         n, n_features = training.X.shape
         sizes = be, n, n_features, training.p, np.dtype(training.dtype)
@@ -272,7 +274,7 @@ def _automatic(
         reason = f"{chosen.solver}, chosen first, cannot be exact here"
         chosen = replace(chosen, solver=name, reason=reason)
     result.plan = chosen
-    return result.check_underflow()
+    return result._check_underflow()
 
 
 def _unless_unsuitable(

@@ -332,7 +332,7 @@ class Spectrum(Solver):
                 RuntimeWarning,
             )
 
-    def check_underflow(self) -> Self:
+    def _check_underflow(self) -> Self:
         """Return self; ValueError if coefficients underflow for every λ.
 
         Coefficients are y/(K + λ), of the weighted and of the caller's problem. Their resolution

@@ -30,7 +30,7 @@ class Solver:
     exact: ClassVar[bool] = True
     #: whether it serves only the single λ that it was made for
     one_lam: ClassVar[bool] = False
-    #: whether rows need not be in memory; see rows.py
+    #: whether rows need not be in memory; see sources
     streams: ClassVar[bool] = False
     #: whether its cost depends on the data, and is only an estimate
     guessed: ClassVar[bool] = False

@@ -274,7 +274,8 @@ def test_rows_of_a_file_are_streamed_to_the_device(stand_in, monkeypatch, proble
             yield block
 
     monkeypatch.setattr(Gpu, "stream", counted)
-    monkeypatch.setattr(importlib.import_module("selfdistill_fast._solvers.rows"), "_RANGE", 16)
+    module = importlib.import_module("selfdistill_fast._solvers.sources.stored")
+    monkeypatch.setattr(module, "_RANGE", 16)
     options = {"solver": "nystrom", "n_landmarks": 15, "random_state": 0}
     ours = spectrum(stored, y, RBF(0.3), backend="gpu", **options)
     assert sent[:3] == [(16, 3), (16, 3), (8, 3)]

@@ -529,8 +529,8 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
     worst = 0.0
     for t in range(len(actual)):
         c = oracle.weights_of(data.alphas[: t + 1]) if growth is None else np.array([growth])
-        mixed = np.flatnonzero(c)
-        pure = np.abs(answer.pure[mixed]).max((0, 1))
+        last = np.flatnonzero(c).max(initial=0)
+        pure = np.abs(answer.pure[: last + 1]).max((0, 1))  # a step has the errors of those before
         if problem.solver == "nystrom":
             lost = tolerance.nystrom(s, lam, c)
             rtol = max(tolerance.floor(data.dtype), lost)
@@ -541,7 +541,14 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
         tol = getattr(s, "tol", None)
         if tol is not None:
             allowed = allowed + tolerance.krylov(tol, c) * np.abs(data.Y - y_mean).max(0)
-        error = np.abs(actual[t] - answer.chain[t]).max(0)
+        gap = np.abs(actual[t] - answer.chain[t])
+        if len(gap) > problem.n:  # promised where κ(x, x) is not above that of training samples
+            diagonal = _diagonal(problem, data)
+            seen = diagonal[: problem.n][
+                data.weight > 0 if data.weight is not None else slice(None)
+            ]
+            gap = gap / np.sqrt(np.maximum(diagonal / seen.max(), 1))[:, None]
+        error = gap.max(0)
         worst = max(worst, float(_ratio(error, allowed).max()))
     return worst
 

@@ -35,19 +35,22 @@ def gains(lam: float, n_steps: int) -> np.ndarray:
 
 
 def gains_by_moments(
-    mean: np.ndarray, mean_square: np.ndarray, lam: float
+    mean: np.ndarray, root_mean_square: np.ndarray, lam: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of ‖K^½ (K + λ)⁻¹ r‖/‖r‖, and with λ(K + λ)⁻¹ too, from two moments of r.
 
-    These are the mean rᵀKr/‖r‖² and the mean square ‖Kr‖²/‖r‖². If the mean is below λ, the bound
-    is Jensen's inequality. Above it, it is Cantelli's, which limits how much of r lies below half
-    the mean (at least λ), combined with the largest possible value there.
+    These are the mean rᵀKr/‖r‖² and root mean square ‖Kr‖/‖r‖. Where the mean is below λ by
+    Jensen's inequality; above it by Cantelli's, which limits how much of r lies below half the
+    mean (at least λ), with the largest possible value there.
     """
     a = np.minimum(mean, lam)
     below = np.sqrt(a) / (a + lam)
     half = np.maximum(0.5 * mean, lam)
-    variance = np.maximum(mean_square - mean**2, 0.0)
-    share = variance / np.maximum(variance + np.maximum(mean - half, 0.0) ** 2, 1e-300)
+    # of eigenvalues relative to their root mean square: no square may overflow
+    root = np.maximum(root_mean_square, 1e-300)
+    variance = np.maximum(1.0 - (mean / root) ** 2, 0.0)
+    distance = np.maximum(mean - half, 0.0) / root
+    share = variance / np.maximum(variance + distance**2, 1e-300)
     at_half = half**0.5 / (half + lam)  # without λ², which may overflow
     now = np.sqrt(0.25 / lam * share + at_half**2)
     later = np.sqrt(27.0 / 256.0 / lam * share + (at_half * (lam / (half + lam))) ** 2)
@@ -129,5 +132,10 @@ def joined(parts: list[Bound]) -> Bound:
 
 
 def norms(R: Any, be: Any) -> np.ndarray:
-    """‖R_sj‖, (T, p), for R (T, n, p)."""
-    return be.to_numpy(be.xp.sqrt(be.xp.square(R).sum(1)))
+    """‖R_sj‖, (T, p), for R (T, n, p); no square over- or underflows."""
+    xp = be.xp
+    size = be.to_numpy(abs(R).max(1)) if R.size else np.zeros((R.shape[0], R.shape[2]))
+    if not ((size > 1e-140) & (size < 1e140)).all():
+        unit = np.where((size > 0.0) & np.isfinite(size), size, 1.0)
+        return be.to_numpy(xp.sqrt(xp.square(R / xp.asarray(unit)[:, None, :]).sum(1))) * unit
+    return be.to_numpy(xp.sqrt(xp.square(R).sum(1)))

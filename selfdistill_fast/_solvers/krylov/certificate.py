@@ -220,13 +220,13 @@ class Certificate:
         rest = norms(R, be)
         flat = xp.ascontiguousarray(xp.moveaxis(R, 1, 0).reshape(n, T * p))
         KR = xp.moveaxis(self.K.apply(flat).reshape(n, T, p), 1, 0)
-        square = np.maximum(np.square(rest), 1e-300)
-        mean = np.maximum(be.to_numpy((R * KR).sum(1)), 0.0) / square + self.K.slack
-        mean_square = np.square(norms(KR, be) + self.K.slack * rest) / square
-        now, later = gains_by_moments(mean, mean_square, lam)
+        size = np.maximum(rest, 1e-300)
+        mean = np.maximum(be.to_numpy((R * KR).sum(1)), 0.0) / size / size + self.K.slack
+        root_mean_square = norms(KR, be) / size + self.K.slack
+        now, later = gains_by_moments(mean, root_mean_square, lam)
         contraction = self._contraction(lam)
         # for i >= 2 also u² (1 − u)³ u/λ <= (d/λ)² max (1 − u)³ u/λ
-        at_most = (27.0 / 256.0 * mean_square / lam) ** 0.5 / lam
+        at_most = (27.0 / 256.0 / lam) ** 0.5 * root_mean_square / lam
         much_later = np.minimum(later * contraction, at_most)
         outside = [now, later, *(much_later * contraction ** (i - 2) for i in range(2, T))][:T]
         largest_gains = gains(lam, T)[:, None, None]

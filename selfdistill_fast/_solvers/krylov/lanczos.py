@@ -11,7 +11,7 @@ from numpy.linalg import LinAlgError
 from selfdistill_fast._backend import Reference, get_backend
 from selfdistill_fast._solvers.eigh import clamp
 from selfdistill_fast._solvers.evaluation import one_product
-from selfdistill_fast._solvers.krylov.bounds import gains, propagated
+from selfdistill_fast._solvers.krylov.bounds import gains, norms, propagated
 from selfdistill_fast._solvers.krylov.memory import CHUNK, WIDTH
 from selfdistill_fast._solvers.krylov.operator import KernelProduct
 from selfdistill_fast._solvers.krylov.targets import Targets
@@ -204,8 +204,8 @@ class Lanczos:
         eps = float(np.finfo(np.float64).eps)
         cutoff = 4.0 * eps * self.K.n**0.5 * self.norm
         following, B = self._orthonormal(W, cutoff)
-        lengths = np.square(be.to_numpy(B)).sum(1)  # singular values, squared
-        if len(following) and lengths.min() < 1e-4 * lengths.max():
+        lengths = norms(B.T[None], be)  # singular values
+        if len(following) and lengths.min() < 1e-2 * lengths.max():
             # a short direction of W is orthogonal to fewer digits than W
             following = self._orthogonalise(following)
             following, change = self._orthonormal(following, 0.5)
@@ -229,17 +229,21 @@ class Lanczos:
 
     def _orthogonalise(self, W: Any) -> Any:
         """Make W (b, n) orthogonal to all vectors so far and to q, in place, twice if necessary."""
-        be, xp = self.backend, self.backend.xp
-        before = float(xp.square(W).sum(1).min()) if W.size else 0.0
+        be = self.backend
+        before = self._shortest(W)
         for _ in range(3):
             be.project_out(self._chunks_of(self.k), W)
             if self.K.q is not None:
                 W -= (W @ self.K.q)[:, None] * self.K.q
-            after = float(xp.square(W).sum(1).min()) if W.size else 0.0
-            if after >= _ENOUGH**2 * before:
+            after = self._shortest(W)
+            if after >= _ENOUGH * before:
                 break
             before = after
         return W
+
+    def _shortest(self, W: Any) -> float:
+        """Length of the shortest row of W (b, n)."""
+        return float(norms(W.T[None], self.backend).min()) if W.size else 0.0
 
     def _orthonormal(self, W: Any, cutoff: float) -> tuple[Any, Any]:
         """Orthonormal rows U (r, n) and coefficients C (r, b) with Wᵀ = Uᵀ C; W (b, n).

@@ -34,6 +34,9 @@ MAX_RANK = 3000
 #: that rounding leaves them
 _SHARE, _ROOM = 0.8, 0.25
 
+#: trace of K below which squares of its entries, and what is bounded by them, underflow
+_SMALLEST = 1e-140
+
 
 class KrylovSpectrum(Spectrum):
     """Ritz values and vectors of K for given targets; made by :func:`~selfdistill_fast.spectrum`.
@@ -105,6 +108,14 @@ class KrylovSpectrum(Spectrum):
 
         self._lock = threading.RLock()  # a run may be continued while others use it
         K = self._operator(training)
+        if 0.0 < K.trace < _SMALLEST:
+            if request.automatic:
+                raise Unsuitable
+            raise ValueError(
+                f"the kernel (its trace is {K.trace:.2g}) is so small that squares of it underflow "
+                "in solver='krylov': multiply the kernel and lam by one number, which changes no "
+                "prediction, or scale X up"
+            )
         self._targets = Targets.measured(self.kept(self.Y), self.target, self.y_mean, self.tol, K)
         K.measure_mean(self.total_weight)
         self._offset = K.offset

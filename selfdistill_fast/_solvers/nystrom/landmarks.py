@@ -17,7 +17,7 @@ from selfdistill_fast._gram import native_gram
 from selfdistill_fast._solvers.matrix import rounding
 from selfdistill_fast._solvers.nystrom.memory import BATCH, pilot_rows, pool_rows
 from selfdistill_fast._solvers.problem import TrainingSet
-from selfdistill_fast._solvers.rows import Rows
+from selfdistill_fast._solvers.sources import Rows
 from selfdistill_fast._validation import largest
 from selfdistill_fast.kernels import Kernel
 

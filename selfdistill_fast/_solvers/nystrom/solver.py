@@ -65,7 +65,7 @@ from selfdistill_fast._solvers.nystrom.landmarks import (
 )
 from selfdistill_fast._solvers.nystrom.memory import block_rows, nystrom_bytes
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Work
-from selfdistill_fast._solvers.rows import is_dask, map_dask
+from selfdistill_fast._solvers.sources import is_dask, map_dask
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import check_n_steps, largest, warn_caller
 from selfdistill_fast.kernels import Kernel, Precomputed
@@ -100,7 +100,7 @@ class NystromSpectrum(Spectrum):
 
     Attributes
     ----------
-    X : the training rows, see :class:`~selfdistill_fast._solvers.rows.Rows`
+    X : the training rows, see :class:`~selfdistill_fast._solvers.sources.Rows`
     sampling : "rpcholesky", "uniform" or "kmeans", as asked for, or as "auto" has chosen
     landmarks : (r,) indices of the landmark rows
     basis : (r, d) the landmarks, r <= n_landmarks
@@ -214,8 +214,8 @@ class NystromSpectrum(Spectrum):
         held = float(squares[:r].sum())
         self.approximation_error = max(total - held, 0.0) / total if total > 0 else 0.0
         self._lost = float(lost[r - 1]) if r else 0.0
-        scale = float(pivots[0]) ** 3 * self.total_weight if r else 0.0
-        self._far = eps * (scale * float((1.0 / pivots[:r]).sum())) ** 0.5
+        spread = float((pivots[:1] / pivots[:r]).sum())  # no power of max κ, which may overflow
+        self._far = eps * float(largest(pivots)) * (self.total_weight * spread) ** 0.5
         if r == len(R):
             return features, S, b, mean, middle
         self.basis, self.landmarks = self.basis[:r], self.landmarks[:r]

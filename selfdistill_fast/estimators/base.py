@@ -1,0 +1,133 @@
+"""What every estimator does once its chain is fitted; the checks that scikit-learn asks for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from sklearn import config_context, get_config
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
+
+from selfdistill_fast._backend import device_of
+from selfdistill_fast._chain.path import DistillationPath
+from selfdistill_fast._validation import is_tensor, plain, to_host
+from selfdistill_fast.kernels import Kernel, Precomputed
+
+
+class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """Methods of a fitted chain, independent of how its parameters were chosen."""
+
+    kernel: Any
+    path_: DistillationPath
+
+    def _keep(self, kernel: Kernel, path: DistillationPath) -> None:
+        """Set the attributes that describe a fitted chain."""
+        self.kernel_ = kernel
+        self.path_ = path
+        self.alphas_ = path.alphas
+        self.weights_ = path.weights
+        self.dual_coef_ = path.dual_coef()
+        self.intercept_ = path.intercept()
+
+    def predict(self, X: Any, step: Any = None) -> Any:
+        """Predictions of one step.
+
+        Parameters
+        ----------
+        X : array_like of shape (m, n_features)
+            With ``kernel="precomputed"``, K(X, X_train), (m, n_samples).
+        step : None, int, "all" or inf
+            None: the last step. 1..T: that step. "all": every step. ``math.inf``: the limit,
+            for one constant α.
+
+        Returns
+        -------
+        ndarray of shape (m,) or (m, n_targets); for "all" with a leading T
+            On the device of X, if X is on one. For X on the host: with scikit-learn's option
+            ``array_api_dispatch`` an array of X's library, else a NumPy array. No gradient
+            flows through it.
+        """
+        check_is_fitted(self)
+        predictions = self.path_.predict(self._validated("X", X), step)
+        return _dispatched(predictions, X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination R² of the last step's predictions.
+
+        Parameters
+        ----------
+        X : array_like of shape (m, n_features)
+        y : array_like of shape (m,) or (m, n_targets)
+        sample_weight : array_like of shape (m,), optional
+
+        Returns
+        -------
+        float
+            1 − Σ w (y − f)² / Σ w (y − ȳ)², averaged over targets. The best value is 1; a constant
+            function scores at most 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for :meth:`predict`; shapes that do not match.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from selfdistill_fast import SelfDistilledKernelRidge
+        >>> X = np.arange(8.0)[:, None]
+        >>> model = SelfDistilledKernelRidge(lam=1e-3, alpha=0.5).fit(X, X[:, 0])
+        >>> bool(model.score(X, X[:, 0]) > 0.99)
+        True
+        """
+        predictions = self.predict(X)
+        arrays = {"y": y, "predictions": predictions, "sample_weight": sample_weight}
+        y, predictions, sample_weight = (to_host(array, name) for name, array in arrays.items())
+        with config_context(array_api_dispatch=False):  # all are NumPy arrays
+            return float(r2_score(y, predictions, sample_weight=sample_weight))
+
+    def _validated(self, name: str, X: Any, *y: Any) -> Any:
+        """X, or X and y, checked by scikit-learn, which does not support arrays on a device.
+
+        Device arrays are checked where they are used; only their number of columns is stored here.
+        """
+        X, y = plain(X, name), tuple(plain(targets, "y") for targets in y)
+        on_host = device_of({name: X, "y": y[0] if y else None})[1] is None
+        if on_host:
+            options: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": bool(y)}
+            if y:
+                options |= {"multi_output": True, "y_numeric": True}
+            with config_context(array_api_dispatch=False):  # NumPy arrays are needed
+                return validate_data(self, X, *y, **options)
+        if not y:
+            _check_n_features(self, X, reset=False)
+            return X
+        if len(X.shape) != 2:
+            raise ValueError(f"X must have 2 dimensions, got shape {tuple(X.shape)}")
+        _check_n_features(self, X, reset=True)
+        return X, *y
+
+    def predict_path(self, X: Any) -> Any:
+        """Predictions of every step, (T, m) or (T, m, n_targets)."""
+        return self.predict(X, step="all")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = isinstance(self.kernel, Precomputed) or (
+            isinstance(self.kernel, str) and self.kernel == "precomputed"
+        )
+        return tags
+
+
+def _dispatched(predictions: Any, X: Any) -> Any:
+    """NumPy's predictions as an array of X's library, where scikit-learn's dispatch is on."""
+    if not get_config()["array_api_dispatch"] or not isinstance(predictions, np.ndarray):
+        return predictions
+    if is_tensor(X):
+        return import_module("torch").from_dlpack(predictions)
+    if hasattr(X, "__array_namespace__") and not isinstance(X, np.ndarray):
+        return X.__array_namespace__().from_dlpack(predictions)
+    return predictions
