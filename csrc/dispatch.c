@@ -1,9 +1,9 @@
-/* dispatch.c: which tables of loops this build holds, and which of them this processor can
- * run. The build defines SDF_HAVE_<ISA> for each instruction set that it compiled. Compiled
- * without any instruction set flag, unlike the loops. */
+/* dispatch.c: the tables of loops in this build, and those that this processor can run. The
+ * build defines SDF_HAVE_<ISA> for each instruction set that it compiled. Unlike the loops,
+ * this file is compiled without instruction set flags. */
 #include "sdf.h"
 
-/* __builtin_cpu_supports also asks whether the operating system saves the wide registers. */
+/* __builtin_cpu_supports also checks whether the operating system saves the wide registers. */
 static int supported_GENERIC(void) { return 1; }
 #if defined(__x86_64__)
 static int supported_AVX2(void) {

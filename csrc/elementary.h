@@ -94,7 +94,7 @@ static inline vec polynomial_(const real *p, int count, vec x) {
 /* The rate a of e^(a x), prepared by rate_of in loops.c. */
 typedef struct {
   real a, high, low; /* a log2(e) = high + low */
-  real furthest;     /* |x| is cut here, where e^(a x) has long been 0 */
+  real furthest;     /* |x| is clipped here; e^(a x) is 0 long before */
 } rate;
 
 /* 2^n for integer-valued n within the normal exponents. */

@@ -1,12 +1,13 @@
 /* formulas.h: the kernels and the filters, written once for the C loops and for CUDA.
  *
- * The tables are for everybody (sdf.h includes them). The functions are for the loops, where a
- * `vec` is a vector register, and for _backend/kernels.cu, where it is one number: the file
- * that includes this one a second time defines FORMULA (what a function is) and before that
+ * The tables are shared by all (sdf.h includes them). The functions are for the loops, where a
+ * `vec` is a vector register, and for _backend/kernels.cu, where it is one number. A file that
+ * includes this one a second time must define FORMULA (the qualifiers of a function) and,
+ * before that,
  *
- *   real, vec, ivec       a number, what is computed with, the outcome of a comparison
+ *   real, vec, ivec       a number, the type of operands, the result of a comparison
  *   splat_, select_, min_, max_, abs_, copysign_, negative_ (the sign bit), sqrt_, asin_
- *   rate, decay_(t, k)    e^(k.a t), t >= 0, k.a < 0; k.furthest: where that has long been 0
+ *   rate, decay_(t, k)    e^(k.a t), t >= 0, k.a < 0; beyond k.furthest it is 0
  */
 #ifndef SDF_FORMULAS_H
 #define SDF_FORMULAS_H
@@ -22,7 +23,7 @@
   X(LINEAR, "linear", INNER)         /* s */                                        \
   X(NTK, "ntk", ANGLE)               /* |x| |z| t_degree(angle), see kernels.py */
 
-/* The decaying ones are polynomial(r) e^(-r) with r = rate a distance(s).
+/* Decaying kernels are polynomial(r) e^(-r) with r = rate a distance(s).
  * X(identifier, rate, distance, polynomial) */
 #define SDF_DECAYS(X)                              \
   X(RBF, 1, s, 1)                                  \
@@ -31,13 +32,14 @@
   X(MATERN32, 1.7320508075688772, sqrt_(s), 1 + r) \
   X(MATERN52, 2.2360679774997896, sqrt_(s), 1 + r + r * r * (real)(1.0 / 3.0))
 
-/* A squared distance from norms and inner product that is below this share of the norms' sum
- * has lost digits and is done again by differences (real_size 8: good to 1e-13 sqrt(d), 4:
- * 1e-5 sqrt(d)). */
+/* A squared distance from norms and inner product below this fraction of the norms' sum has
+ * lost digits and is recomputed by differences (error for real_size 8: 1e-13 sqrt(d), 4: 1e-5
+ * sqrt(d)). */
 #define SDF_CANCELLED(real_size) ((real_size) == 8 ? 1e-3 : 1e-2)
 
-/* 1 - |cos| below this is |u -+ v|^2 / 2 of unit rows: an inner product that rounds by eps
- * would move the angle by eps / sqrt(2 SDF_PARALLEL), which is 4 eps, and more below. */
+/* 1 - |cos| below this is computed as |u -+ v|^2 / 2 of unit rows: rounding an inner product by
+ * eps would change the angle by eps / sqrt(2 SDF_PARALLEL), which is 4 eps, and by more below.
+ */
 #define SDF_PARALLEL (1.0 / 32)
 
 #endif
@@ -69,7 +71,7 @@ FORMULA vec kappa_POLYNOMIAL(vec s, real a, real b, int degree) {
 /* e = +-(1 - |rho|), the sign that of rho -> t_depth of kernels.NTK. With theta the angle,
  *   kappa_0 = 1 - theta / pi,  kappa_1 = rho kappa_0 + sin(theta) / pi,
  *   1 - kappa_1 = (1 - rho) - (sin(theta) - rho theta) / pi,
- * and the last line keeps the digits of the next angle where rho is near 1. */
+ * and the last line preserves the digits of the next angle where rho is near 1. */
 FORMULA vec kappa_NTK(vec e, int depth) {
   const vec half = splat_((real)0.5), one = splat_(1);
   const real pi = (real)3.14159265358979323846, by_pi = (real)0.31830988618379067154;

@@ -1,8 +1,8 @@
 /* gram.c: K(X, Z) tile by tile: the loop over a tile, the kernel function, the store.
  *
- * Where all columns of X fit one pass, a unit goes through every step before the next begins.
- * Products (product.c) and packed symmetric storage (half.c) replace the store by an epilogue
- * of their own.
+ * If all columns of X fit in one pass, a unit goes through every step before the next one
+ * begins. Products (product.c) and packed symmetric storage (half.c) replace the store by their
+ * own epilogue.
  */
 #include "loops.h"
 
@@ -43,7 +43,7 @@ static void apply(const sdf_job *job, place at, const real *s, real *t) {
       }
       break;
     }
-    default: break; /* prepare refused it */
+    default: break; /* rejected by prepare */
   }
 }
 
@@ -60,7 +60,7 @@ static inline void copy_row(real *to, const real *from, ptrdiff_t count, int str
   for (; c < count; c++) to[c] = from[c];
 }
 
-/* The epilogue of `gram`. A ragged `out` gets its mirror image later, by store_image. */
+/* The epilogue of `gram`. store_image later writes the mirror image of a ragged `out`. */
 static void store_unit(const sdf_job *job, place at, const real *t, const void *unused) {
   (void)unused;
   const extent e = inside(job, at);
@@ -94,8 +94,8 @@ static void store_unit(const sdf_job *job, place at, const real *t, const void *
   }
 }
 
-/* The mirror image of a whole tile by whole rows, for a ragged `out`: from L2, with as few
- * lines written in parts as there are. `strip` holds LANES rows. */
+/* The mirror image of a complete tile by complete rows, for a ragged `out`: from L2, with as
+ * few partially written lines as possible. `strip` holds LANES rows. */
 static void store_image(const sdf_job *job, place at, const real *t, real *strip) {
   const extent e = inside(job, at);
   real *out = (real *)job->problem.out + (at.j - job->plan.pad_z) * job->problem.ld +
@@ -123,13 +123,14 @@ static place whole_tile(const sdf_job *job, tile_index tile) {
   return (place){i, least(TILE, rows), j, least(TILE, panels * NR - j), mirrored};
 }
 
-/* do_tile, with the pair quantities in `pairs` where they outlive it, else in `scratch`. They
- * are there already where `paired`; without an epilogue they are all that is asked for. */
+/* do_tile, with the pair quantities in `pairs` if they are reused later, else in `scratch`. If
+ * `paired`, they are already there; without an epilogue, only they are requested. */
 static void tile_steps(const sdf_job *job, place tile, int paired, real *pairs, real *scratch,
                        epilogue *end, const void *to) {
   const ptrdiff_t d = job->problem.d, width = tile.width;
-  const int whole = d > DEPTH || job->plan.ragged; /* scratch holds the tile, else a unit */
-  ptrdiff_t k = paired ? d : 0;                    /* the first column not yet seen */
+  const int whole =
+      d > DEPTH || job->plan.ragged; /* scratch holds the tile, otherwise a unit */
+  ptrdiff_t k = paired ? d : 0;      /* the first column not yet seen */
   do {
     const ptrdiff_t depth = least(DEPTH, d - k);
     for (ptrdiff_t u = 0; u < tile.rows; u += UNIT) {

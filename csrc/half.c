@@ -1,6 +1,7 @@
 /* half.c: K(X, X) in packed symmetric storage: the tiles on and above the diagonal, row of
- * tiles by row of tiles, each tile whole and zero beyond n; and products of such a matrix. A
- * tile off the diagonal serves both of its sides, so each is read from memory once.
+ * tiles by row of tiles, each tile complete and zero beyond n; and products of such a matrix. A
+ * tile off the diagonal serves both sides of the product, so each tile is read from memory
+ * once.
  */
 #include "loops.h"
 
@@ -80,7 +81,7 @@ static void half_block(const real *half, ptrdiff_t n, ptrdiff_t i0, ptrdiff_t i1
       for (ptrdiff_t u = 0; u < rows; u += UNIT) {
         const product here = moved(all, ti * TILE + u, tj * TILE);
         const real *t = tile + u * TILE;
-        ptrdiff_t ahead = unit; /* to the unit that comes next */
+        ptrdiff_t ahead = unit; /* to the next unit */
         if (tj + 1 == j1 && u + UNIT >= rows) ahead = ti + 1 < i1 ? row - t + next_row : 0;
         multiply_unit(t, TILE, UNIT, width, &here, ti != tj, ahead);
       }

@@ -1,4 +1,4 @@
-/* job.c: sizes, layout and constants of a job from its problem; checks of a call. */
+/* job.c: sizes, layout and constants of a job, from its problem; checks of a call. */
 #include "loops.h"
 
 #if SDF_BITS == 64
@@ -57,8 +57,8 @@ sdf_status LOOP(prepare)(sdf_job *job) {
   job->plan.centred = job->plan.pair == SDF_PAIR_SQUARES;
   job->plan.symmetric = job->problem.z == NULL;
 
-  /* Where every row of `out` begins alike, tiles begin where its lines do. Elsewhere lines
-   * are written whole but for the two at the ends of a row of a tile (`ragged`). */
+  /* If all rows of `out` have the same alignment, tiles begin at cache lines. Otherwise
+   * (`ragged`) all lines except the two at the ends of a tile's row are written in full. */
   const uintptr_t address = (uintptr_t)job->problem.out;
   const int alike = job->problem.ld % LINE == 0;
   job->plan.streaming =

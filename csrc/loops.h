@@ -1,19 +1,19 @@
-/* loops.h: what the sources of one table of loops share. The build compiles each of them once
- * per instruction set and precision, with SDF_BITS (64 or 32), SDF_ISA_ID (a suffix of an
- * sdf_isa, such as AVX2) and the compiler flags of that instruction set.
+/* loops.h: declarations shared by the sources of one table of loops. The build compiles each
+ * source once per instruction set and precision, with SDF_BITS (64 or 32), SDF_ISA_ID (a suffix
+ * of an sdf_isa, such as AVX2) and the compiler flags of that instruction set.
  *
  *     job.c             sizes and constants of a job; checks
  *     pack.c            rows -> panels
  *     pairs.c           panels -> pair quantities of a unit
  *     gram.c            kernel function, the loop over a tile, store
- *     product.c         K W with K never formed (product.h: in registers)
+ *     product.c         K W without forming K (product.h: in registers)
  *     half.c            K(X, X) in packed symmetric storage, and its products
  *     orthogonalise.c   inner products with a basis, projection out of it
  *     filters.c         spectral filters
  *     table.c           the table of pointers
  *
- * Everything is symmetric in x and z to the last bit, so K(X, X) is, and the order of the
- * operations for one entry depends on nothing but its two rows.
+ * Everything is symmetric in x and z to the last bit, and so is K(X, X). The order of the
+ * operations for one entry depends only on its two rows.
  */
 #ifndef SDF_LOOPS_H
 #define SDF_LOOPS_H
@@ -26,12 +26,12 @@
 #define FORMULA static inline
 #include "formulas.h"
 
-/* LOOP(gram) is sdf_gram_f64_AVX2: a name of its own in each instruction set and precision. */
+/* LOOP(gram) is, for example, sdf_gram_f64_AVX2: unique per instruction set and precision. */
 #define LOOP_JOINED(name, bits, isa) sdf_##name##_f##bits##_##isa
 #define LOOP_OF(name, bits, isa) LOOP_JOINED(name, bits, isa)
 #define LOOP(name) LOOP_OF(name, SDF_BITS, SDF_ISA_ID)
 
-/* Every loop of the table, declared with the type that sdf_loops gives it. */
+/* Every loop of the table, declared with its type in sdf_loops. */
 /* clang-format off */
 #define LOOPS(X)                                                                           \
   X(exp) X(prepare) X(center) X(pack) X(gram) X(pairs) X(of_pairs) X(multiply)             \
@@ -52,23 +52,23 @@ static inline int unusable(const void *buffer, ptrdiff_t size) {
   return size > 0 && (buffer == NULL || (uintptr_t)buffer % 64 != 0);
 }
 
-/* Whether [lo, hi) lies within `count` and the packed rows have their memory. */
+/* Whether [lo, hi) is within `count` and the packed rows have memory. */
 #define check_job LOOP(check_job)
 sdf_status check_job(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, ptrdiff_t count);
 
 /* ------------------------------------------------------- pairs.c, gram.c: tiles */
 
-typedef struct { /* a unit of a tile, in rows counted from the padded beginning */
+typedef struct { /* a unit of a tile, in rows counted from the padded start */
   ptrdiff_t i, rows, j, width;
-  int mirrored; /* the unit stands for its mirror image as well */
+  int mirrored; /* the unit also represents its mirror image */
 } place;
 
-/* Adds columns [k, k + depth) to the pair quantities s of a unit, which the last of the columns
- * completes. */
+/* Adds columns [k, k + depth) to the pair quantities s of a unit; the last column completes
+ * them. */
 #define pair_unit LOOP(pair_unit)
 void pair_unit(const sdf_job *job, place at, ptrdiff_t k, ptrdiff_t depth, real *s);
 
-/* What becomes of the kernel values t of a unit, at.width apart; `to` is its destination. */
+/* The epilogue: processes the kernel values t of a unit, at.width apart; `to` is its target. */
 typedef void epilogue(const sdf_job *job, place at, const real *t, const void *to);
 
 /* Rows and columns of a unit that are not padding, relative to its corner. */
@@ -116,7 +116,7 @@ typedef struct { /* arguments of `multiply`, at the first row and column of a un
   int w_size;
 } product;
 
-/* The product at a tile or a unit that lies so many rows and columns further. */
+/* The product at a tile or a unit that is offset by so many rows and columns. */
 static inline product moved(const product *to, ptrdiff_t rows, ptrdiff_t cols) {
   product there = *to;
   there.w_rows = (const char *)to->w_rows + rows * to->w_size;

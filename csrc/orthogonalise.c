@@ -1,5 +1,5 @@
 /* orthogonalise.c: a pass of Gram-Schmidt, in units of SDF_COLUMN_BLOCK columns: the inner
- * products of rows with those of a basis, and the rows without what they have in common.
+ * products of rows with those of a basis, and the projection of the rows off the basis.
  */
 #include "loops.h"
 

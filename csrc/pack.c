@@ -1,15 +1,15 @@
 /* pack.c: rows of X and Z -> panels of NR rows, column by column, as the register tiles read
  * them.
  *
- * Squared distances subtract a shift that lies among the points; NTK divides each row by its
+ * Squared distances subtract a shift located among the points; NTK divides each row by its
  * norm. The norms of centred rows are summed in the order of the inner product, so that equal
  * rows are at distance 0.
  */
 #include "loops.h"
 
-enum { CHUNK = 64 }; /* columns of which a sum is taken at a time */
+enum { CHUNK = 64 }; /* columns summed at a time */
 
-/* The mean of evenly spaced rows is as good a shift as the mean of all: it need only lie
+/* The mean of evenly spaced rows is as good a shift as the mean of all rows: it only has to be
  * among the points. Scaled terms cannot overflow for finite input. */
 sdf_status LOOP(center)(const sdf_job *job) {
   const real *rows = job->plan.symmetric ? job->problem.x : job->problem.z;
@@ -26,7 +26,7 @@ sdf_status LOOP(center)(const sdf_job *job) {
     }
     for (ptrdiff_t k = 0; k < width; k++) {
       const real mean = (real)sum[k];
-      shift[k0 + k] = mean - mean == 0 ? mean : 0; /* 0 for what is not finite */
+      shift[k0 + k] = mean - mean == 0 ? mean : 0; /* 0 if it is not finite */
     }
   }
   return SDF_OK;
@@ -39,7 +39,7 @@ static real norm_of(const real *row, ptrdiff_t d) {
     largest = largest < value ? value : largest;
   }
   if (largest == 0) return 0;
-  for (ptrdiff_t k0 = 0; k0 < d; k0 += CHUNK) { /* sums of sums round less */
+  for (ptrdiff_t k0 = 0; k0 < d; k0 += CHUNK) { /* sums of sums have smaller rounding errors */
     double part = 0;
     for (ptrdiff_t k = k0; k < least(k0 + CHUNK, d); k++) {
       const double value = (double)row[k] / largest;

@@ -2,12 +2,11 @@
  *
  *   squared distance   s = |x|^2 + |z|^2 - 2 <x, z>, of centred rows. Where
  *                      s < CANCELLED (|x|^2 + |z|^2), or an overflow gave NaN, the pair is
- *                      recomputed as sum (x - z)^2 from the rows as given: no distance has lost
- *                      more than a factor 1/CANCELLED, however close or far from 0 the points.
- *   angle of NTK       rho = <u, v> of unit rows is carried as e = 1 - |rho| with the sign of
- *                      rho. Where e < SDF_PARALLEL, e = |u -+ v|^2 / 2 instead: the angle
- *                      sqrt(2 e) is then good to the rounding of u and v.
- *   others             sum (x - z)^2 (few columns), sum |x - z|, <x, z>, as they stand.
+ *                      recomputed as sum (x - z)^2 from the original rows: no distance loses
+ * more than a factor 1/CANCELLED, however close the points or far from 0. angle of NTK rho =
+ * <u, v> of unit rows is carried as e = 1 - |rho| with the sign of rho. Where e < SDF_PARALLEL,
+ * e = |u -+ v|^2 / 2 instead: the angle sqrt(2 e) is then accurate to the rounding of u and v.
+ *   others             sum (x - z)^2 (few columns), sum |x - z|, <x, z>, directly.
  */
 #include "loops.h"
 
@@ -60,7 +59,7 @@ static real squared_gap(const real *x, const real *z, ptrdiff_t d) {
   return total;
 }
 
-/* Inner products t of one row -> squared distances; mended where they cancel. */
+/* Inner products t of one row -> squared distances; recomputed where they cancel. */
 static void squares_of_row(const sdf_job *job, ptrdiff_t i, ptrdiff_t j, ptrdiff_t width,
                            real *t) {
   const real *norms =
@@ -84,8 +83,8 @@ static void squares_of_row(const sdf_job *job, ptrdiff_t i, ptrdiff_t j, ptrdiff
   }
 }
 
-/* Of cosines in t (MR rows, NR columns) that are near +-1: |u -+ v|^2 / 2 in their place. x and
- * z are the unit rows in their panels. */
+/* Replaces cosines in t (MR rows, NR columns) that are near +-1 by |u -+ v|^2 / 2. x and z are
+ * the unit rows in their panels. */
 static void near_parallel(const real *x, const real *z, ptrdiff_t d, real *t, ptrdiff_t width) {
   real gaps[MR * NR] __attribute__((aligned(64))), sums[MR * NR] __attribute__((aligned(64)));
   for (ptrdiff_t k = 0; k < d; k += DEPTH) {
@@ -110,7 +109,7 @@ static void angles_of_block(const real *x, const real *z, ptrdiff_t d, real *t,
     for (ptrdiff_t c = 0; c < NR; c += LANES) {
       const vec cosine = load_(t + r * width + c), e = 1 - abs_(cosine);
       near |= e < PARALLEL;
-      store_(t + r * width + c, copysign_(e, cosine)); /* e < 0 is near 0 as well */
+      store_(t + r * width + c, copysign_(e, cosine)); /* e < 0 is also near 0 */
     }
   }
   if (any_(near)) near_parallel(x, z, d, t, width);

@@ -1,5 +1,5 @@
-/* product.c: K(X, Z) W with K never formed: the entries of a unit are multiplied while they
- * are in L1, from both sides where K is symmetric.
+/* product.c: K(X, Z) W without forming K: the entries of a unit are multiplied while they are
+ * in L1, from both sides if K is symmetric.
  */
 #include "loops.h"
 

@@ -4,8 +4,8 @@
  *     sum_cols[q][c] += sum_r t[r][c] w_rows[q][r].
  *
  * Included by product.c once for each precision SUM_BITS of W and of the sums within a unit:
- * that of the entries t, and double. Defines unit_product_32 or unit_product_64. The sums of
- * several units are double in either case.
+ * the precision of the entries t, and double. Defines unit_product_32 or unit_product_64. Sums
+ * over several units are double in both cases.
  */
 #define JOINED_(a, b) a##b
 #define JOINED(a, b) JOINED_(a, b)
@@ -34,7 +34,7 @@ typedef scalar OF(sum_unaligned)
 #define sum_vec OF(sum)
 #define sum_vec_unaligned OF(sum_unaligned)
 
-/* as many entries of K as there are lanes of a sum */
+/* as many entries of K as a sum has lanes */
 static inline sum_vec OF(entries)(const real *t) {
 #if SUM_BITS == SDF_BITS
   return (sum_vec)load_(t);
@@ -84,7 +84,7 @@ static inline __attribute__((always_inline)) void OF(add_sums)(sum_vec *sum, con
 }
 
 /* Rows [0, rows) for TQ targets from q on, TR rows at a time; `step` reals between rows. The
- * entries `ahead` reals further are fetched meanwhile (0: none are). */
+ * entries `ahead` reals further are prefetched (0: none are). */
 static inline __attribute__((always_inline)) void OF(add_to_rows)(
     const real *t, ptrdiff_t step, ptrdiff_t rows, ptrdiff_t width, const product *to,
     ptrdiff_t q, ptrdiff_t ahead, const int TR, const int TQ) {
@@ -138,7 +138,7 @@ static inline __attribute__((always_inline)) void OF(add_to_cols)(const real *t,
 }
 
 #if SUM_BITS == 64
-/* Both at once: an entry is loaded once, but the sums of columns are in memory. */
+/* Both sides at once: an entry is loaded once, but the sums of columns are in memory. */
 static inline __attribute__((always_inline)) void add_to_both(const real *t, ptrdiff_t step,
                                                               ptrdiff_t rows, ptrdiff_t width,
                                                               const product *to, ptrdiff_t q,

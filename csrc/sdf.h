@@ -1,22 +1,22 @@
-/* sdf.h: the whole contract between the C loops and everybody else.
+/* sdf.h: the complete contract between the C loops and their callers.
  *
- * The loops compute Gram matrices K(X, Z) of the kernels below, products K(X, Z) W with K
- * never formed, and the spectral filters of self-distillation. They allocate nothing, start
- * no thread and do no input or output: the caller fills a `sdf_job`, hands over scratch
- * memory and calls a loop on a range of panels or tiles. Any partition of a range into
- * calls, in any order and on any threads, gives the same bits.
+ * The loops compute Gram matrices K(X, Z) of the kernels below, products K(X, Z) W without
+ * forming K, and the spectral filters of self-distillation. They allocate nothing, start no
+ * thread and do no input or output: the caller fills a `sdf_job`, provides scratch memory and
+ * calls a loop on a range of panels or tiles. Any partition of a range into calls, in any order
+ * and on any threads, gives the same bits.
  *
- * X is (n, d), Z is (m, d), rows contiguous. A loop never sees them as such:
+ * X is (n, d), Z is (m, d), rows contiguous. The loops work on packed copies:
  *
  *   1. pack    rows -> panels of `nr` rows, column by column: panel[k][0..nr). Squared
  *              distances subtract `shift` here; NTK divides rows by their norms.
  *   2. gram    tile by tile of tile x tile entries, in units of a few rows that stay in L1:
  *              pair quantity in registers (inner product, squared difference, L1), distance
  *              by norms, kernel function, store (and mirrored store where X is Z).
- *      or multiply: the last step is instead a product with columns of W;
+ *      or multiply: the last step is a product with columns of W instead;
  *      or half_gram: tiles of K(X, X) go to packed symmetric storage, for half_multiply.
  *
- * One tile, and where its entries come from:
+ * One tile, and the origin of its entries:
  *
  *                            panels of Z
  *                             <- nr ->
@@ -33,8 +33,8 @@
  *                            +---------------------------------+
  *                             <------------ tile ------------->
  *
- * K(X, X) has the tiles on and above the diagonal; each tile above stands for its mirror image
- * too. Tiles are numbered by rows of tiles.
+ * K(X, X) has the tiles on and above the diagonal; each tile above also represents its mirror
+ * image. Tiles are numbered by rows of tiles.
  *
  * Rows of a packed operand are counted from -pad: the first `pad` rows of its first panel are
  * zero, so that a tile begins where a cache line of `out` begins.
@@ -51,7 +51,7 @@
 extern "C" {
 #endif
 
-#define SDF_ABI 5 /* changes whenever a struct below does */
+#define SDF_ABI 5 /* changes with every change of a struct below */
 
 /* X(identifier, message) */
 #define SDF_STATUSES(X)                                                                 \
@@ -80,12 +80,12 @@ typedef enum {
   SDF_PAIR_ANGLE        /* +-(1 - |cos|), the sign that of cos, likewise */
 } sdf_pair;
 
-/* One Gram matrix, in three parts by who fills them and when. "real" below is double or float,
- * by the table of loops in use.
+/* One Gram matrix, in three parts. "real" below is double or float, depending on the table of
+ * loops in use.
  *
- *   problem   the caller, before anything else; the kernel and its parameters may change later
- *   plan      `prepare`, from the problem; again after each change of the kernel
- *   buffers   memory of the caller, of the sizes in the plan; `pack` fills it once */
+ *   problem   filled by the caller first; the kernel and its parameters may change later
+ *   plan      filled by `prepare` from the problem; again after each change of the kernel
+ *   buffers   the caller's memory, of the sizes in the plan; `pack` fills it once */
 typedef struct {
   int32_t kernel;    /* sdf_kernel */
   int32_t degree;    /* of POLYNOMIAL; depth of NTK */
@@ -93,9 +93,9 @@ typedef struct {
   ptrdiff_t n, m, d; /* sizes */
   const void *x;     /* real (n, d) */
   const void *z;     /* real (m, d); NULL: K(X, X) */
-  void *out;         /* real (n, ld), ld >= m; NULL where nothing is written */
+  void *out;         /* real (n, ld), ld >= m; NULL if nothing is written */
   ptrdiff_t ld;
-  int32_t stream; /* write `out` past the caches: for matrices larger than these */
+  int32_t stream; /* write `out` past the caches, for matrices larger than the caches */
 } sdf_problem;
 
 typedef struct {
@@ -134,7 +134,7 @@ typedef struct {
   int32_t line;      /* reals in a cache line */
   int32_t direct;    /* squared distances are sums of differences up to this d */
 
-  /* y[i] = exp(x[i]); x and y real (n), may be the same */
+  /* y[i] = exp(x[i]); x and y real (n), possibly the same array */
   void (*exp)(const void *x, void *y, ptrdiff_t n);
 
   /* Fills the plan of a job. May be called again after a change of kernel. */
@@ -149,7 +149,7 @@ typedef struct {
   /* out = K(X, Z), tiles [lo, hi). */
   sdf_status (*gram)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *scratch);
 
-  /* The same in two steps, so that kernels of one pair quantity share it. */
+  /* The same in two steps, so that kernels can share a pair quantity. */
   sdf_status (*pairs)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi);
   sdf_status (*of_pairs)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *scratch);
 
@@ -170,9 +170,9 @@ typedef struct {
   sdf_status (*half_gram)(const sdf_job *job, ptrdiff_t lo, ptrdiff_t hi, void *half,
                           int half_size, void *scratch);
 
-  /* K V from such tiles of reals, whoever filled them (rows [0, n) rounded up to 16), each
-   * read from memory once; everything else is double. The tile rows are cut into `parts`, a
-   * block is a pair of parts a <= b, and blocks [lo, hi) of parts (parts + 1) / 2 are done.
+  /* K V from such tiles of reals, however they were filled (rows [0, n) rounded up to 16), each
+   * read from memory once; everything else is double. The tile rows are divided into `parts`; a
+   * block is a pair of parts a <= b; computes blocks [lo, hi) of parts (parts + 1) / 2.
    * Block (a, b) sets sums[b][q][i] for the rows i of part a, and sums[a][q][j] for those of b.
    * After all of them sum_c sums[c][q][i] = sum_j K[i][j] wt[q][j]; sums is (parts, p, lds),
    * lds >= tile rows, wt as in `multiply`. */
@@ -180,9 +180,9 @@ typedef struct {
                               ptrdiff_t p, ptrdiff_t parts, ptrdiff_t lo, ptrdiff_t hi,
                               double *sums, ptrdiff_t lds);
 
-  /* A pass of Gram-Schmidt: rows of w, real (p, ldw), lose what they have in common with the
-   * rows of basis, real (k, ldb); n columns, in units of SDF_COLUMN_BLOCK, of which [lo, hi)
-   * are done. With h[i][q] the sum over the units u of sums[u][i][q], u lds apart,
+  /* A pass of Gram-Schmidt: projects rows of w, real (p, ldw), off the rows of basis, real
+   * (k, ldb); n columns, in units of SDF_COLUMN_BLOCK, of which [lo, hi) are processed. With
+   * h[i][q] the sum over the units u of sums[u][i][q], u lds apart,
    *   inner_products: sums[u][i][q] = <basis_i, w_q> over the columns of unit u
    *   project_out:    w_q -= sum_i h[i][q] basis_i */
   sdf_status (*inner_products)(const void *basis, ptrdiff_t k, ptrdiff_t ldb, const void *w,
@@ -206,7 +206,7 @@ typedef struct {
 
 enum { SDF_FILTER_BLOCK = 512, SDF_COLUMN_BLOCK = 512 };
 
-/* What other extension modules get through the capsule selfdistill_fast._core._C_API. */
+/* Provided to other extension modules through the capsule selfdistill_fast._core._C_API. */
 typedef struct {
   int32_t abi; /* SDF_ABI */
   const sdf_loops *f32, *f64;
@@ -216,8 +216,8 @@ const char *sdf_message(sdf_status status);
 const char *sdf_kernel_name(int kernel);
 const char *sdf_isa_name(int isa);
 
-/* The loops for one precision (4 or 8 bytes); NULL where the build or this processor (or its
- * operating system) lacks the instruction set. */
+/* The loops for one precision (4 or 8 bytes); NULL if the build, this processor or its
+ * operating system lacks the instruction set. */
 const sdf_loops *sdf_loops_of(int isa, int real_size);
 
 #ifdef __cplusplus

@@ -1,7 +1,7 @@
 /* simd.h: one vector type, `vec`, of SDF_BITS-bit reals, as wide as the instruction set
- * that this file is compiled for. Arithmetic, comparisons and shuffles are the vector
- * extensions of GCC and Clang; intrinsics stand only for what these do not express (min, max,
- * square root, streaming store, an FMA that must be one, and AVX-512's scalef with its table
+ * for which this file is compiled. Arithmetic, comparisons and shuffles use the vector
+ * extensions of GCC and Clang; intrinsics are used only for what these cannot express (min,
+ * max, square root, streaming store, a guaranteed FMA, and AVX-512's scalef with its table
  * look-up in elementary.h).
  */
 #ifndef SDF_SIMD_H
@@ -60,7 +60,7 @@ static inline vec select_(ivec mask, vec yes, vec no) {
   return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
 }
 
-/* min and max return b where a or b is NaN. */
+/* min and max return b if a or b is NaN. */
 #if defined(SIMD)
 static inline vec min_(vec a, vec b) { return SIMD(min)(a, b); }
 static inline vec max_(vec a, vec b) { return SIMD(max)(a, b); }
@@ -80,7 +80,7 @@ static inline void stream_(real *p, vec v) { store_(p, v); }
 static inline void stream_end_(void) {}
 #endif
 
-/* a * b + c, rounded once, where the processor can: elsewhere the compiler may contract. */
+/* a * b + c, rounded once if the processor has FMA; otherwise the compiler may contract. */
 #if defined(__FMA__)
 #define SIMD_FMA 1
 static inline vec fma_(vec a, vec b, vec c) { return SIMD(fmadd)(a, b, c); }
@@ -102,7 +102,7 @@ static inline vec sign_(vec a) { return (vec)((ivec)a & (ivec)splat_((real)-0.0)
 static inline vec abs_(vec a) { return (vec)((ivec)a & ~(ivec)splat_((real)-0.0)); }
 static inline vec copysign_(vec a, vec b) { return (vec)((ivec)abs_(a) | (ivec)sign_(b)); }
 
-static inline ivec negative_(vec a) { return (ivec)a < 0; } /* the sign bit: -0 has it */
+static inline ivec negative_(vec a) { return (ivec)a < 0; } /* the sign bit, which -0 has set */
 
 static inline int any_(ivec mask) {
   integer any = 0;

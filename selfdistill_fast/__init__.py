@@ -6,8 +6,8 @@ Data flows one way; modules that begin with an underscore are not public::
        └─ _backend: reference | cpu | gpu ─┘      alpha ← _chain, trainer
 
 Every self-distilled kernel ridge regression is a filter on one eigendecomposition (Borup &
-Andersen 2021): factorise once with :func:`spectrum`, then every ridge λ, every
-ground-truth weight α and every number of steps costs a few vector operations.
+Andersen 2021). Factorise once with :func:`spectrum`; every λ, every ground-truth weight α and
+every number of steps then costs only a few vector operations.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ __all__ = [
     "weights_to_alphas",
 ]
 
-#: names that need more than NumPy and SciPy, imported when they are first used
+#: names that need more than NumPy and SciPy; imported on first use
 _LAZY = {
     "SelfDistilledKernelRidge": "selfdistill_fast.estimators",
     "SelfDistilledKernelRidgeCV": "selfdistill_fast.estimators",

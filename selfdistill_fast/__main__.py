@@ -8,13 +8,13 @@ __all__ = ["main"]
 
 
 def main() -> int:
-    """Run the command line; say what to install where its extra is missing.
+    """Run the command line; if its dependencies are missing, say what to install.
 
     Returns
     -------
     int
-        1 where typer or rich is not installed. Otherwise the command line itself ends
-        the process: 0 on success, 1 for what could not be done, 2 for bad input.
+        1 if typer or rich is not installed. Otherwise the command line itself ends the
+        process: 0 on success, 1 if the task could not be done, 2 for bad input.
     """
     try:
         from selfdistill_fast import cli

@@ -1,8 +1,8 @@
 """A self-test of this installation: every backend's main calls against plain NumPy.
 
-The answers are those of refits: ỹ of each step by ``numpy.linalg.solve``, and leave-one-out by
-leaving rows out. Each backend runs in a process of its own, so that a library that dies by a
-signal is a fault like any other.
+The expected results come from refits: ỹ of each step by ``numpy.linalg.solve``, and leave-one-out
+by refitting without each row. Each backend runs in its own process, so that a library that is
+killed by a signal is reported like any other fault.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TIMEOUT = 120
 
 @dataclass(frozen=True)
 class Check:
-    """One call on one backend: how long it took, and its fault or None."""
+    """One call on one backend: its duration, and its fault or None."""
 
     backend: str
     call: str
@@ -40,17 +40,17 @@ class Check:
 
 
 def backends_here() -> list[str]:
-    """The backends to check: a GPU where there are a driver and CuPy."""
+    """The backends to check: with the GPU if there are a driver and CuPy."""
     from selfdistill_fast._backend import cuda_libraries
 
-    found = ["reference", "cpu"]
+    names = ["reference", "cpu"]
     if cuda_libraries.driver_version() is not None and cuda_libraries.cupy_packages():
-        found.append("gpu")
-    return found
+        names.append("gpu")
+    return names
 
 
 def self_check(backends: Sequence[str] | None = None) -> Iterator[Check]:
-    """Check the main calls of each backend, a second or two for each.
+    """Check the main calls of each backend; takes a second or two per backend.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def self_check(backends: Sequence[str] | None = None) -> Iterator[Check]:
     Yields
     ------
     Check
-        Once its backend is through. ``fault`` is None, or says what was wrong: a result beyond
-        its tolerance, an error, a crash, no answer.
+        Once its backend has finished. ``fault`` is None, or says what was wrong: a result beyond
+        its tolerance, an error, a crash, or no answer.
 
     Examples
     --------
@@ -74,8 +74,8 @@ def self_check(backends: Sequence[str] | None = None) -> Iterator[Check]:
 
 
 def _in_a_process(backend: str) -> Iterator[Check]:
-    """The checks of a backend: a line says which begins, another how it ended, the last "done"."""
-    # -P: what lies in the working directory is not what is installed
+    """The checks of a backend; the process prints each check's name and result, then "done"."""
+    # -P: modules in the working directory must not shadow the installed package
     command = [sys.executable, "-P", "-m", "selfdistill_fast._check", backend]
     call, start, finished = "start", time.perf_counter(), False
     try:
@@ -110,7 +110,7 @@ def _signal(number: int) -> str:
 
 # ------------------------------------------------------------------ in that process
 def _main(backend: str) -> None:
-    """Answers go to what is standard output now; whatever a library prints, to standard error."""
+    """Send answers to the current standard output, and anything libraries print to stderr."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         _run(backend, answers)
@@ -134,7 +134,7 @@ def _run(backend: str, answers: TextIO) -> None:
 
 
 def _jobs(backend: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Names of calls, and functions that raise where the call is wrong."""
+    """Names of calls, and functions that raise if the call's result is wrong."""
     import selfdistill_fast as sf
     from selfdistill_fast._backend import get_backend
 
@@ -154,8 +154,8 @@ def _jobs(backend: str) -> Iterator[tuple[str, Callable[[], None]]]:
 
     def gram(kernel: Any, K: np.ndarray) -> None:
         for dtype, tol in (("f8", 1e-13), ("f4", 1e-5)):
-            found = sf.gram(X_new.astype(dtype), X.astype(dtype), kernel, backend=backend)
-            _agree(found, K, tol)
+            result = sf.gram(X_new.astype(dtype), X.astype(dtype), kernel, backend=backend)
+            _agree(result, K, tol)
         alone = sf.gram(X, None, kernel, backend=backend, n_threads=1)
         _agree(alone, alone.T, 0.0)
         # our own loops give the same bits for any number of threads
@@ -173,9 +173,9 @@ def _jobs(backend: str) -> Iterator[tuple[str, Callable[[], None]]]:
 
     def path(kernel: Any, solver: str, allowed: float, **options: Any) -> None:
         spectrum = sf.spectrum(X, Y, kernel, solver=solver, backend=backend, **options)
-        found = sf.distill(spectrum, LAM, ALPHA, STEPS).predict(X_new, step="all")
+        result = sf.distill(spectrum, LAM, ALPHA, STEPS).predict(X_new, step="all")
         K_new = inner if isinstance(kernel, sf.Linear) else formulas[kernel]
-        _agree(found, _refits(_plain(X, kernel), Y, K_new), allowed)
+        _agree(result, _refits(_plain(X, kernel), Y, K_new), allowed)
         if spectrum.exact and spectrum.max_loo_steps >= STEPS:
             held_out = sf.leave_one_out(spectrum, LAM, ALPHA, STEPS)
             for i in (0, N // 2):
@@ -208,23 +208,23 @@ def _plain(X: np.ndarray, kernel: Any) -> np.ndarray:
 
 
 def _refits(K: np.ndarray, Y: np.ndarray, K_new: np.ndarray) -> np.ndarray:
-    """Predictions of every step, (STEPS, rows of K_new, P), a fit after the other."""
+    """Predictions of every step, (STEPS, rows of K_new, P), one fit after another."""
     ridge = K + LAM * np.eye(len(K))
-    targets, found = Y, []
+    targets, result = Y, []
     for _ in range(STEPS):
         dual = np.linalg.solve(ridge, targets)
-        found.append(K_new @ dual)
+        result.append(K_new @ dual)
         targets = ALPHA * Y + (1 - ALPHA) * (K @ dual)
-    return np.stack(found)
+    return np.stack(result)
 
 
-def _agree(found: Any, expected: np.ndarray, tol: float) -> None:
-    found = np.asarray(found, dtype=np.float64)
-    if found.shape != expected.shape:
-        raise AssertionError(f"shape {found.shape} where {expected.shape} is right")
-    off = float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+def _agree(result: Any, expected: np.ndarray, tol: float) -> None:
+    result = np.asarray(result, dtype=np.float64)
+    if result.shape != expected.shape:
+        raise AssertionError(f"shape {result.shape}, expected {expected.shape}")
+    off = float(np.max(np.abs(result - expected)) / np.max(np.abs(expected)))
     if math.isnan(off) or off > tol:
-        raise AssertionError(f"wrong by {off:.1e} of the largest value, where {tol:.0e} is allowed")
+        raise AssertionError(f"wrong by {off:.1e} of the largest value; {tol:.0e} is allowed")
 
 
 if __name__ == "__main__":

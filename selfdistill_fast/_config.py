@@ -1,9 +1,9 @@
 """What this installation runs on: instruction sets, BLAS, threads, memory, GPU, versions.
 
-:func:`show_config` answers the two questions that decide speed on a CPU: which of our own
+:func:`show_config` answers the two questions that decide speed on a CPU: which of the package's
 C loops were chosen, and which kernels the BLAS behind NumPy and SciPy picked. A BLAS that
-does not know the processor (a newer model than the library, a virtual machine that hides
-its family) silently takes an older one's kernels and loses half its speed or more.
+does not recognise the processor (because it is newer than the library, or a virtual machine
+hides its family) silently uses an older processor's kernels and loses half its speed or more.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
-#: level of an x86 instruction set, and the /proc/cpuinfo flags that it takes
+#: level of an x86 instruction set, and the /proc/cpuinfo flags that it requires
 _X86_LEVELS = {
     "avx512": (3, {"avx512f", "avx512cd", "avx512dq", "avx512bw", "avx512vl"}),
     "avx2": (2, {"avx2", "fma"}),
@@ -73,7 +73,7 @@ _X86_KERNELS = {
     ),
 }  # fmt: skip
 
-#: what to export so that the library takes the kernels of an instruction set
+#: the environment variable that makes a library use the kernels of an instruction set
 _CURE = {
     "openblas": (
         "OPENBLAS_CORETYPE",
@@ -83,8 +83,8 @@ _CURE = {
 }
 
 
-#: bytes of the buffer that OpenBLAS gives a thread, and columns of a panel that its syrk keeps
-#: there (GEMM_Q of float64), by the instruction set of the kernels
+#: bytes of OpenBLAS's buffer per thread, and columns of a panel that its syrk stores there (GEMM_Q
+#: of float64), by the instruction set of the kernels
 _SYRK_BUFFER = 2**25
 _SYRK_COLUMNS = {"avx512": 384, "avx2": 256}
 
@@ -101,7 +101,7 @@ class Config(dict[str, Any]):
     __repr__ = __str__
 
     def table(self) -> str:
-        """The report without its notes and warnings, one line per item."""
+        """The report without notes and warnings, one line per item."""
         isa, cpu, gpu = self["isa"], self["cpu"], self["gpu"]
         rows: list[tuple[str, str]] = [
             ("selfdistill_fast", self["version"]),
@@ -251,7 +251,7 @@ def _blas() -> list[dict[str, Any]]:
 
 
 def _gpu() -> dict[str, Any]:
-    """What CuPy sees, and every CUDA that is installed; never fails, creates no CUDA context."""
+    """What CuPy sees, and all installed CUDA versions; never fails, creates no CUDA context."""
     driver = cuda_libraries.driver_version()
     torch = cuda_libraries.torch_major()
     found: dict[str, Any] = {
@@ -291,7 +291,7 @@ def _gpu() -> dict[str, Any]:
 
 
 def _notes(report: Config) -> list[str]:
-    """BLAS libraries that are known to crash, and from how many rows on."""
+    """BLAS libraries that are known to crash, and the number of rows from which they do."""
     found: dict[str, list[str]] = {}
     for blas in report["blas"]:
         columns = _SYRK_COLUMNS.get(blas["isa"])
@@ -302,7 +302,7 @@ def _notes(report: Config) -> list[str]:
         rows = int(math.sqrt(threads) * _SYRK_BUFFER / (8 * columns))
         text = (
             f"openblas {blas['version'] or ''} with its {blas['kernels']} kernels and {threads} "
-            f"threads is known to crash from some {rows:,} rows on in syrk, float64: NumPy's "
+            f"threads is known to crash above about {rows:,} rows in syrk, float64: NumPy's "
             "A @ A.T and SciPy's cholesky and cho_factor. selfdistill_fast never gives it more "
             f"than {SYRK_ROWS:,} rows; for calls of your own, set OPENBLAS_NUM_THREADS=1"
         )
@@ -311,7 +311,7 @@ def _notes(report: Config) -> list[str]:
 
 
 def _cuda_warnings(gpu: dict[str, Any]) -> list[str]:
-    """CUDA of two majors where one would do, and of a major that the driver does not support."""
+    """Two CUDA major versions where one would do, or one that the driver does not support."""
     found = []
     packages = gpu["cupy"]
     if len(packages) > 1:
@@ -331,7 +331,7 @@ def _cuda_warnings(gpu: dict[str, Any]) -> list[str]:
             text = (
                 f"CUDA of two majors: {name} is for CUDA {major}, torch for CUDA {gpu['torch']}. "
             )
-            text += "They work side by side, and take gigabytes more than one"
+            text += "They work side by side, but take gigabytes more than one"
             if driver is not None and driver < int(gpu["torch"]):
                 text += f"; the driver supports CUDA {gpu['driver']}, so torch cannot use it"
             elif gpu["torch"] in ("12", "13"):
@@ -344,7 +344,7 @@ def _warnings(report: Config) -> list[str]:
     found = []
     isa, best = report["isa"], report["cpu"]["isa"]
     if isa["SDF_ISA"] and len(isa["available"]) > 1 and isa["chosen"] == "generic":
-        found.append(f"SDF_ISA={isa['SDF_ISA']} holds our own loops back: unset it.")
+        found.append(f"SDF_ISA={isa['SDF_ISA']} restricts the package's C loops: unset it.")
     slower: dict[tuple[str, str, str], list[str]] = {}
     for blas in report["blas"]:
         if None in (best, blas["isa"]) or _X86_LEVELS[blas["isa"]][0] >= _X86_LEVELS[best][0]:

@@ -1,4 +1,4 @@
-"""Types of the compiled border; see _core.pyx for what each function does."""
+"""Types of the compiled border; _core.pyx documents the functions."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,12 +1,12 @@
 # cython: language_level=3, embedsignature=True, freethreading_compatible=True
 """The border between Python and the C loops of csrc/: check, release the GIL, call, raise.
 
-A :class:`Gram` is one K(X, Z) to be computed. Its methods work on ranges of panels and
+A :class:`Gram` represents one K(X, Z) to be computed. Its methods work on ranges of panels and
 tiles and may be called from several threads at once; ``_backend/threads.py`` does so. Any
 partition of a range gives the same bits.
 
-The instruction set is chosen once, at import: the best that was compiled and that this
-processor has, or the one that the environment variable ``SDF_ISA`` names.
+The instruction set is chosen once, at import: the best one that was compiled and that this
+processor supports, or the one named by the environment variable ``SDF_ISA``.
 """
 
 import os
@@ -54,12 +54,12 @@ _api.abi = sdf.SDF_ABI
 
 _ISA_IDS = {sdf.sdf_isa_name(i).decode(): i for i in range(sdf.SDF_N_ISAS)}
 
-#: name -> number in csrc/sdf.h, of every kernel that the loops know
+#: name -> number in csrc/sdf.h, for every kernel that the loops implement
 KERNEL_IDS = {sdf.sdf_kernel_name(i).decode(): i for i in range(sdf.SDF_N_KERNELS)}
 
 
 def isa_available():
-    """Names of the instruction sets that were compiled and that this processor has."""
+    """Names of the instruction sets that were compiled and that this processor supports."""
     return tuple(name for name, i in _ISA_IDS.items() if sdf.sdf_loops_of(i, 8) != NULL)
 
 
@@ -72,7 +72,7 @@ def _use_isa(name):
     """Switch to another instruction set, for jobs made from now on (for tests)."""
     if name not in isa_available():
         raise ValueError(
-            f"instruction set {name!r} is not available; this processor and this build have: "
+            f"instruction set {name!r} is not available; this processor and build support: "
             f"{', '.join(isa_available())}"
         )
     _api.f32 = sdf.sdf_loops_of(_ISA_IDS[name], 4)
@@ -95,7 +95,7 @@ def get_include():
 
 # ----------------------------------------------------------------------- buffers
 cdef class _Array:
-    """A C-contiguous array of float or double, held for the life of this object."""
+    """A C-contiguous array of float or double, held for the lifetime of this object."""
 
     cdef Py_buffer view
     cdef bint held
@@ -129,7 +129,7 @@ cdef const sdf_loops* _loops_for(dtype) except NULL:
         return _api.f64
     if dtype == np.float32:
         return _api.f32
-    raise TypeError(f"the loops take float32 and float64, got {dtype}")
+    raise TypeError(f"the loops accept float32 and float64, got {dtype}")
 
 
 def empty_aligned(shape, dtype):
@@ -165,7 +165,7 @@ cdef class Gram:
         ``Kernel.c_spec``: name, two real parameters, one integer parameter.
     out : (n, m) of the same dtype, C-contiguous, optional
     stream : bool
-        Write ``out`` past the caches: right for matrices larger than these.
+        Write ``out`` past the caches, for matrices larger than the caches.
     """
 
     cdef sdf_job job
@@ -232,7 +232,7 @@ cdef class Gram:
         _raise_from(self.loops.prepare(&self.job))
 
     def set_kernel(self, spec):
-        """Change to another kernel of the same pair quantity; packed rows stay."""
+        """Change to another kernel of the same pair quantity; packed rows are retained."""
         cdef int pair = self.job.plan.pair
         self._set_kernel(spec)
         if self.job.plan.pair != pair:
@@ -261,7 +261,7 @@ cdef class Gram:
         return bool(self.job.plan.symmetric)
 
     def pack(self, Py_ssize_t lo, Py_ssize_t hi):
-        """Pack panels [lo, hi) of ``n_panels``; all of them come before any tile."""
+        """Pack panels [lo, hi) of ``n_panels``; all must be packed before any tile is computed."""
         cdef sdf_status status
         with nogil:
             status = self.loops.pack(&self.job, lo, hi)
@@ -299,7 +299,7 @@ cdef class Gram:
         _raise_from(status)
 
     def half_gram(self, Py_ssize_t lo, Py_ssize_t hi, tiles):
-        """Fill tiles [lo, hi) of half of K(X, X), see :func:`half_shape`.
+        """Fill tiles [lo, hi) of K(X, X) in packed symmetric storage, see :func:`half_shape`.
 
         ``tiles`` may be narrower than X: the entries are computed in the dtype of X.
         """
@@ -351,8 +351,8 @@ cdef class Gram:
 def half_shape(Py_ssize_t n):
     """Shape (tiles, t, t) of the upper triangle of a symmetric (n, n) matrix by tiles.
 
-    They lie in rows of tiles, each from the diagonal on. What lies beyond row or column n of
-    the matrix is zero; diagonal tiles are whole.
+    They are stored by rows of tiles, each from the diagonal on. Entries beyond row or column n of
+    the matrix are zero; diagonal tiles are complete.
     """
     cdef Py_ssize_t tile = _api.f64.tile, side = (n + tile - 1) // tile
     return side * (side + 1) // 2, tile, tile
@@ -390,7 +390,7 @@ def half_multiply(tiles, Py_ssize_t n, Vt, sums, Py_ssize_t lo, Py_ssize_t hi):
 
 
 def column_units(Py_ssize_t n):
-    """Number of units of columns that :func:`inner_products`, :func:`project_out` range over."""
+    """Number of column units over which :func:`inner_products` and :func:`project_out` range."""
     return (n + sdf.SDF_COLUMN_BLOCK - 1) // sdf.SDF_COLUMN_BLOCK
 
 
@@ -433,7 +433,7 @@ def project_out(basis, h, Py_ssize_t at, W, Py_ssize_t lo, Py_ssize_t hi):
 
 
 def filter_units(Py_ssize_t k, Py_ssize_t n_lam):
-    """Number of units that :func:`shrinkage_path` and :func:`pure_filters` range over."""
+    """Number of units over which :func:`shrinkage_path` and :func:`pure_filters` range."""
     return n_lam * ((k + sdf.SDF_FILTER_BLOCK - 1) // sdf.SDF_FILTER_BLOCK)
 
 

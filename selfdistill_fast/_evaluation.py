@@ -1,8 +1,8 @@
 """Errors of a fitted chain on sets of rows, in the units of the data.
 
 The root mean squared error of step τ on rows (X, Y, w) is that of ``restore(path.predict(X, τ))``,
-where ``restore`` undoes a scaling of the targets; on the training rows also by exact
-leave-one-out, with the effective degrees of freedom, the trace of the chain's smoother.
+where ``restore`` undoes a scaling of the targets. For the training rows the exact leave-one-out
+error is computed as well, and the effective degrees of freedom, the trace of the chain's smoother.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Evaluation:
     errors : dict of name to (T,) array
         Root mean squared errors on each set of rows, and "loo", by exact leave-one-out.
     dof : (T,) array
-        Effective degrees of freedom; NaN as is "loo" where there is no leave-one-out.
+        Effective degrees of freedom; like "loo", NaN if there is no leave-one-out.
     no_leave_one_out : str or None
-        Why there is none.
+        The reason, if there is no leave-one-out.
     """
 
     errors: dict[str, np.ndarray]
@@ -61,7 +61,7 @@ class Evaluation:
     no_leave_one_out: str | None
 
     def best_step(self, name: str) -> int | None:
-        """The step with the smallest error on a set; None where no error is known."""
+        """The step with the smallest error on a set; None if no error is known."""
         errors = self.errors.get(name)
         if errors is None or np.isnan(errors).all():
             return None
@@ -78,8 +78,8 @@ def evaluate_steps(
     fitted : Spectrum
     path : DistillationPath
     sets : mapping of a name to Rows
-        Features as the model takes them, targets in the units of the data; "train" is what was
-        fitted on.
+        Features as the model expects them, targets in the units of the data; "train" is the
+        training set.
     restore : callable
         From predictions (…, p) to the units of the data.
     """
@@ -89,7 +89,7 @@ def evaluate_steps(
     for name, rows in sets.items():
         if exists.all():
             F = path.predict(rows.X, step="all").reshape(T, *rows.Y.shape)
-        else:  # a joint optimum without an α-sequence has a last step only
+        else:  # a joint optimum without an α-sequence has only a last step
             F = np.full((T, *rows.Y.shape), np.nan)
             F[-1] = path.predict(rows.X).reshape(rows.Y.shape)
         errors[name] = rows.rmse(restore(F))
@@ -112,8 +112,8 @@ def evaluate_limit(
 ) -> dict[str, float] | None:
     """Errors of infinitely many steps, as ``{name}_rmse``, and ``dof``; None without a limit.
 
-    ``factorise(λ)`` is a spectrum for the leave-one-out of that λ; it is called where there is
-    a limit with α > 0 only. The other parameters are those of :func:`evaluate_steps`.
+    ``factorise(λ)`` returns a spectrum for leave-one-out at that λ; it is called only if there is
+    a limit and α > 0. The other parameters are those of :func:`evaluate_steps`.
     """
     if not has_limit(path):
         return None
@@ -122,7 +122,7 @@ def evaluate_limit(
         F = path.predict(rows.X, step=math.inf).reshape(1, *rows.Y.shape)
         limit[f"{name}_rmse"] = float(rows.rmse(restore(F))[0])
     constant = float(np.ravel(alpha)[-1])
-    if constant > 0:  # without any row, too, the limit is kernel ridge regression with λ/α
+    if constant > 0:  # also without one row, the limit is kernel ridge regression with λ/α
         ridge = lam / constant
         fitted = factorise(ridge)
         if _why_no_leave_one_out(fitted, 1) is None:
@@ -142,7 +142,7 @@ def has_limit(path: Any) -> bool:
 
 
 def _why_no_leave_one_out(fitted: Any, n_steps: int) -> str | None:
-    """Why the solver or the data have no leave-one-out of so many steps; None where they do."""
+    """Why the solver or the data have no leave-one-out for this many steps; None if they do."""
     try:
         leave_out.check_leave_one_out(fitted, n_steps)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, directories that one process works in, and what damage is.
+"""Atomic file replacement, directories owned by one process, and detection of damaged files.
 
 Every file that must survive a kill, a crash or a full disk is written by :func:`replacing`.
 """
@@ -24,22 +24,22 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 @contextlib.contextmanager
 def replacing(path: Path, aside: Path | None = None, *, sync: bool = True) -> Iterator[Path]:
-    """A path to write to; what is there at the end of the block replaces ``path`` in one step.
+    """A path to write to; at the end of the block that file replaces ``path`` in one step.
 
-    After an error the old file is still there, and no part of the new one.
+    After an error the old file remains, without any part of the new one.
 
     Parameters
     ----------
     path : Path
     aside : Path, optional
-        Where to write, in the same file system. Default: a new name beside ``path`` with the same
-        suffixes. A fixed name is overwritten: for places where only one process writes, so that
-        a killed process leaves one such file at most.
+        Where to write, in the same file system. Default: a new name next to ``path`` with the same
+        suffixes. A fixed name is overwritten. Use one where only one process writes, so that a
+        killed process leaves at most one such file.
     sync : bool
         Force the file and its name to the disk, so that they survive a crash of the system.
     """
     if aside is None:
-        # the writer creates the file, so that it has the permissions of an ordinary new one
+        # the writer creates the file, so that it gets the permissions of an ordinary new file
         aside = path.with_name(f".tmp-{secrets.token_hex(8)}{''.join(path.suffixes[-2:])}")
     try:
         yield aside
@@ -70,10 +70,10 @@ def _sync_directory(path: Path) -> None:
 
 
 def locked(path: Path) -> Any:
-    """A lock on a file, held until its ``release()`` or until this process ends, however it ends.
+    """A lock on a file, held until its ``release()`` or until this process ends in any way.
 
-    None where there is nothing to lock against: the directory cannot be written to, or the file
-    system has no locks.
+    None if locking is impossible: the directory is not writable, or the file system has no
+    locks.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def locked(path: Path) -> Any:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error while a file is read is about its content, not the memory or the system."""
+    """Whether an error in reading a file is due to its content, not to memory or the system."""
     if isinstance(error, OSError):
         # a position before the start; a disk that cannot be read there
         return error.errno in (None, errno.EINVAL, errno.EIO)
@@ -109,13 +109,13 @@ def is_damage(error: Exception) -> bool:
 
 
 def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
-    """Leaves in which two trees of JSON values differ, as text."""
+    """The leaves in which two trees of JSON values differ, as text."""
     if isinstance(stored, dict) and isinstance(wanted, dict):
-        found = []
+        changes = []
         for key in {**stored, **wanted}:
             name = f"{where}.{key}" if where else key
-            found += differences(stored.get(key), wanted.get(key), name)
-        return found
+            changes += differences(stored.get(key), wanted.get(key), name)
+        return changes
     if stored == wanted:
         return []
     was, now = (v if isinstance(v, str) else json.dumps(v) for v in (stored, wanted))
@@ -124,6 +124,6 @@ def differences(stored: Any, wanted: Any, where: str = "") -> list[str]:
 
 
 def _excerpt(text: str, same: int, limit: int = 160) -> str:
-    """A text, or where it is long the part about its first difference from another."""
+    """A text, or, if it is long, the part around its first difference from another."""
     start = max(0, same - limit // 2) if len(text) > limit else 0
     return "… " * (start > 0) + text[start : start + limit] + " …" * (len(text) > start + limit)

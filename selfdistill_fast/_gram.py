@@ -1,10 +1,10 @@
 """Gram matrices: K(X, Z), products K(X, Z) W without forming K, and sweeps over γ.
 
-The public functions check what they are given and hand native arrays to the backend.
-:func:`native_gram` and :func:`native_matmul` are the same for arrays that are native
-already, as are the other ``native_*``; the solvers use those. They see to ranges
-(:mod:`selfdistill_fast._ranges`), and alone know the two kernels that no backend
-computes: a precomputed matrix and the caller's own function.
+The public functions check their arguments and pass native arrays to the backend.
+:func:`native_gram`, :func:`native_matmul` and the other ``native_*`` functions do the same for
+arrays that are already native; the solvers use those. They keep values in range
+(:mod:`selfdistill_fast._ranges`). Only they handle the two kernels that no backend computes: a
+precomputed matrix and the caller's own function.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ def gram(
     Parameters
     ----------
     X : array_like of shape (n, d)
-        For ``kernel="precomputed"`` the matrix K itself.
+        With ``kernel="precomputed"``, the matrix K itself.
     Z : array_like of shape (m, d), optional
-        None means X; K is then exactly symmetric and has the kernel's exact diagonal.
+        None means X. K is then exactly symmetric and has the kernel's exact diagonal.
     kernel : Kernel or callable
-        Such as ``RBF(0.1)``; a callable is given (X, Z) and returns (n, m).
+        Such as ``RBF(0.1)``. A callable receives (X, Z) and returns an (n, m) array.
     out : ndarray of shape (n, m), optional
-        C-contiguous array of the result's dtype to write to. Reusing it saves the
-        operating system's zeroing of fresh pages.
+        C-contiguous array, of the result's dtype, that receives K. Reusing it spares the
+        operating system from zeroing fresh pages.
     backend : {None, "cpu", "gpu", "auto", "reference"} or a backend object, optional
-        None: where the arrays are, a CUDA device or the host. "gpu" takes arrays from the host
-        there and back; "auto" does where that pays.
+        None: compute where the arrays are, on a CUDA device or on the host. "gpu" copies host
+        arrays to the device and the result back; "auto" does so where it is faster.
     n_threads : int, optional
-        None: as many as the process may use.
+        None: as many threads as the process may use.
 
     Returns
     -------
@@ -61,16 +61,16 @@ def gram(
     TypeError
         Sparse, complex or non-numeric input; not a kernel.
     ValueError
-        Wrong shapes, NaN or infinity; a distance kernel whose unit of length is too small beside
-        the largest feature for the dtype.
+        Wrong shapes, NaN or infinity; a distance kernel whose length scale is too small for the
+        dtype, relative to the largest feature.
     MemoryError
         K does not fit; the message gives the bytes.
 
     Notes
     -----
-    Features and parameters may have any size: where squares or products would leave the range
-    of the dtype, rows are scaled by powers of two first. Entries that the dtype cannot hold are
-    infinite, or subnormal or 0.
+    Features and parameters may have any magnitude: where squares or products would leave the
+    range of the dtype, rows are first scaled by powers of two. Entries that the dtype cannot
+    represent become infinite, subnormal or 0.
 
     Examples
     --------
@@ -107,18 +107,18 @@ def gram_matmul(
     backend: Any = None,
     n_threads: int | None = None,
 ) -> Any:
-    """K(X, Z) @ W with K never formed: memory O(n·p).
+    """K(X, Z) @ W without forming K, in O(n·p) memory.
 
     Parameters
     ----------
     X : array_like of shape (n, d)
-        For ``kernel="precomputed"`` the matrix K(X, Z) itself; Z is then None.
+        With ``kernel="precomputed"``, the matrix K(X, Z) itself; Z must then be None.
     Z : array_like of shape (m, d) or None
         None means X.
     W : array_like of shape (m,) or (m, p)
     kernel : Kernel or callable
     out : ndarray of shape (n,) or (n, p), optional
-        C-contiguous, of the dtype of X; it must not overlap W.
+        C-contiguous, with the dtype of X. It must not overlap W.
     backend, n_threads
         As in :func:`gram`.
 
@@ -129,9 +129,9 @@ def gram_matmul(
     Raises
     ------
     TypeError, ValueError
-        As :func:`gram`; also if the rows of W do not match those of Z, or where entries of K or
-        their products with W overflow to infinities of both signs. Of one sign they are infinite
-        in the result.
+        As for :func:`gram`. Also if W and Z differ in their number of rows, or if entries of K or
+        their products with W overflow to infinities of both signs. Where all infinities have the
+        same sign, the result is infinite.
 
     Examples
     --------
@@ -154,7 +154,7 @@ def gram_matmul(
         target = _native_out(be, _check_out(out, (n, *V.shape[1:]), A.dtype))
         p = V.shape[1] if V.ndim == 2 else 1
         target = None if target is None else target.reshape(n, p)
-        with np.errstate(over="ignore", invalid="ignore"):  # infinity stays, NaN is refused
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity is kept, NaN is refused
             result = native_matmul(be, A, B, V.reshape(m, p), kernel, target)
         if bool(be.xp.isnan(result).any()):
             raise ValueError(
@@ -178,7 +178,7 @@ def gram_sweep(
     backend: Any = None,
     n_threads: int | None = None,
 ) -> Iterator[Any]:
-    """K(X, Z) of one kernel after the other, for kernels that share a distance.
+    """K(X, Z) for one kernel after another, for kernels that share a distance.
 
     Parameters
     ----------
@@ -186,22 +186,22 @@ def gram_sweep(
     Z : array_like of shape (m, d) or None
         None means X.
     kernels : sequence of Kernel
-        All on the same quantity of a pair of rows: squared Euclidean distance (RBF,
+        All functions of the same quantity of a pair of rows: squared Euclidean distance (RBF,
         Matern), L1 distance (Laplacian), inner product (Polynomial, Linear) or angle (NTK).
     out : ndarray of shape (n, m), optional
-        The one buffer that every K is written to.
+        The buffer to which every K is written.
     backend, n_threads
         As in :func:`gram`.
 
     Yields
     ------
     K : ndarray of shape (n, m)
-        **The same buffer each time**: copy what must outlive the next iteration.
+        **The same buffer each time**: copy anything that must outlive the next iteration.
 
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As :func:`gram`; also if the kernels share no distance.
+        As for :func:`gram`; also if the kernels do not share one distance.
 
     Examples
     --------
@@ -228,12 +228,12 @@ def gram_sweep(
     if target is None:
         check_memory(be, shape[0] * shape[1] * X.dtype.itemsize, f"K of shape {shape}")
     if out is None and be.caller == "numpy" and be.xp is not np:
-        out = np.empty(shape, dtype=X.dtype)  # one buffer on the host, too
+        out = np.empty(shape, dtype=X.dtype)  # one buffer on the host as well
     return (_delivered(be, K, out) for K in native_sweep(be, X, Z, checked, target))
 
 
 def _sizes(be: Backend, X: Array, Z: Array, kernel: Kernel) -> tuple[int, int, int]:
-    """Rows of X and Z and their columns, for an estimate; 0 where there is nothing to gain."""
+    """Numbers of rows of X and Z and of their columns, for an estimate; 0 if nothing to gain."""
 
     def shape(a: Any, name: str) -> tuple[int, ...]:
         a = plain(a, name)
@@ -245,14 +245,14 @@ def _sizes(be: Backend, X: Array, Z: Array, kernel: Kernel) -> tuple[int, int, i
 
 
 def _native_out(be: Backend, out: Array) -> Array:
-    """Where the backend is to write for the caller's ``out``: itself, where it can."""
+    """The array that the backend writes to: the caller's ``out`` itself if it is native."""
     if out is None or isinstance(out, be.xp.ndarray):
         return out
     return be.xp.empty(out.shape, dtype=out.dtype)
 
 
 def _delivered(be: Backend, native: Array, out: Array) -> Array:
-    """The result in ``out``, or of the caller's kind."""
+    """The result in ``out``, or as an array of the caller's kind."""
     if out is None:
         return deliver(be, native)
     if not isinstance(out, be.xp.ndarray):
@@ -274,7 +274,7 @@ def native_gram(be: Backend, X: Array, Z: Array, kernel: Kernel, out: Array = No
         if K.shape != (X.shape[0], other.shape[0]):
             raise ValueError(
                 f"the kernel function returned shape {K.shape} for {X.shape[0]} and "
-                f"{other.shape[0]} rows; it is given (X, Z) and must return "
+                f"{other.shape[0]} rows; it receives (X, Z) and must return "
                 f"{(X.shape[0], other.shape[0])}"
             )
         if out is None:
@@ -320,7 +320,7 @@ def native_sweep(
 
 
 def native_half(be: Backend, X: Array, kernel: Kernel, dtype: DTypeLike | None = None) -> Half:
-    """A backend's ``half_gram``: K(X, X) kept for products, for a kernel with a pair quantity."""
+    """A backend's ``half_gram``: K(X, X) stored for products, for a kernel with a pair quantity."""
     if ranges.usual(X, None, kernel):
         return be.half_gram(X, kernel, dtype=dtype)
     if kernel.unit_diagonal:
@@ -336,7 +336,7 @@ def _rows(be: Backend, X: Array, Z: Array, kernel: Kernel) -> tuple[Array, Array
         raise ValueError(f"X has no features: shape {X.shape}")
     if isinstance(kernel, Precomputed):
         if Z is not None:
-            raise ValueError("with a precomputed kernel X is K(X, Z) itself: leave Z out")
+            raise ValueError("with a precomputed kernel, X is K(X, Z) itself: omit Z")
         return X, None
     if Z is None:
         return X, None

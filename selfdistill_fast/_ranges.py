@@ -1,17 +1,17 @@
 """Rows and kernels whose squares and products would leave the range of their dtype.
 
-The loops of a backend form Σ (x − z)², Σ |x − z| or Σ x z in the dtype of the rows. In float32
-the square of 1e20 overflows and that of 1e-20 underflows, whatever the kernel makes of them; so
-do 1e155 and 1e-155 in float64. Where that can happen, the rows are multiplied by powers of two
-first, which changes no digit of them:
+The loops of a backend compute Σ (x − z)², Σ |x − z| or Σ x z in the dtype of the rows. In float32
+the square of 1e20 overflows and that of 1e-20 underflows, even where the kernel's value is
+ordinary; in float64 the same happens at 1e155 and 1e-155. Where this can happen, the rows are
+first multiplied by powers of two, which changes none of their digits:
 
-*   kernels of a distance by one power for all rows, chosen so that the kernel's own unit of
-    length becomes 1. What then overflows is far away (κ = 0), and what underflows is no distance
-    at all (κ = 1);
-*   kernels of inner products and angles by a power for each row, so that its largest entry is
-    between 1/2 and 1. The exponents are put back into the entries of K.
+*   for distance kernels, by one power for all rows, chosen so that the kernel's length scale
+    becomes 1. A distance that then overflows is very large (κ = 0), and one that underflows is
+    practically zero (κ = 1);
+*   for kernels of inner products and angles, by one power for each row, so that its largest entry
+    is between 1/2 and 1. The exponents are then applied to the entries of K.
 
-Usual rows and parameters are left alone: :func:`usual` says so.
+Ordinary rows and parameters are not scaled; :func:`usual` tells which these are.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["by_rows", "diagonal", "in_units", "usual"]
 
-#: rows of K whose exponents are put back at a time
+#: rows of K whose exponents are applied at a time
 _BLOCK = 256
 
 
 def usual(X: Array, Z: Array, kernel: Kernel) -> bool:
-    """Whether a backend's loops can have rows X and Z (None: X) as they are."""
+    """Whether a backend's loops can use rows X and Z (None: X) without scaling."""
     info = np.finfo(X.dtype)
     if kernel.unit_diagonal:
         return abs(kernel.log2_rate) <= info.maxexp // 4
@@ -44,14 +44,14 @@ def usual(X: Array, Z: Array, kernel: Kernel) -> bool:
     terms = X.shape[1].bit_length()
     if not info.minexp + info.nmant + terms + 2 <= x + z < info.maxexp - terms:
         return False
-    if kernel.pair == "angle":  # norms are formed
+    if kernel.pair == "angle":  # norms are computed
         return bool(max(abs(x), abs(z)) < info.maxexp // 2 - terms)
-    gamma = kernel.c_spec[1]  # 0: there is none
+    gamma = kernel.c_spec[1]  # 0: the kernel has none
     return gamma == 0.0 or float(info.tiny) <= gamma <= float(info.max)
 
 
 def in_units(X: Array, Z: Array, kernel: Kernel, xp: Any) -> tuple[Array, Array, Kernel]:
-    """Rows in units of the kernel's length and the kernel for them; for kernels of a distance.
+    """Rows in units of the kernel's length scale, and the kernel for them; for distance kernels.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def in_units(X: Array, Z: Array, kernel: Kernel, xp: Any) -> tuple[Array, Array,
         raise ValueError(
             f"{kernel!r} decays within distances of {2.0**-e:.0e}, but features reach "
             f"{largest:.0e}: {X.dtype} cannot hold the squares of both. Scale all features to one "
-            "size, or choose a kernel of their size"
+            "size, or choose a kernel with a length scale of that size"
             + (", or use float64" if X.dtype == np.float32 else "")
         )
     e = min(e, highest)

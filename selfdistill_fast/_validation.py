@@ -1,4 +1,4 @@
-"""Checks of arguments, and warnings, that every module uses; a leaf of the package.
+"""Checks of arguments, and warnings, used by every module; imports nothing from the package.
 
 An error says what was wrong, what was expected and what to do.
 """
@@ -40,7 +40,7 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 def warn_caller(message: str, category: type[Warning]) -> None:
-    """Warn at the line outside of this package that led here."""
+    """Warn at the line outside this package that led here."""
     frame, level = sys._getframe(1), 2
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1  # type: ignore[assignment]
@@ -48,7 +48,7 @@ def warn_caller(message: str, category: type[Warning]) -> None:
 
 
 def exact_text(value: float) -> str:
-    """A number as text that reads back as the same number, with 12 digits where they do.
+    """A number as text that reads back as the same number; 12 digits if they suffice.
 
     Examples
     --------
@@ -60,15 +60,15 @@ def exact_text(value: float) -> str:
 
 
 def is_tensor(a: Any) -> bool:
-    """Whether ``a`` is a tensor of torch, which is not imported for this."""
+    """Whether ``a`` is a torch tensor; torch is not imported for this."""
     return hasattr(a, "detach") and hasattr(a, "layout")
 
 
 def plain(a: Any, name: str = "array") -> Any:
-    """``a``, but a tensor of torch (or a list of them) as NumPy's array where it lies on the host.
+    """``a`` unchanged, except that a torch tensor on the host (or a list) becomes a NumPy array.
 
-    It is detached: no gradient flows through this library. bfloat16 and float8 become float32,
-    which holds their values.
+    Tensors are detached: no gradient flows through this library. bfloat16 and float8 become
+    float32, which holds their values exactly.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def plain(a: Any, name: str = "array") -> Any:
 
 
 def to_host(a: Any, name: str = "array") -> Any:
-    """``a`` as NumPy where it lies on a device: one copy, and nothing waits for it again."""
+    """``a`` as a NumPy array if it is on a device: one copy, and no later synchronisation."""
     a = plain(a, name)
     if is_tensor(a):
         return a.cpu().numpy()
@@ -111,7 +111,7 @@ def to_host(a: Any, name: str = "array") -> Any:
 
 
 def largest(a: Array) -> float:
-    """The largest entry, 0 where there is none."""
+    """The largest entry; 0 for an empty array."""
     return float(a.max()) if a.size else 0.0
 
 
@@ -132,8 +132,8 @@ def check_lam(lam: Any, *, batch: bool, dtype: DTypeLike | None = None) -> Array
     Raises
     ------
     TypeError, ValueError
-        Not a number, not finite, not > 0, or an array where one value is wanted; λ or 1/λ not a
-        normal number of ``dtype``, if that is given.
+        Not a number, not finite, not > 0, or an array where one value is expected; λ or 1/λ is
+        not a normal number of ``dtype``, if that is given.
     """
     lam = plain(lam, "lam")
     try:
@@ -144,12 +144,12 @@ def check_lam(lam: Any, *, batch: bool, dtype: DTypeLike | None = None) -> Array
     except (TypeError, ValueError):
         raise TypeError(f"lam must be a real number, got {lam!r}") from None
     if value.size == 0:
-        raise ValueError("lam is empty: give at least one ridge")
+        raise ValueError("lam is empty: give at least one value")
     if value.ndim > (1 if batch else 0):
         raise ValueError(
             f"lam must be a scalar{' or one-dimensional (a batch of values)' if batch else ''}, "
             f"got shape {value.shape}"
-            + ("" if batch else "; a 1-D lam is a batch of ridges, never one for each step")
+            + ("" if batch else "; a 1-D lam is a batch of λ values, never one for each step")
         )
     if not (np.isfinite(value) & (value > 0)).all():
         raise ValueError(f"lam must be finite and > 0 (the ridge λ of (K + λI)⁻¹), got {lam!r}")
@@ -158,18 +158,18 @@ def check_lam(lam: Any, *, batch: bool, dtype: DTypeLike | None = None) -> Array
     if bad.size:
         raise ValueError(
             f"lam={bad[0]:g} is out of range in {dtype}: lam and 1/lam must be at least "
-            f"{tiny:.2g}. Multiply the kernel and lam by one number, which changes no prediction"
+            f"{tiny:.2g}. Multiply the kernel and lam by one factor, which changes no prediction"
             + (", or use float64" if dtype == np.float32 else "")
         )
     return value
 
 
 def check_lam_steps(lam_steps: Any, n_steps: int) -> Array:
-    """A ridge for each of the steps 1..T as float64 (T,); TypeError or ValueError otherwise."""
+    """One λ for each of the steps 1..T as float64 (T,); TypeError or ValueError otherwise."""
     value = check_lam(lam_steps, batch=True)
     if value.shape != (n_steps,):
         raise ValueError(
-            f"lam_steps must hold {n_steps} ridges, one for each of the steps 1..{n_steps}; "
+            f"lam_steps must hold {n_steps} values, one for each of the steps 1..{n_steps}; "
             f"got shape {value.shape}"
         )
     return value
@@ -183,7 +183,7 @@ def check_tol(tol: Any) -> float:
 
 
 def check_targets(be: Backend, y: Any, n: int, dtype: DTypeLike, name: str = "y") -> Array:
-    """Targets as a native (n,) or (n, p) array with p > 0; ValueError where they are not."""
+    """Targets as a native (n,) or (n, p) array with p > 0; ValueError if they do not fit."""
     y = be.asarray(y, name, ndim=(1, 2), dtype=dtype)
     if y.shape[0] != n:
         raise ValueError(f"X has {n} rows, but {name} has {y.shape[0]}")
@@ -195,7 +195,7 @@ def check_targets(be: Backend, y: Any, n: int, dtype: DTypeLike, name: str = "y"
 def check_sample_weight(
     be: Backend, sample_weight: Any, n: int, name: str = "sample_weight"
 ) -> Array | None:
-    """Weights as a native float64 (n,) array, or None; ValueError where they are not."""
+    """Weights as a native float64 (n,) array, or None; ValueError if they are invalid."""
     if sample_weight is None:
         return None
     w = be.asarray(sample_weight, name, ndim=(0, 1), dtype=np.float64)
@@ -211,7 +211,7 @@ def check_sample_weight(
 
 
 def check_coefficients(a: Array, terms: int = 1) -> Array:
-    """``a``, coordinates or dual coefficients; ValueError where sums of ``terms`` overflow."""
+    """``a``, coordinates or dual coefficients; ValueError if sums of ``terms`` of them overflow."""
     if not largest(abs(a)) * terms <= float(np.finfo(a.dtype).max):
         raise ValueError(
             f"coefficients of size y/lam overflow {a.dtype}: scale y down, or the kernel and lam up"
@@ -225,7 +225,7 @@ def check_memory(
 ) -> None:
     """MemoryError before an allocation of ``needed`` bytes that cannot succeed.
 
-    ``limit`` None means what the backend has left.
+    ``limit`` None means the memory that the backend has available.
     """
     available = be.available_memory() if limit is None else limit
     if needed > available:

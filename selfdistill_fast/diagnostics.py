@@ -1,6 +1,6 @@
-"""What distillation does to a model: sparsification, degrees of freedom, convergence.
+"""The effect of distillation on a model: sparsification, degrees of freedom, convergence.
 
-All functions take eigenvalues ``d`` and are statements about diag B^(τ); see _chain/filters.py.
+All functions take eigenvalues ``d`` and describe diag B^(τ); see _chain/filters.py.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def effective_dof(d: Any, lam: float, alpha: Any, n_steps: int) -> np.ndarray:
     Returns
     -------
     dof : ndarray of shape (T,)
-        An intercept is one more, at every step.
+        An intercept adds one at every step.
 
     Examples
     --------
@@ -199,7 +199,9 @@ def steps_to_tolerance(d: Any, lam: float, alpha: float, tol: float) -> int:
     if not far.any():
         return 1
     if not (rate[far] < 1).all():
-        raise ValueError("the rate of convergence is 1 to working precision: no finite number")
+        raise ValueError(
+            "the rate of convergence is 1 to working precision: no finite number of steps suffices"
+        )
     with np.errstate(divide="ignore"):
         steps = np.where(rate[far] > 0, np.log(tol / gap[far]) / np.log(rate[far]), 1.0)
     guess = 1 + max(1, math.ceil(steps.max()))

@@ -1,7 +1,7 @@
 """The kernels κ(x, z), one frozen dataclass each.
 
-Each class is a row of the one table of kernels: the quantity of a pair of rows
-that it needs (``pair``), its formula in terms of that quantity (``of_pair``), its
+Each class is one row of the table of kernels. It states which quantity of a pair of
+rows it needs (``pair``), its formula in terms of that quantity (``of_pair``), its
 diagonal κ(x, x), and whether it is positive semi-definite.
 
 ====================  =============  =============================================
@@ -16,13 +16,13 @@ class                 pair quantity  κ(x, z)
 ``Polynomial``        ⟨x, z⟩         (γ s + c₀)^degree
 ``Linear``            ⟨x, z⟩         s
 ``NTK``               angle(x, z)    see :class:`NTK`
-``Precomputed``       —              the caller hands over K itself
-``Custom``            —              the caller hands over a function of (X, Z)
+``Precomputed``       —              the caller supplies K itself
+``Custom``            —              the caller supplies a function of (X, Z)
 ====================  =============  =============================================
 
-Every backend computes these and nothing else; ``c_spec`` is what the C and CUDA
-loops need to know of a kernel. The file is long because the table is one file, with the
-docstrings of its rows.
+Every backend computes exactly these kernels. ``c_spec`` is all that the C and CUDA loops
+need to know about a kernel. The file is long because it holds the whole table, including
+the docstring of each row.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _check_count(owner: object, name: str) -> None:
 class Kernel:
     """Base of all kernels: a symmetric function κ(x, z) of two rows."""
 
-    #: name in the table, in saved files and in ``csrc/sdf.h``
+    #: name used in the table, in saved files and in ``csrc/sdf.h``
     name: ClassVar[str] = ""
     #: quantity of a pair of rows: "sqeuclidean", "cityblock", "inner", "angle" or ""
     pair: ClassVar[str] = ""
@@ -108,11 +108,11 @@ class Kernel:
         """κ(x, x) from ‖x‖², shape (n,)."""
         return xp.ones_like(xx)
 
-    # What _ranges.py needs to keep squares and products within the range of a dtype: of a
-    # distance kernel the first two, of the others that have a pair quantity the last two.
+    # _ranges.py uses these to keep squares and products within the range of a dtype: the first
+    # two for a distance kernel, the last two for any other kernel with a pair quantity.
     @property
     def log2_rate(self) -> float:
-        """log₂ of 1 over the kernel's own unit of length, beyond which κ decays."""
+        """log₂(1/ℓ), where ℓ is the kernel's own length scale, beyond which κ decays."""
         raise NotImplementedError
 
     def rescaled(self, e: int) -> Kernel:
@@ -121,7 +121,7 @@ class Kernel:
 
     @property
     def core(self) -> Kernel:
-        """A kernel with core(2^a x, 2^b z) = 2^(a + b) core(x, z), of which κ is a function."""
+        """A kernel with core(2^a x, 2^b z) = 2^(a + b) core(x, z); κ is a function of it."""
         return self
 
     def of_core(self, xp: Any, core: Array, e: Array) -> Array:
@@ -244,7 +244,7 @@ class Matern(Kernel):
         if self.nu == math.inf:
             return xp.exp(s * (-0.5 / (self.length_scale * self.length_scale)))
         r = xp.sqrt(s) * (math.sqrt(2.0 * self.nu) / self.length_scale)
-        r = xp.minimum(r, 1e3)  # κ has long been 0 there, and ∞ · 0 would not be
+        r = xp.minimum(r, 1e3)  # κ is 0 long before; ∞ · 0 would be NaN
         if self.nu == 0.5:
             return xp.exp(-r)
         if self.nu == 1.5:
@@ -261,8 +261,8 @@ class Polynomial(Kernel):
     degree : int >= 1
     gamma : float > 0
     coef0 : float
-        c₀. A negative value makes the kernel indefinite in general; a Gram matrix
-        that is not positive semi-definite is then an error when it is factorised.
+        c₀. A negative value makes the kernel indefinite in general. Factorising a Gram
+        matrix that is not positive semi-definite is an error.
     """
 
     degree: int = 3
@@ -367,7 +367,7 @@ class NTK(Kernel):
 
 @dataclass(frozen=True)
 class Precomputed(Kernel):
-    """The caller computes K: wherever rows X are asked for, K(X, X_train) is given."""
+    """The caller computes K: pass K(X, X_train) wherever rows X are expected."""
 
     name: ClassVar[str] = "precomputed"
 
@@ -384,7 +384,7 @@ class Custom(Kernel):
     ----------
     function : callable
         ``function(X, Z)`` with X (n, d) and Z (m, d) returns K of shape (n, m).
-        It must be symmetric: ``function(X, X)`` is checked when it is factorised.
+        It must be symmetric; ``function(X, X)`` is checked before it is factorised.
     """
 
     function: Callable[[Any, Any], Any]
@@ -432,7 +432,7 @@ def kernel_from_name(
     length_scale: float = 1.0,
     nu: float = 1.5,
 ) -> Kernel:
-    """The kernel that scikit-learn's string names and parameters mean.
+    """The kernel described by scikit-learn's string name and parameters.
 
     Parameters
     ----------

@@ -209,7 +209,7 @@ def test_at_given_rows(rng):
     assert np.isfinite(bound[:, 0]).all()
     assert np.isinf(bound[:, 1]).all()  # as the predictions
     s = spectrum(X @ X.T, y, "precomputed", solver="krylov", lam=1.0)
-    with pytest.raises(ValueError, match="leave X out"):
+    with pytest.raises(ValueError, match="omit X"):
         s.certificate(1.0, 2, X @ X.T)
 
 

@@ -363,7 +363,7 @@ def test_predict_refuses_what_does_not_fit(frame, csv, tmp_path):
         ("a,b,y\n1,2,3\n", "1 training row(s) are left; at least 2"),
         ("a,b,y\n", "no rows"),
         ("", "empty"),
-        ("a\n1\n2\n", "none of its 1 column(s) is left as feature"),
+        ("a\n1\n2\n", "none of its 1 column(s) is left as a feature"),
         ("a,b,y,y\n1,2,3,4\n2,3,3,3\n", None),
     ],
 )
@@ -396,7 +396,7 @@ def test_unreadable_files(csv, tmp_path):
         ("--weights y --target y", "both as target and as weights"),
         ("--weights b", "a weight must not be negative"),
         ("--drop y", "is to be dropped"),
-        ("--drop a --drop b --drop c", "is left as feature"),
+        ("--drop a --drop b --drop c", "is left as a feature"),
         ("--lam 0", "--lam must be a positive number"),
         ("--lam -1", "--lam must be a positive number"),
         ("--lam nan", "--lam must be a positive number"),

@@ -112,7 +112,7 @@ def test_rows_from_which_syrk_crashes_agree_with_what_was_seen(isa, threads, wor
     blas = {"library": "openblas", "version": "0.3.30", "kernels": "some", "isa": isa,
             "threads": threads, "file": "/lib/libblas.so"}  # fmt: skip
     (note,) = _notes({"blas": [blas]})
-    rows = int(note.partition(" rows on")[0].rpartition(" ")[2].replace(",", ""))
+    rows = int(note.partition(" rows in syrk")[0].rpartition(" ")[2].replace(",", ""))
     assert works < rows < crashes
     assert works / 3 > SYRK_ROWS
     assert f"{SYRK_ROWS:,} rows" in note

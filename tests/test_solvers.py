@@ -112,7 +112,7 @@ def test_its_options_are_checked_before_any_work(data, monkeypatch):
     with pytest.raises(ValueError, match=r"unknown solver 'svd'; known: auto, .*nystrom, toy"):
         spectrum(*data, RBF(0.5), solver="svd")
     monkeypatch.setattr(Toy, "max_loo_steps", 2)
-    with pytest.raises(ValueError, match="solver='toy' has leave-one-out of at most 2 steps"):
+    with pytest.raises(ValueError, match="solver='toy' has leave-one-out for at most 2 steps"):
         sweep(*data, kernels=RBF(0.5), lams=[LAM], n_steps=3, solver="toy", progress=False)
 
 

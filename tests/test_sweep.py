@@ -316,7 +316,7 @@ def test_to_dataframe_has_a_row_for_every_cell(rng):
     [
         ({"kernels": []}, "kernels is empty"),
         ({"kernels": [RBF(1.0), RBF(1)]}, "more than once"),
-        ({"kernels": ["precomputed", RBF(1.0)]}, "give it alone"),
+        ({"kernels": ["precomputed", RBF(1.0)]}, "give no other kernel with it"),
         ({"lams": []}, "lam is empty"),
         ({"lams": [0.1, 0.1]}, "lams holds 0.1 more than once"),
         ({"lams": [0.1, -1]}, "> 0"),
@@ -505,7 +505,7 @@ def test_a_function_as_kernel_needs_no_store(problem, tmp_path):
     result = go(problem, kernels=[kernel, RBF(1.0)])
     expected = go(problem, kernels=[Linear()])
     assert_close(result.dataset.mse_loo.values[:1], expected.dataset.mse_loo.values, 1e-8)
-    with pytest.raises(ValueError, match="function cannot be kept"):
+    with pytest.raises(ValueError, match="function cannot be saved"):
         go(problem, tmp_path / "store", kernels=[kernel])
 
 
@@ -534,7 +534,7 @@ def test_a_damaged_group_is_noticed_and_computed_again(damage, problem, tmp_path
     if damage != "marker":
         with pytest.raises(ValueError, match=r"kernel-0002 .* is damaged"):
             SweepResult.load(store)
-        with pytest.warns(RuntimeWarning, match=r"kernel-0002 .* is computed again"):
+        with pytest.warns(RuntimeWarning, match=r"kernel-0002 .* is recomputed"):
             again = go(problem, store)
     else:
         again = go(problem, store)
@@ -596,7 +596,7 @@ def test_one_process_at_a_time(problem, tmp_path):
     pytest.importorskip("fcntl")
     store = tmp_path / "store"
     held = Store(store, {}, [])
-    with pytest.raises(BlockingIOError, match="another process works on the store"):
+    with pytest.raises(BlockingIOError, match="another process is using the store"):
         go(problem, store)
     held.close()
     shutil.rmtree(store)
@@ -632,7 +632,7 @@ def test_a_failing_disk_is_said_and_survived(
     monkeypatch.setattr(target, verb, real)
     done = len(list((store / ".sweep" / "done").glob("*.json")))
     if done:
-        assert f"{done} of 4 kernels are kept" in str(caught.value)
+        assert f"it holds {done} of 4 kernels" in str(caught.value)
     before = len(factorised)
     assert same(expected, go(problem, store))
     assert len(factorised) - before == 4 - done
@@ -678,7 +678,7 @@ try:
 except OSError as error:
     assert error.errno == 28 and "Free some space" in str(error), error
     kept = len(os.listdir(store + "/.sweep/done"))
-    assert f"{{kept}} of 8 kernels are kept" in str(error), error
+    assert f"it holds {{kept}} of 8 kernels" in str(error), error
 else:
     raise SystemExit("it fitted")
 subprocess.run(["mount", "-o", "remount,size=8m", {str(tmp_path)!r}], check=True)
@@ -751,7 +751,7 @@ def test_ctrl_c_says_how_to_go_on(problem, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt) as caught:
         go(problem, tmp_path / "store")
     (note,) = caught.value.__notes__
-    assert "2 of 4 kernels are finished and kept in" in note
+    assert "2 of 4 kernels are finished and saved in" in note
     assert same(go(problem), go(problem, tmp_path / "store"))
     assert len(seen) == 3 + 4 + 2
 
@@ -1052,7 +1052,7 @@ def test_the_command_ends_quietly_on_ctrl_c(config, monkeypatch):
 
     monkeypatch.setattr(score_module, "spectrum", interrupted)
     output = command(config, code=130)
-    assert "2 of 8 kernels are finished and kept" in " ".join(output.split())
+    assert "2 of 8 kernels are finished and saved" in " ".join(output.split())
     command(config)
     assert len(seen) == 3 + 6
 
@@ -1216,7 +1216,7 @@ def test_a_worker_uses_its_own_threads_and_no_more(threads, problem, tmp_path):
     [
         ({"solver": "krylov"}, ValueError, "leave-one-out needs diagonals"),
         ({"solver": "tridiagonal"}, ValueError, "leave-one-out needs diagonals"),
-        ({"solver": "cholesky", "n_steps": 5}, ValueError, "at most 4 steps, asked for 5"),
+        ({"solver": "cholesky", "n_steps": 5}, ValueError, "at most 4 steps, 5 were requested"),
         ({"kernels": None}, TypeError, "kernel must be"),
         ({"alphas": None}, TypeError, "alpha must be"),
         ({"solver_options": {"tol": 3}}, ValueError, "tol must be"),

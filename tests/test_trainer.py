@@ -442,7 +442,7 @@ def test_classes_that_do_not_occur(digits):
 
 def test_inputs_that_the_model_does_not_take(digits):
     flat = [(X.reshape(len(X), 64), y) for X, y in digits]
-    with pytest.raises(ValueError, match=r"does not take inputs of shape \(64,\)"):
+    with pytest.raises(ValueError, match=r"does not accept inputs of shape \(64,\)"):
         chain(flat)
     with pytest.raises(ValueError, match=r"must return \(b, p\)"):
         chain(digits, model=lambda: nn.Conv2d(1, 10, 3))
@@ -863,7 +863,7 @@ def test_folders_that_are_not_as_expected(tree, tmp_path, monkeypatch):
         load_folder(root)
     bad.unlink()
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.warns(UserWarning, match="not kept"):
+    with pytest.warns(UserWarning, match="not cached"):
         load_folder(root)
     monkeypatch.undo()
     (root / "test" / "class9").rename(root / "test" / "class99")

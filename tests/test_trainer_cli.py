@@ -126,7 +126,7 @@ def test_figure_5_is_mean_and_range_over_the_seeds():
         (["--steps", 0], 2, "--steps"),
         (["--model", "vgg"], 1, "unknown model 'vgg'; known: cnn"),
         (["--data", "nowhere"], 1, "no images in nowhere"),
-        (["--n-train", 5000], 1, "5000 rows wanted, the data set has 1347"),
+        (["--n-train", 5000], 1, "5000 rows requested, but the data set has 1347"),
         (["--optimizer", "lion"], 1, "optimizer must be"),
         (["--lr", 1e30], 1, "error: the loss became nan at step 1, epoch"),
     ],

@@ -22,8 +22,8 @@
     offload.py                        backend="auto": where the GPU pays, and the way back
 
 Importing this package starts no thread and loads no CUDA. A backend holds no data and may be
-shared. Arrays say where a computation runs, unless ``backend`` does, and results are of the
-caller's kind: NumPy for what lies on the host, else CuPy, torch, … on the device of the arguments.
+shared. A computation runs where its arrays are, unless ``backend`` says otherwise. Results are of
+the caller's kind: NumPy for arrays on the host, else CuPy, torch, … on the arguments' device.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ __all__ = [
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-#: Every backend that has a name.
+#: All backends, by name.
 BACKENDS: dict[str, type[Backend]] = {cls.name: cls for cls in (Reference, Cpu, Gpu)}
 
 
@@ -82,28 +82,28 @@ def get_backend(
     *,
     n_threads: int | None = None,
 ) -> Backend:
-    """The backend that ``backend`` names, or that the arrays ask for.
+    """The backend named by ``backend``, or else the one where the arrays are.
 
     Parameters
     ----------
     backend : None, "auto", "cpu", "gpu", "reference" or an instance
-        None: "gpu" where the arrays lie on a CUDA device, else "cpu". "auto" is the same here;
+        None: "gpu" if the arrays are on a CUDA device, else "cpu". "auto" is the same here;
         functions that know the size of their problem may then still prefer a GPU. An instance is
-        returned as it is, or, where ``n_threads`` is given, a new one of its class.
+        returned unchanged, or, if ``n_threads`` is given, a new instance of its class.
     arrays : mapping of names to array_likes, optional
-        The arguments of the computation, named as error messages name them.
+        The arguments of the computation, by their names in error messages.
     n_threads : int, optional
-        Threads for this library's own loops; None means all that the process may use.
+        Threads for this library's own loops; None: as many as the process may use.
 
     Raises
     ------
     ValueError
         Unknown name; ``n_threads`` below 1.
     TypeError
-        Neither a name nor a backend; arrays on different devices, or not where the backend
-        computes.
+        Neither a name nor a backend; arrays on different devices, or on another device than the
+        backend.
     GpuUnavailable
-        "gpu", and none can be used; the message says what to do.
+        "gpu", but no GPU is usable; the message says what to do.
 
     Examples
     --------
@@ -129,21 +129,21 @@ def get_backend(
         chosen = BACKENDS[backend](n_threads=n_threads)
     if device is not None and getattr(chosen, "device", None) != device:
         raise TypeError(
-            f"{name} is on GPU {device}, but {chosen!r} computes elsewhere: leave backend out, or "
+            f"{name} is on GPU {device}, but {chosen!r} computes elsewhere: omit backend, or "
             f"copy {name} to where it computes"
         )
     return chosen.for_caller(kind_of((arrays or {}).get(name)))
 
 
 def device_of(arrays: Mapping[str, Any]) -> tuple[str, int | None]:
-    """The CUDA device that all arrays lie on, None for the host, and the name of one of them.
+    """The name of one of the arrays, and the CUDA device of all of them (None: the host).
 
-    Numbers, lists and other sequences lie nowhere.
+    Numbers, lists and other sequences belong to no device.
 
     Raises
     ------
     TypeError
-        They lie on different devices; the message names the argument.
+        They are on different devices; the message names the argument.
     """
     first, place = "", None
     for name, array in arrays.items():
@@ -164,7 +164,7 @@ def device_of(arrays: Mapping[str, Any]) -> tuple[str, int | None]:
 
 
 def kind_of(array: Any) -> str:
-    """What results for the owner of ``array`` are to be: "numpy", or a module with from_dlpack."""
+    """The kind of results for the owner of ``array``: "numpy", or a module with from_dlpack."""
     if device_number(array) is None:
         return "numpy"
     package = type(array).__module__.partition(".")[0]
@@ -174,7 +174,7 @@ def kind_of(array: Any) -> str:
 
 
 def deliver(be: Backend, a: Array, kind: str | None = None) -> Array:
-    """A native array as one of the caller's kind, or of another :func:`kind_of`."""
+    """A native array converted to the caller's kind, or to another :func:`kind_of`."""
     kind = be.caller if kind is None else kind
     if kind == "numpy":
         return be.to_numpy(a)
@@ -184,7 +184,7 @@ def deliver(be: Backend, a: Array, kind: str | None = None) -> Array:
 
 
 def on_device(function: _Function) -> _Function:
-    """Run a function of a spectrum where that lives: its device is the current one."""
+    """Run a function of a spectrum with the spectrum's device as the current one."""
 
     @functools.wraps(function)
     def wrapper(spectrum: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From what a caller has to a native array: checks, conversion, and where an array lies."""
+"""From a caller's array to a native one: checks, conversion, and the device of an array."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["check_finite", "check_ndim", "device_number", "host_array", "real_dt
 
 
 def device_number(a: Any) -> int | None:
-    """Number of the CUDA device that ``a`` lies on, by DLPack's protocol; None: on the host."""
+    """Number of the CUDA device of ``a``, by DLPack's protocol; None: on the host."""
     if isinstance(a, np.ndarray) or not hasattr(a, "__dlpack_device__"):
         return None
     try:
         kind, number = a.__dlpack_device__()
-    except Exception:  # some arrays refuse for what DLPack has no type for
+    except Exception:  # some arrays refuse dtypes that DLPack does not support
         return None
     return int(number) if int(kind) in (2, 13) else None  # kDLCUDA, kDLCUDAManaged
 
@@ -33,7 +33,7 @@ def host_array(
     dtype: DTypeLike | None,
     finite: bool,
 ) -> np.ndarray:
-    """``a``, which lies on the host, as :meth:`Backend.asarray` describes, in NumPy."""
+    """``a``, which is on the host, as a NumPy array; see :meth:`Backend.asarray`."""
     if hasattr(a, "toarray") and hasattr(a, "nnz"):
         raise TypeError(
             f"{name} is sparse; this library works on dense arrays: pass {name}.toarray()"
@@ -45,7 +45,7 @@ def host_array(
         array = np.asarray(a)
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
-    except (TypeError, RuntimeError) as error:  # of the object's own conversion
+    except (TypeError, RuntimeError) as error:  # from the object's own conversion
         raise TypeError(f"{name} cannot be read as an array: {error}") from error
     if array.dtype.kind == "O":
         try:
@@ -54,7 +54,7 @@ def host_array(
             raise TypeError(f"{name} must hold real numbers: {error}") from None
     chosen = real_dtype(array, name)
     check_ndim(array, name, ndim)
-    with np.errstate(over="ignore"):  # what overflows float32 is refused as infinity below
+    with np.errstate(over="ignore"):  # overflow in float32 is rejected as infinity below
         array = np.asarray(array, dtype=chosen if dtype is None else dtype, order="C")
     if finite:
         check_finite(np, array, name)
@@ -62,7 +62,7 @@ def host_array(
 
 
 def real_dtype(array: Array, name: str) -> type[np.floating]:
-    """Which of float32 and float64 an array becomes."""
+    """The dtype, float32 or float64, to which an array is converted."""
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     single = array.dtype.kind == "f" and array.dtype.itemsize <= 4
@@ -70,7 +70,7 @@ def real_dtype(array: Array, name: str) -> type[np.floating]:
 
 
 def check_ndim(array: Array, name: str, ndim: int | Sequence[int] | None) -> None:
-    """Refuse an array with another number of dimensions."""
+    """Reject an array with another number of dimensions."""
     if ndim is None:
         return
     allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
@@ -83,7 +83,7 @@ def check_ndim(array: Array, name: str, ndim: int | Sequence[int] | None) -> Non
 
 
 def check_finite(xp: Any, array: Array, name: str) -> None:
-    """Refuse NaN and infinity; the message has the first index."""
+    """Reject NaN and infinity; the message gives the first index."""
     if not bool(xp.isfinite(array).all()):
         where = tuple(int(i) for i in xp.argwhere(~xp.isfinite(array))[0])
         raise ValueError(

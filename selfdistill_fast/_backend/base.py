@@ -1,7 +1,7 @@
-"""What a backend can do: the verbs that solvers use, as abstract methods.
+"""The operations ("verbs") of a backend, as abstract methods.
 
-Solver code uses these verbs and the array namespace ``xp``, nothing else. A backend holds no data.
-Arrays that it takes are *native*: made by :meth:`Backend.asarray`.
+Solver code uses only these verbs and the array namespace ``xp``. A backend holds no data. The
+arrays that it accepts are *native*: made by :meth:`Backend.asarray`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from selfdistill_fast.kernels import Kernel
 __all__ = ["Array", "Backend", "Half"]
 
 #: A native array of a backend: numpy.ndarray, or cupy.ndarray on a device. CuPy is optional and
-#: untyped, and the two have no common type to check against; the name says what is meant, and the
+#: untyped, and the two have no common type to check against. The name documents the intent; the
 #: docstrings state the shapes.
 Array: TypeAlias = Any
 
 
 @dataclass(frozen=True, eq=False)
 class Half:
-    """A symmetric matrix of order n, kept for :meth:`Backend.half_matmul`.
+    """A symmetric matrix of order n in packed storage, for :meth:`Backend.half_matmul`.
 
-    ``entries`` is laid out as its backend likes; the reference keeps the whole matrix.
+    The layout of ``entries`` is up to the backend; the reference stores the whole matrix.
     """
 
     n: int
@@ -38,13 +38,13 @@ class Half:
 
     @property
     def dtype(self) -> np.dtype:
-        """Precision of what is kept."""
-        kept: np.dtype = self.entries.dtype
-        return kept
+        """Precision of the stored entries."""
+        stored: np.dtype = self.entries.dtype
+        return stored
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
+        """Bytes of the stored entries."""
         return int(self.entries.nbytes)
 
 
@@ -54,13 +54,13 @@ class Backend(ABC):
     Parameters
     ----------
     n_threads : int, optional
-        Threads for this library's own loops; None means as many as the process may use.
+        Threads for this library's own loops; None: as many as the process may use.
     """
 
     name: ClassVar[str]
     #: namespace of the native arrays: NumPy or CuPy
     xp: Any
-    #: kind of the arrays that the caller has and gets: "numpy", "cupy", "torch", …
+    #: kind of the caller's arrays, and so of results: "numpy", "cupy", "torch", …
     caller = "numpy"
 
     def __init__(self, n_threads: int | None = None) -> None:
@@ -71,7 +71,7 @@ class Backend(ABC):
 
     @contextlib.contextmanager
     def on(self) -> Iterator[None]:
-        """Context in which solver code runs: where the arrays live is the current device."""
+        """Context in which solver code runs: the arrays' device is the current one."""
         yield
 
     def with_threads(self, n_threads: int) -> Backend:
@@ -100,26 +100,26 @@ class Backend(ABC):
         """``a`` as a C-contiguous native-endian float32 or float64 array of this backend.
 
         float16 and bfloat16 become float32; integers, booleans and everything else real become
-        float64. The input is never modified, and copied only where it must be. A tensor of
-        torch is detached: no gradient flows through this library.
+        float64. The input is never modified, and copied only if necessary. A torch tensor is
+        detached: no gradient flows through this library.
 
         Parameters
         ----------
         a : array_like
         name : str
-            What error messages call it.
+            Its name in error messages.
         ndim : int or sequence of int, optional
             Allowed numbers of dimensions.
         dtype : dtype, optional
             Convert to this dtype instead of choosing one.
         finite : bool
-            Refuse NaN and infinity.
+            Whether to reject NaN and infinity.
 
         Raises
         ------
         TypeError
-            Sparse, complex, string or object arrays; quantised or nested tensors, and those
-            of the meta device.
+            Sparse, complex, string or object arrays; quantised or nested tensors, and tensors
+            on the meta device.
         ValueError
             Wrong number of dimensions; NaN or infinity.
         """
@@ -130,26 +130,26 @@ class Backend(ABC):
 
     @abstractmethod
     def available_memory(self) -> int:
-        """Bytes that can still be allocated where this backend's arrays live."""
+        """Bytes that can still be allocated on this backend's device."""
 
     def rates(self, dtype: DTypeLike) -> dict[str, float] | None:
-        """Seconds per unit of work, for plan; None: they are to be measured with the verbs."""
+        """Seconds per unit of work, for plan; None: plan measures them with the verbs."""
         return None
 
     def transfer_seconds(self, nbytes: float) -> float:
-        """Time to move bytes from the host to where the arrays live, or back."""
+        """Time to move bytes from the host to the arrays' device, or back."""
         return 0.0
 
-    def free_memory(self) -> None:  # noqa: B027 - not every backend keeps something
-        """Give back what is kept for reuse, so that others may have it."""
+    def free_memory(self) -> None:  # noqa: B027 - not every backend caches memory
+        """Release memory that is cached for reuse, so that others can use it."""
 
     def stream(
         self, blocks: Iterable[tuple[Array | None, ...]]
     ) -> Iterator[tuple[Array | None, ...]]:
         """Native arrays of each tuple of NumPy arrays in turn; None stays None.
 
-        A device gets the next block while it computes with the one before: results must not keep
-        a block, and what comes from it is to be used before the one after the next is asked for.
+        A device receives the next block while it computes with the previous one. Results must
+        not hold on to a block, and must be used before the block after the next is requested.
         """
         for arrays in blocks:
             yield tuple(None if a is None else self.xp.asarray(a) for a in arrays)
@@ -165,13 +165,13 @@ class Backend(ABC):
         Z : (m, d) of the same dtype, or None for K(X, X): exactly symmetric, with the
             kernel's exact diagonal.
         kernel : Kernel
-            One with a ``pair`` quantity.
+            A kernel with a ``pair`` quantity.
         out : (n, m) C-contiguous, optional
         """
 
     @abstractmethod
     def gram_matmul(self, X: Array, Z: Array, W: Array, kernel: Kernel, out: Array = None) -> Array:
-        """K(X, Z) @ W, shape (n, p), in row blocks: K is never formed.
+        """K(X, Z) @ W, shape (n, p), in row blocks, without forming K.
 
         Parameters
         ----------
@@ -182,7 +182,7 @@ class Backend(ABC):
         """
 
     def _matmul_out(self, X: Array, Z: Array, W: Array, out: Array) -> Array:
-        """Where K(X, Z) @ W goes; the arguments are checked."""
+        """The array that receives K(X, Z) @ W; the arguments are checked."""
         shape, m = (X.shape[0], W.shape[1]), (X if Z is None else Z).shape[0]
         if W.shape[0] != m:
             raise ValueError(f"W has {W.shape[0]} rows but K has {m} columns; they must agree")
@@ -196,39 +196,39 @@ class Backend(ABC):
             )
         return out
 
-    # ------------------------------------------------ K(X, X) kept for products
+    # --------------------------------------- packed storage of K(X, X), for products
     def half_bytes(self, n: int, dtype: DTypeLike) -> int:
-        """Bytes that :meth:`half_gram` and :meth:`half_of` keep for order n.
+        """Bytes that :meth:`half_gram` and :meth:`half_of` store for order n.
 
-        Filling takes besides what :meth:`gram` needs beyond ``out``; a product some copies of its
-        result.
+        Filling also needs the memory that :meth:`gram` needs beyond ``out``; a product needs some
+        copies of its result.
         """
         return n * n * np.dtype(dtype).itemsize
 
     @abstractmethod
     def half_gram(self, X: Array, kernel: Kernel, dtype: DTypeLike | None = None) -> Half:
-        """K(X, X) kept in memory for :meth:`half_matmul`, half of it where that is enough.
+        """K(X, X) stored for :meth:`half_matmul`, in packed symmetric storage if possible.
 
         Parameters
         ----------
         X : (n, d)
         kernel : Kernel
-            One with a ``pair`` quantity; for others there is :meth:`half_of`.
+            A kernel with a ``pair`` quantity; for others use :meth:`half_of`.
         dtype : float32 or float64, optional
-            Precision of what is kept, at most that of X, which is the default. The
+            Precision of the stored entries, at most that of X, which is the default. The
             entries are computed in the dtype of X.
         """
 
     @abstractmethod
     def half_of(self, K: Array, dtype: DTypeLike | None = None) -> Half:
-        """The same from a symmetric matrix K (n, n), of which the upper triangle is read.
+        """The same from a symmetric matrix K (n, n); only its upper triangle is read.
 
         K may be freed afterwards.
         """
 
     @abstractmethod
     def half_matmul(self, half: Half, V: Array, out: Array = None) -> Array:
-        """K @ V in double, whatever the precision of K.
+        """K @ V in double, for any precision of K.
 
         Parameters
         ----------
@@ -247,7 +247,7 @@ class Backend(ABC):
         Parameters
         ----------
         basis : iterable of (c, n) float64, C-contiguous
-            Rows that are nearly orthonormal: later ones may see what earlier ones have left.
+            Nearly orthonormal rows: later ones may be applied to the result of earlier ones.
         W : (p, n) float64, C-contiguous
 
         Returns
@@ -275,18 +275,18 @@ class Backend(ABC):
 
     @staticmethod
     def _half_dtype(a: Array, dtype: DTypeLike | None) -> np.dtype:
-        kept = np.dtype(a.dtype if dtype is None else dtype)
-        if kept not in (np.float32, np.float64) or kept.itemsize > a.dtype.itemsize:
+        stored = np.dtype(a.dtype if dtype is None else dtype)
+        if stored not in (np.float32, np.float64) or stored.itemsize > a.dtype.itemsize:
             allowed = "float32" if a.dtype.itemsize == 4 else "float32 or float64"
-            raise TypeError(f"half of K from {a.dtype} can be kept in {allowed}, not in {kept}")
-        return kept
+            raise TypeError(f"K from {a.dtype} can be stored in {allowed}, not in {stored}")
+        return stored
 
     def _half_out(self, half: Half, V: Array, out: Array) -> Array:
-        """Where the product goes; the arguments are checked."""
+        """The array that receives the product; the arguments are checked."""
         if V.ndim != 2 or V.shape[0] != half.n:
             raise ValueError(f"V must have shape ({half.n}, p), got {V.shape}")
         if V.dtype != np.float64:
-            raise TypeError(f"V must be float64, whatever the precision of K; got {V.dtype}")
+            raise TypeError(f"V must be float64, for any precision of K; got {V.dtype}")
         if out is None:
             return self.xp.empty(V.shape, dtype=np.float64)
         if out.shape != V.shape or out.dtype != np.float64:
@@ -298,7 +298,7 @@ class Backend(ABC):
     def gram_sweep(
         self, X: Array, Z: Array, kernels: Sequence[Kernel], out: Array = None
     ) -> Iterator[Array]:
-        """K(X, Z) of each kernel in turn, all written into the one buffer ``out``."""
+        """K(X, Z) of each kernel in turn, each written to the same buffer ``out``."""
         for kernel in kernels:
             out = self.gram(X, Z, kernel, out=out)
             yield out
@@ -312,7 +312,7 @@ class Backend(ABC):
     def eigh(self, K: Array) -> tuple[Array, Array]:
         """Eigenvalues (n,), ascending, and eigenvectors (n, n) of symmetric K.
 
-        K may be destroyed.
+        K may be overwritten.
         """
 
     @abstractmethod
@@ -321,7 +321,7 @@ class Backend(ABC):
 
     @abstractmethod
     def cholesky(self, K: Array) -> Array:
-        """Lower factor L of symmetric positive definite K = L Lᵀ; K may be destroyed."""
+        """Lower factor L of symmetric positive definite K = L Lᵀ; K may be overwritten."""
 
     @abstractmethod
     def cholesky_solve(self, L: Array, B: Array) -> Array:
@@ -329,7 +329,7 @@ class Backend(ABC):
 
     @abstractmethod
     def cholesky_inverse(self, L: Array) -> Array:
-        """(L Lᵀ)⁻¹ in full for L from :meth:`cholesky`, which may be destroyed."""
+        """(L Lᵀ)⁻¹ in full for L from :meth:`cholesky`, which may be overwritten."""
 
     @abstractmethod
     def inner_product(self, P: Array) -> Array:
@@ -337,13 +337,13 @@ class Backend(ABC):
 
     @abstractmethod
     def triangular_solve(self, R: Array, B: Array, *, lower: bool) -> Array:
-        """R⁻¹ B for triangular R, which is lower or upper."""
+        """R⁻¹ B for lower or upper triangular R."""
 
     @abstractmethod
     def svd(self, A: Array) -> tuple[Array, Array, Array]:
         """Thin singular value decomposition A = V diag(s) G: V (n, r), s (r,), G (r, m).
 
-        A (n, m) may be destroyed; r = min(n, m).
+        A (n, m) may be overwritten; r = min(n, m).
         """
 
     @abstractmethod
@@ -354,7 +354,7 @@ class Backend(ABC):
     def tridiagonalise(self, K: Array) -> tuple[Array, Array, Array]:
         """Diagonal (n,) and off-diagonal (n − 1,) of T, and a handle of Q, with K = Q T Qᵀ.
 
-        K is symmetric and may be destroyed.
+        K is symmetric and may be overwritten.
         """
 
     @abstractmethod
@@ -367,7 +367,7 @@ class Backend(ABC):
     ) -> tuple[Array, Array]:
         """(T + λ)⁻¹ A^(τ−1) t for τ = 1..n_steps, (n_steps, n, p), and A^n_steps t, (n, p).
 
-        Computed in double, in the dtype of ``t``. NaN where T + λ is not positive definite.
+        Computed in double, returned in the dtype of ``t``. NaN if T + λ is not positive definite.
 
         Parameters
         ----------
@@ -379,7 +379,7 @@ class Backend(ABC):
 
     @abstractmethod
     def squares_matmul(self, V: Array, F: Array) -> Array:
-        """(V∘V) @ F in row blocks: V∘V is never a second n² array. V (n, k), F (k, q)."""
+        """(V∘V) @ F in row blocks, without a second n² array for V∘V. V (n, k), F (k, q)."""
 
     # --------------------------------------------------------------- filters
     @abstractmethod

@@ -1,15 +1,15 @@
-"""Cholesky factorisation, inverse and PᵀP by blocks: no large matrix reaches BLAS's ``syrk``.
+"""Cholesky factorisation, inverse and PᵀP by blocks, so that BLAS's ``syrk`` sees no large matrix.
 
 The threaded ``syrk`` of OpenBLAS writes past its buffer for large orders and kills the process:
-each thread packs its share of the columns, up to n/√threads, at a depth Q, into 32 MiB whatever n
-is. With two threads in float64 that holds up to n = 15,400 with the kernels for AVX-512
-(Q = 384) and to 23,100 with those for AVX2 (Q = 256). LAPACK's ``potrf``, ``lauum`` and ``potri``
-call it, and NumPy does for ``P @ P.T``. GEMM, ``trsm``, ``trmm`` and ``trtri`` are free of it, and
-diagonal blocks are small.
+each thread packs its share of the columns, up to n/√threads, at a depth Q, into a buffer of 32 MiB
+that does not grow with n. With two threads in float64 it suffices up to n = 15,400 with the
+kernels for AVX-512 (Q = 384) and up to 23,100 with those for AVX2 (Q = 256). LAPACK's ``potrf``,
+``lauum`` and ``potri`` call ``syrk``, and NumPy does for ``P @ P.T``. GEMM, ``trsm``, ``trmm`` and
+``trtri`` do not have this fault, and diagonal blocks are small.
 
 All calls go to one library, the one behind SciPy, through SciPy's public table of BLAS and LAPACK
-functions (``scipy.linalg.cython_blas``): these take parts of a matrix where they lie, and no
-second pool of BLAS threads spins beside the first. Ctrl-C is answered between blocks.
+functions (``scipy.linalg.cython_blas``). These work on parts of a matrix in place, and no second
+pool of BLAS threads competes with the first. Ctrl-C takes effect between blocks.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SYRK_ROWS = 4096
 
 
 class _Part:
-    """A part of a matrix in BLAS's order: the address of its first entry, a column's step."""
+    """A part of a matrix in BLAS's order: address of its first entry, and leading dimension."""
 
     def __init__(self, address: int, step: int) -> None:
         self.address, self.step = address, step
 
 
 class _Matrix:
-    """A C-ordered square matrix as BLAS sees it: its transpose, in Fortran's order."""
+    """A C-ordered square matrix as BLAS sees it: its transpose, in Fortran order."""
 
     def __init__(self, A: np.ndarray) -> None:
         if A.dtype not in (np.float32, np.float64) or not A.dtype.isnative:
@@ -47,7 +47,7 @@ class _Matrix:
         self.A, self.n = A, A.shape[0]
 
     def at(self, row: int, column: int) -> _Part:
-        """What begins at (row, column) of the transpose."""
+        """The part that begins at (row, column) of the transpose."""
         return _Part(self.A.ctypes.data + (column * self.n + row) * self.A.itemsize, self.n)
 
     def routines(self, *names: str) -> list[Callable[..., int]]:
@@ -58,7 +58,7 @@ class _Matrix:
 def cholesky(K: np.ndarray) -> np.ndarray:
     """Lower factor of a symmetric positive definite K = L Lᵀ, in its buffer.
 
-    With U = Lᵀ, rows ``block`` of U come from those above them:
+    With U = Lᵀ, rows ``block`` of U follow from those above them:
     U_bb = chol(K_bb − U_ab ᵀU_ab) and U_bc = U_bb⁻ᵀ (K_bc − U_abᵀ U_ac).
 
     Parameters
@@ -94,8 +94,8 @@ def cholesky(K: np.ndarray) -> np.ndarray:
 def cholesky_inverse(L: np.ndarray) -> np.ndarray:
     """(L Lᵀ)⁻¹ in full from the lower factor, in its buffer.
 
-    With U = Lᵀ and W = U⁻¹, columns ``block`` of W come from those left of them,
-    W_ab = −W_aa U_ab U_bb⁻¹, and those of M = WWᵀ from W and what is right of them,
+    With U = Lᵀ and W = U⁻¹, columns ``block`` of W follow from those to their left,
+    W_ab = −W_aa U_ab U_bb⁻¹, and those of M = WWᵀ from W and the columns to their right,
     M_ab = W_ab W_bbᵀ + W_ac W_bcᵀ.
     """
     M = _Matrix(L)
@@ -152,7 +152,7 @@ _INFO = ("potrf", "lauum", "trtri")
 
 @functools.cache
 def _routine(dtype: str, name: str) -> Callable[..., int]:
-    """A BLAS or LAPACK function of characters, integers, reals and parts; its ``info``, or 0."""
+    """Call a BLAS or LAPACK function with characters, integers, reals and parts; its ``info``."""
     from scipy.linalg import cython_blas, cython_lapack
 
     table = (cython_lapack if name in _INFO else cython_blas).__pyx_capi__

@@ -1,7 +1,7 @@
 """The CPU backend: the C loops of ``_core``, and LAPACK (lapack.py).
 
-:class:`Backend` states what the verbs do. Native arrays are
-NumPy arrays. Results of our own loops have the same bits for any number of threads.
+:class:`Backend` documents the verbs. Native arrays are NumPy arrays. The results of the package's
+own loops are bit-identical for any number of threads.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from selfdistill_fast.kernels import Kernel
 
 __all__ = ["Cpu"]
 
-#: bytes from which ``out`` is written past the caches: what no cache holds anyway
+#: bytes from which ``out`` bypasses the caches, since no cache could hold it
 STREAM_BYTES = 16 << 20
-#: columns of X from which kernels that share a distance read it from memory rather than
-#: compute it again
+#: columns of X from which kernels that share a distance read it from memory instead of
+#: recomputing it
 SHARE_COLUMNS = 64
-#: row and column blocks of ``gram_matmul``: bounds its memory to this many times that of
-#: the result, in double
+#: row and column blocks of ``gram_matmul``; limits its memory to this many times that of the
+#: result, in double
 MATMUL_BLOCKS = 12
-#: bytes of a basis that a pass of Gram-Schmidt takes at a time
+#: bytes of a basis processed at a time by a pass of Gram-Schmidt
 PROJECTED_BYTES = 16 << 20
 #: targets up to which the symmetry of K(X, X) is used in a product
 MATMUL_MIRRORED = 32
 
 
 def _readable(a: np.ndarray) -> np.ndarray:
-    """``a`` itself where the loops can read it, else a copy."""
+    """``a`` itself if the loops can read it, else a copy."""
     return np.require(a, requirements=["C", "A"])
 
 
@@ -46,8 +46,8 @@ class Cpu(Lapack):
     Parameters
     ----------
     n_threads : int, optional
-        Threads for this library's own loops; None honours OMP_NUM_THREADS, the affinity
-        of the process and its cgroup quota. LAPACK and BLAS have their own setting.
+        Threads for this library's own loops. None: according to OMP_NUM_THREADS, the affinity of
+        the process and its cgroup quota. LAPACK and BLAS have their own setting.
     """
 
     name = "cpu"
@@ -76,7 +76,7 @@ class Cpu(Lapack):
     def gram(self, X: Array, Z: Array, kernel: Kernel, out: Array = None) -> Array:
         """K(X, Z), each tile of K(X, X) computed once; see :meth:`Backend.gram`.
 
-        In float32 the pair quantities are float32: K is good to about 1e-5 of its largest entry.
+        In float32 the pair quantities are float32, and errors are about 1e-5 of K's largest entry.
         """
         shape = (X.shape[0], (X if Z is None else Z).shape[0])
         target = out
@@ -91,11 +91,11 @@ class Cpu(Lapack):
         return out
 
     def gram_matmul(self, X: Array, Z: Array, W: Array, kernel: Kernel, out: Array = None) -> Array:
-        """K(X, Z) @ W with K never formed; see :meth:`Backend.gram_matmul`.
+        """K(X, Z) @ W without forming K; see :meth:`Backend.gram_matmul`.
 
-        Sums are in double across tiles, also in float32, and all of them where W is float64.
-        Besides the rows in packed form it takes up to ``MATMUL_BLOCKS`` times the memory of the
-        result, in double.
+        Sums across tiles are in double, also for float32; all sums are if W is float64. Besides
+        the packed rows it needs up to ``MATMUL_BLOCKS`` times the memory of the result, in
+        double.
         """
         n, p = X.shape[0], W.shape[1]
         m = (X if Z is None else Z).shape[0]
@@ -107,8 +107,8 @@ class Cpu(Lapack):
         job = self._packed(X, Z if Z is not None or mirrored else X, kernel)
         rows, columns = job.tile_grid
 
-        # Blocks of tiles: their number follows from the sizes alone. Each column block has
-        # its own sums, added up in order at the end, whichever thread made them.
+        # Blocks of tiles, whose number depends on the sizes only. Each column block has its own
+        # sums, which are added in order at the end, independent of the thread.
         if mirrored:
             starts = _cut(rows, MATMUL_BLOCKS)
             blocks = [(i, j) for i in range(len(starts) - 1) for j in range(i, len(starts) - 1)]
@@ -142,12 +142,12 @@ class Cpu(Lapack):
         out[...] = sums.sum(axis=0)[:, :n].T
         return out
 
-    # ------------------------------------------------------ half of K, kept
+    # ------------------------------------------------------ packed storage of K
     def half_bytes(self, n: int, dtype: DTypeLike) -> int:
         return math.prod(_core.half_shape(n)) * np.dtype(dtype).itemsize + 64
 
     def half_gram(self, X: Array, kernel: Kernel, dtype: DTypeLike | None = None) -> Half:
-        """Half of K(X, X) in tiles, each contiguous; see :meth:`Backend.half_gram`."""
+        """K(X, X) packed in contiguous tiles; see :meth:`Backend.half_gram`."""
         dtype = self._half_dtype(X, dtype)
         self._check_half_kernel(kernel)
         tiles = _core.empty_aligned(_core.half_shape(X.shape[0]), dtype)
@@ -160,7 +160,7 @@ class Cpu(Lapack):
         return Half(X.shape[0], tiles)
 
     def half_of(self, K: Array, dtype: DTypeLike | None = None) -> Half:
-        """Half of K in tiles; see :meth:`Backend.half_of`."""
+        """K packed in tiles; see :meth:`Backend.half_of`."""
         self._check_square(K)
         n, shape = K.shape[0], _core.half_shape(K.shape[0])
         tiles = _core.empty_aligned(shape, self._half_dtype(K, dtype))
@@ -186,7 +186,7 @@ class Cpu(Lapack):
     def half_matmul(self, half: Half, V: Array, out: Array = None) -> Array:
         """K @ V, every tile read once; see :meth:`Backend.half_matmul`.
 
-        It takes ``MATMUL_BLOCKS`` times the memory of the result.
+        It needs ``MATMUL_BLOCKS`` times the memory of the result.
         """
         out = self._half_out(half, V, out)
         n, p = V.shape
@@ -212,7 +212,7 @@ class Cpu(Lapack):
         """W −= W Qᵀ Q and Q Wᵀ; see :meth:`Backend.project_out`.
 
         Some rows of the basis at a time, which bounds the memory of their sums. BLAS is not
-        asked: its threads would still spin when those of the next product with K begin.
+        used: its threads would still be spinning when those of the next product with K start.
         """
         groups: list[list[Array]] = [[]]
         for Q in basis:
@@ -246,9 +246,9 @@ class Cpu(Lapack):
     ) -> Iterator[Array]:
         """K(X, Z) of each kernel in turn, in ``out``; see :meth:`Backend.gram_sweep`.
 
-        Kernels of one pair quantity share the packed rows; from ``SHARE_COLUMNS`` columns on
-        they share the distances too, which take another n m reals (half of it for K(X, X)).
-        Where these do not fit in memory, they are computed anew for each kernel.
+        Kernels of one pair quantity share the packed rows. From ``SHARE_COLUMNS`` columns on
+        they also share the distances, which take another n m reals (half that for K(X, X)).
+        If these do not fit in memory, they are recomputed for each kernel.
         """
         kernels = list(kernels)
         shared = len(kernels) > 1 and len({kernel.pair for kernel in kernels}) == 1

@@ -1,9 +1,9 @@
-"""Linear algebra on a CUDA device: cuBLAS, cuSOLVER, and what of it the kernels do.
+"""Linear algebra on a CUDA device, by cuBLAS, cuSOLVER and kernels.cu.
 
-What has 64 bits and what has not: cuSOLVER's eigendecomposition, through its 64-bit interface
-(the workspace of the older one overflows its 32-bit integer beyond n = 32,000). cuBLAS and
-``potrf`` take 32-bit *dimensions*, which 2³¹ rows would exceed, but address with 64 bits; the
-workspace of ``potrf`` is of order n.
+Integer sizes: cuSOLVER's eigendecomposition uses its 64-bit interface (the workspace of the older
+one overflows its 32-bit integer beyond n = 32,000). cuBLAS and ``potrf`` take 32-bit *dimensions*,
+which only 2³¹ rows would exceed, but use 64-bit addresses; the workspace of ``potrf`` is of
+order n.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = ["CudaAlgebra", "parts_of", "passes", "total"]
 
 #: column ranges of a product with K, each with its own sums, so that few rows keep the device busy
 MAX_PARTS = 16
-#: blocks that are enough to keep every device busy
+#: number of blocks that keeps any device busy
 ENOUGH_BLOCKS = 1024
-#: columns of the inverse that are solved for at a time
+#: columns of the inverse computed at a time
 INVERSE_COLUMNS = 1024
-#: what CUDA allows in a grid
+#: CUDA's limit for a grid dimension
 MAX_GRID = 2**31 - 1
 
 
@@ -35,11 +35,11 @@ class CudaAlgebra(CudaDevice):
     """The verbs of :class:`Backend` for linear algebra on a CUDA device."""
 
     def eigh_bytes(self, n: int, dtype: DTypeLike) -> int:
-        """K, in whose place V comes, and cuSOLVER's workspace, which it is asked for."""
+        """K, which V overwrites, and the workspace size that cuSOLVER reports."""
         itemsize = np.dtype(dtype).itemsize
         try:
             workspace = self._eigh_workspace(n, np.dtype(dtype))[0]
-        except Exception:  # a size that cuSOLVER refuses, or a library that cannot be asked
+        except Exception:  # a size that cuSOLVER rejects, or a library that fails
             workspace = (2 * n * n + 64 * n) * itemsize
         return n * n * itemsize + workspace
 
@@ -65,7 +65,7 @@ class CudaAlgebra(CudaDevice):
 
     @guarded
     def eigh(self, K: Array) -> tuple[Array, Array]:
-        """As the reference; V is Fortran-ordered and takes the place of K."""
+        """As the reference; V is Fortran-ordered and overwrites K."""
         xp, n = self.xp, K.shape[0]
         if n == 0:
             return xp.empty(0, K.dtype), xp.empty((0, 0), K.dtype)
@@ -91,7 +91,7 @@ class CudaAlgebra(CudaDevice):
         return d, K.T
 
     def cholesky_bytes(self, n: int, dtype: DTypeLike) -> int:
-        """K, whose place L takes, M beside it, and a workspace of columns."""
+        """K, which L overwrites, M in addition, and a workspace of columns."""
         return (2 * n + 1024) * n * np.dtype(dtype).itemsize
 
     @guarded
@@ -132,9 +132,9 @@ class CudaAlgebra(CudaDevice):
 
     @guarded
     def cholesky_inverse(self, L: Array) -> Array:
-        """As the reference; 2n³/3 flops: a column of the inverse is solved for below its diagonal.
+        """As the reference; 2n³/3 flops: solves for each column of the inverse below its diagonal.
 
-        What is above is the image of what is below.
+        The part above the diagonal is its mirror image.
         """
         xp, n = self.xp, L.shape[0]
         M = xp.zeros((n, n), L.dtype)
@@ -162,7 +162,7 @@ class CudaAlgebra(CudaDevice):
 
     @guarded
     def svd(self, A: Array) -> tuple[Array, Array, Array]:
-        """As the reference, of the triangular factor where A is tall."""
+        """As the reference; for a tall A, from its triangular factor."""
         linalg = self.xp.linalg
         if A.shape[0] > A.shape[1] > 0:
             Q, R = linalg.qr(A)
@@ -170,12 +170,12 @@ class CudaAlgebra(CudaDevice):
             V = Q @ U
         else:
             V, s, G = linalg.svd(A, full_matrices=False)
-        if not bool(self.xp.isfinite(s).all()):  # CuPy does not look at cuSOLVER's verdict
+        if not bool(self.xp.isfinite(s).all()):  # CuPy ignores cuSOLVER's status
             raise LinAlgError("the singular value decomposition did not converge")
         return V, s, G
 
-    # cuSOLVER's reduction to tridiagonal form is not in CuPy's interface, and the second half of an
-    # eigendecomposition is the cheaper one here: T is diagonal, Q holds eigenvectors.
+    # CuPy does not expose cuSOLVER's reduction to tridiagonal form. The second half of an
+    # eigendecomposition is cheap here, so T is diagonal and Q holds eigenvectors.
     def tridiagonal_bytes(self, n: int, dtype: DTypeLike) -> int:
         """As :meth:`eigh_bytes`."""
         return self.eigh_bytes(n, dtype)
@@ -223,7 +223,7 @@ class CudaAlgebra(CudaDevice):
 
     @guarded
     def squares_matmul(self, V: Array, F: Array) -> Array:
-        """(V∘V) @ F in one pass over V, whose squares live in shared memory only."""
+        """(V∘V) @ F in one pass over V; the squares exist only in shared memory."""
         xp, (n, m), p = self.xp, V.shape, F.shape[1]
         if 0 in (n, m, p):
             return xp.zeros((n, p), F.dtype)
@@ -238,13 +238,13 @@ class CudaAlgebra(CudaDevice):
 
 
 def parts_of(n: int, m: int) -> tuple[int, int]:
-    """Rows of tiles, and into how many ranges the columns are cut: by the sizes alone."""
+    """Number of tile rows, and of column ranges; depends on the sizes only."""
     rows = -(-n // SIDE)
     return rows, max(1, min(MAX_PARTS, ENOUGH_BLOCKS // rows, -(-m // SIDE)))
 
 
 def passes(p: int) -> Iterator[tuple[int, int]]:
-    """First target and width of each pass over K."""
+    """First target and number of targets of each pass over K."""
     q = 0
     while q < p:
         width = TARGETS if p - q <= TARGETS else 4 * TARGETS

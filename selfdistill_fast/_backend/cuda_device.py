@@ -25,8 +25,8 @@ from selfdistill_fast._validation import plain
 
 __all__ = ["CudaDevice", "guarded"]
 
-#: bytes per second between the host's pageable memory and a device, and seconds until a device
-#: that has not been used answers
+#: bytes per second between the host's pageable memory and a device, and start-up seconds of an
+#: unused device
 TRANSFER, WAKE_UP = 8e9, 0.3
 _Verb = TypeVar("_Verb", bound=Callable[..., Any])
 
@@ -43,7 +43,7 @@ def guarded(verb: _Verb) -> _Verb:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether a library on the device has run out of memory; our own budgets are not meant."""
+    """Whether a library on the device ran out of memory (as opposed to a memory budget)."""
     if type(error).__name__ == "OutOfMemoryError":
         return True
     return any(
@@ -63,7 +63,7 @@ class CudaDevice(Backend):
     Parameters
     ----------
     n_threads : int, optional
-        Not used: the device has its own. For symmetry with the other backends.
+        Ignored, since the device has its own threads; for symmetry with the other backends.
     device : int, optional
         Number of the device; None: CuPy's current one.
 
@@ -108,7 +108,7 @@ class CudaDevice(Backend):
                     self.free_memory()
                     left = f"; {self.available_memory():,} bytes are left"
                 raise MemoryError(
-                    f"GPU {self.device} ran out of memory ({error}{left}). Ways out: float32 "
+                    f"GPU {self.device} ran out of memory ({error}{left}). Remedies: float32 "
                     "input, solver='krylov' or 'nystrom', which need not store K, gram_matmul, "
                     "fewer rows, or backend='cpu'"
                 ) from error
@@ -127,7 +127,7 @@ class CudaDevice(Backend):
         dtype: DTypeLike | None = None,
         finite: bool = True,
     ) -> Array:
-        """As the reference. CuPy, and through DLPack others on this device, are not copied."""
+        """As the reference. CuPy arrays, and by DLPack others on this device, are not copied."""
         xp = self.xp
         with self.on():
             if isinstance(a, xp.ndarray):
@@ -155,7 +155,7 @@ class CudaDevice(Backend):
         return self.xp.asnumpy(a) if isinstance(a, self.xp.ndarray) else np.asarray(a)
 
     def available_memory(self) -> int:
-        """Free memory of the device, what CuPy's pool holds free included."""
+        """Free memory of the device, including free blocks of CuPy's pool."""
         with self.xp.cuda.Device(self.device):
             free, _ = self.xp.cuda.runtime.memGetInfo()
             pool = self.xp.get_default_memory_pool()
@@ -164,10 +164,11 @@ class CudaDevice(Backend):
             return left if limit == 0 else max(0, min(left, limit - int(pool.used_bytes())))
 
     def rates(self, dtype: DTypeLike) -> dict[str, float] | None:
-        """As the reference: measured are a matrix product and a copy, the rest follows.
+        """As the reference: measures a matrix product and a copy, and derives the rest.
 
-        Ratios to the rate of a matrix product are those of cuSOLVER at n of 10,000 and more on
-        devices of compute capability 8 and 9, roughly; small orders would say less about large.
+        The ratios to the rate of a matrix product are approximately those of cuSOLVER at
+        n >= 10,000 on devices of compute capability 8 and 9; measurements at small orders would
+        say little about large ones.
         """
         gemm, byte = measured(self, np.dtype(dtype).name)
         return {
@@ -181,22 +182,22 @@ class CudaDevice(Backend):
         }
 
     def transfer_seconds(self, nbytes: float) -> float:
-        """As the reference: pageable memory over PCI Express, and launching the first kernels."""
+        """As the reference: pageable memory over PCI Express, plus the first kernel launches."""
         return WAKE_UP + nbytes / TRANSFER
 
     def free_memory(self) -> None:
-        """Give what CuPy's pool holds free back to the device."""
+        """Return free blocks of CuPy's pool to the device."""
         with self.xp.cuda.Device(self.device):
             self.xp.get_default_memory_pool().free_all_blocks()
 
     def stream(
         self, blocks: Iterable[tuple[Array | None, ...]]
     ) -> Iterator[tuple[Array | None, ...]]:
-        """As the reference: blocks go through two pinned buffers and a stream of their own.
+        """As the reference: blocks go through two pinned buffers and a separate stream.
 
-        Device memory of a block belongs to the computing stream, on which it is freed: the copy
-        waits for what that stream had to do when the memory was taken, which is the block before
-        the present one, and so runs beside the present one.
+        The device memory of a block belongs to the computing stream, on which it is freed. The
+        copy waits for the work queued on that stream at the time of allocation, that is, for the
+        previous block, and therefore overlaps with the current one.
         """
         xp = self.xp
         with self.xp.cuda.Device(self.device):
@@ -259,7 +260,7 @@ def measured(be: CudaDevice, dtype: str) -> tuple[float, float]:
 
         def best(function: Callable[[], Any]) -> float:
             times = []
-            for _ in range(4):  # the first wakes the library up
+            for _ in range(4):  # the first call initialises the library
                 start = time.perf_counter()
                 float(function().ravel()[0])  # waits
                 times.append(time.perf_counter() - start)

@@ -1,6 +1,6 @@
-"""The CUDA kernels of kernels.cu: their source, compiled by NVRTC at first use.
+"""The CUDA kernels of kernels.cu, compiled by NVRTC at first use.
 
-They are compiled once per precision and part, and kept in CuPy's kernel cache
+They are compiled once per precision and part, and stored in CuPy's kernel cache
 (``~/.cupy/kernel_cache``).
 """
 
@@ -21,7 +21,8 @@ BLOCK, SIDE, TARGETS = 256, 64, 16
 def cuda_source() -> str:
     """kernels.cu with the formulas that it shares with the C loops.
 
-    One text, not an include path: CuPy's cache knows a kernel by its text and options.
+    A single text, not an include path, because CuPy's cache identifies a kernel by its text and
+    options.
     """
     package = resources.files("selfdistill_fast")
     kernels = (package / "_backend" / "kernels.cu").read_text(encoding="utf-8")
@@ -43,12 +44,12 @@ _kernels_lock = threading.Lock()
 
 
 def kernel(xp: Any, name: str, itemsize: int) -> Any:
-    """A compiled kernel; CuPy loads it into each device that asks."""
+    """A compiled kernel; CuPy loads it on each device that uses it."""
     key = (id(xp), itemsize, name)
     with _kernels_lock:
         if key not in _kernels:
             part = name.rpartition("_")[2]
             options = compile_options(itemsize, part if part in PARTS else "other")
-            module = xp.RawModule(code=cuda_source(), options=options)  # CuPy knows it again
+            module = xp.RawModule(code=cuda_source(), options=options)  # cached by CuPy
             _kernels[key] = module.get_function(name)
         return _kernels[key]

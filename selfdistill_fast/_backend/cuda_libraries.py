@@ -1,7 +1,7 @@
-"""Which CUDA this machine has: what the driver supports, which NVRTC is installed and where.
+"""The CUDA of this machine: what the driver supports, which NVRTC is installed and where.
 
-CUDA's libraries of two major versions may lie side by side: torch brings those it was built for,
-CuPy those of its own package. Asking creates no CUDA context and imports neither.
+CUDA libraries of two major versions may be installed side by side: torch brings those it was built
+for, CuPy those of its own package. These queries create no CUDA context and import neither.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def driver_version() -> tuple[int, int] | None:
 
 
 def fitting_extra(driver: tuple[int, int] | None) -> str:
-    """The extra of this package for a driver: cuda12 where it is too old for CUDA 13."""
+    """The extra of this package for a driver: cuda12 if it is too old for CUDA 13."""
     return "cuda12" if driver is not None and driver[0] < 13 else "cuda"
 
 
@@ -54,26 +54,26 @@ def install_hint() -> str:
 
 
 def cupy_packages() -> dict[str, int | None]:
-    """Installed distributions of CuPy and the major CUDA of each, None where that is not known."""
+    """Installed distributions of CuPy and the CUDA major version of each (None: unknown)."""
     majors = {"cupy": None, "cupy-cuda11x": 11, "cupy-cuda12x": 12, "cupy-cuda13x": 13}
     return {name: major for name, major in majors.items() if _distribution(name)}
 
 
 def torch_major() -> int | None:
-    """The major CUDA of the installed torch; None without torch, or for one without CUDA."""
+    """The CUDA major version of the installed torch; None without torch or without CUDA."""
     torch = _distribution("torch")
     if torch is None:
         return None
     local = re.search(r"\+(?:cu(\d\d))?", torch.version or "")  # such as 2.14.1+cu130 or +cpu
     if local:
         return int(local[1]) if local[1] else None
-    # on the package index a version has no such part: what it requires and has tells
+    # versions on the package index have no such part: look at the installed requirements
     required = re.finditer(r"(nvidia-[a-z-]+-cu(\d\d))\b", " ".join(torch.requires or ()))
     return next((int(found[2]) for found in required if _distribution(found[1])), None)
 
 
 def importable(name: str) -> bool:
-    """Whether a module can be found; no error where something else has taken its name."""
+    """Whether a module can be found; no error if another module has its name."""
     try:
         return importlib.util.find_spec(name) is not None
     except ValueError:  # a module without a specification
@@ -88,7 +88,7 @@ def _distribution(name: str) -> importlib.metadata.Distribution | None:
 
 
 def nvrtc_files() -> list[Path]:
-    """NVRTC libraries of pip's packages, then of CUDA toolkits, conda and Debian; newest first.
+    """NVRTC libraries from pip packages, then from CUDA toolkits, conda and Debian; newest first.
 
     NVRTC opens its ``libnvrtc-builtins`` by name alone: load that from the same folder first.
     """
@@ -114,5 +114,5 @@ def library_version(library: Path) -> str:
 
 
 def _version(library: Path) -> tuple[tuple[int, ...], str]:
-    """The numbers of its version, and the path for the order of equals."""
+    """The numbers of its version, then its path, as a sort key."""
     return tuple(map(int, re.findall(r"\d+", library_version(library)))), str(library)

@@ -1,4 +1,4 @@
-"""CuPy and the devices that it can use, or what to do where there are none.
+"""CuPy and its usable devices, or what to do if there are none.
 
 Importing this module imports neither CuPy nor CUDA.
 """
@@ -14,11 +14,11 @@ __all__ = ["GpuUnavailable", "devices", "load"]
 
 
 class GpuUnavailable(RuntimeError):
-    """No GPU can be used here; the message says why, and what to do."""
+    """No GPU is usable here; the message says why, and what to do."""
 
 
 def load() -> Any:
-    """CuPy, with a device that it can use.
+    """CuPy, with a usable device.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def _dotted(version: int) -> str:
 
 
 def devices() -> list[int]:
-    """Numbers of the devices that can be used; none where there is no CuPy or driver."""
+    """Numbers of the usable devices; none without CuPy or a driver."""
     try:
         return list(range(load().cuda.runtime.getDeviceCount()))
     except GpuUnavailable:

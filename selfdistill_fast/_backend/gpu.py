@@ -8,8 +8,8 @@
     gpu.py            Gpu           Gram matrices, products with them, filters
     cuda_kernels.py   kernels.cu, compiled
 
-:class:`Backend` states what the verbs do. Native arrays are CuPy arrays on one device. Every
-index of our kernels has 64 bits. Importing this module imports neither CuPy nor CUDA.
+:class:`Backend` documents the verbs. Native arrays are CuPy arrays on one device. The kernels use
+64-bit indices. Importing this module imports neither CuPy nor CUDA.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from selfdistill_fast.kernels import Kernel
 
 __all__ = ["Gpu"]
 
-#: columns of X up to which K is made in one pass by differences; beyond, cuBLAS makes the inner
-#: products, since its tensor cores outrun what the second pass over K costs
+#: columns of X up to which K is computed in one pass by differences; beyond, cuBLAS computes the
+#: inner products, because the speed of its tensor cores outweighs a second pass over K
 FUSED_COLUMNS = 64
-#: rows of K that one matrix product makes: the part above the diagonal that K(X, X) does not
-#: need is then small, and the product large enough for the full rate
+#: rows of K per matrix product: few enough that the superfluous part of K(X, X) above the diagonal
+#: is small, and enough for the full rate of the product
 PANEL_ROWS = 8192
-#: bytes of the part of K that a product with many columns of X forms at a time
+#: bytes of K formed at a time by a product with many columns of X
 SLAB_BYTES = 512 << 20
 _PAIRS = {"sqeuclidean": "squares", "cityblock": "l1", "inner": "inner", "angle": "angle"}
 
@@ -46,10 +46,10 @@ class Gpu(CudaAlgebra):
 
     Notes
     -----
-    float64 agrees with the reference to its rounding. In float32 pair quantities and matrix
-    products are float32 (without TensorFloat-32) and sums over tiles of K are double: K is good to
-    about 1e-5 of its largest entry and a chain of refits to max(1e-5, 100 ε (d_max/λ) Σ|c_k|),
-    relative, with ε = 1.2e-7; numbers below 1e-38 are zero.
+    float64 agrees with the reference to its rounding. In float32, pair quantities and matrix
+    products are float32 (without TensorFloat-32) and sums over tiles of K are double. The relative
+    error of K is about 1e-5 of its largest entry, and that of a chain of refits
+    max(1e-5, 100 ε (d_max/λ) Σ|c_k|) with ε = 1.2e-7; numbers below 1e-38 are zero.
     """
 
     # --------------------------------------------------------------- helpers
@@ -67,7 +67,7 @@ class Gpu(CudaAlgebra):
         return packed, norms
 
     def _operands(self, X: Array, Z: Array, kernel: Kernel) -> tuple[Any, Any, Any, Any]:
-        """Rows of X and Z as the kernels read them, with norms where they need them."""
+        """Rows of X and Z in the kernels' layout, with norms if they are needed."""
         symmetric = Z is None
         if kernel.pair == "angle":
             U, norms_x = self._packed(X, None)
@@ -90,7 +90,7 @@ class Gpu(CudaAlgebra):
     # --------------------------------------------------------------- kernels
     @guarded
     def gram(self, X: Array, Z: Array, kernel: Kernel, out: Array = None) -> Array:
-        """K(X, Z), each tile of K(X, X) made once; see :meth:`Backend.gram`."""
+        """K(X, Z), each tile of K(X, X) computed once; see :meth:`Backend.gram`."""
         xp = self.xp
         shape = (X.shape[0], (X if Z is None else Z).shape[0])
         target = out
@@ -130,22 +130,22 @@ class Gpu(CudaAlgebra):
         self._launch(f"finish_{pair}", X.dtype, grid, args)
 
     def _centre(self, rows: Array) -> Array:
-        """The mean of at most 1024 evenly spaced rows; 0 for what is not finite."""
+        """The mean of at most 1024 evenly spaced rows; 0 where it is not finite."""
         mean = rows[:: max(1, rows.shape[0] // 1024)].astype("float64").mean(0).astype(rows.dtype)
         return self.xp.where(self.xp.isfinite(mean), mean, self.xp.zeros_like(mean))
 
     @guarded
     def gram_matmul(self, X: Array, Z: Array, W: Array, kernel: Kernel, out: Array = None) -> Array:
-        """K(X, Z) @ W, K never formed; see :meth:`Backend.gram_matmul`.
+        """K(X, Z) @ W without forming K; see :meth:`Backend.gram_matmul`.
 
-        Up to ``FUSED_COLUMNS`` columns of X, and for the Laplacian, entries of K live in registers
-        only and sums over tiles are double; 64 columns of W go through one pass. Beyond, K is
+        Up to ``FUSED_COLUMNS`` columns of X, and for the Laplacian, entries of K exist only in
+        registers and sums over tiles are double; one pass handles 64 columns of W. Beyond, K is
         formed in slabs of ``SLAB_BYTES``, whose products are added in double.
         """
         xp, (n, d), p = self.xp, X.shape, W.shape[1]
         m = (X if Z is None else Z).shape[0]
         out = self._matmul_out(X, Z, W, out)
-        if W.dtype != X.dtype:  # sums in double: so is everything else
+        if W.dtype != X.dtype:  # sums in double need everything else in double
             X, Z = X.astype(W.dtype), None if Z is None else Z.astype(W.dtype)
         if 0 in (n, m, p):
             out[...] = 0
@@ -172,7 +172,7 @@ class Gpu(CudaAlgebra):
 
     def _slab_matmul(self, X: Array, Z: Array, W: Array, kernel: Kernel, out: Array) -> None:
         xp, n, m = self.xp, X.shape[0], Z.shape[0]
-        width = min(m, 16384)  # entries of a row of K that are summed in the dtype of X
+        width = min(m, 16384)  # entries of a row of K summed in the dtype of X
         height = max(1, min(n, SLAB_BYTES // (width * X.dtype.itemsize)))
         slab = xp.empty((height, width), X.dtype)
         for start in range(0, n, height):
@@ -185,11 +185,11 @@ class Gpu(CudaAlgebra):
                 total += K @ W[first : first + width]
             out[start : start + height] = total
 
-    # ------------------------------------------------------ all of K, kept
-    # Memory for the other half buys products at the full rate of cuBLAS.
+    # ------------------------------------------------------ storage of K: full
+    # Storing both triangles allows products at the full rate of cuBLAS.
     @guarded
     def half_gram(self, X: Array, kernel: Kernel, dtype: DTypeLike | None = None) -> Half:
-        """K(X, X) in memory, all of it; see :meth:`Backend.half_gram`."""
+        """K(X, X) in full storage; see :meth:`Backend.half_gram`."""
         dtype = self._half_dtype(X, dtype)
         self._check_half_kernel(kernel)
         if dtype == X.dtype:
@@ -203,12 +203,12 @@ class Gpu(CudaAlgebra):
 
     @guarded
     def half_of(self, K: Array, dtype: DTypeLike | None = None) -> Half:
-        """K in memory, all of it; see :meth:`Backend.half_of`."""
+        """K in full storage; see :meth:`Backend.half_of`."""
         self._check_square(K)
-        kept = self.xp.array(K.T, dtype=self._half_dtype(K, dtype), order="C", copy=True)
+        stored = self.xp.array(K.T, dtype=self._half_dtype(K, dtype), order="C", copy=True)
         if K.shape[0]:
-            self._above_diagonal(kept, mirrored=True)  # which is what was above it in K
-        return Half(K.shape[0], kept)
+            self._above_diagonal(stored, mirrored=True)  # from the upper triangle of K
+        return Half(K.shape[0], stored)
 
     @guarded
     def half_matmul(self, half: Half, V: Array, out: Array = None) -> Array:

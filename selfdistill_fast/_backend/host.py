@@ -1,8 +1,8 @@
-"""What this process may use of the host: memory and processors, cgroup limits included.
+"""The memory and processors that this process may use, including cgroup limits.
 
-Containers and batch systems grant less than the machine has; ``os.cpu_count()`` and
-``/proc/meminfo`` alone overlook that. Both cgroup versions are read; where there is
-no cgroup (macOS, Windows) the operating system's own figures are used.
+Containers and batch systems grant less than the machine has, which ``os.cpu_count()`` and
+``/proc/meminfo`` alone overlook. Both cgroup versions are read. Without cgroups (macOS, Windows)
+the operating system's own figures are used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def _number(path: Path) -> float | None:
-    """First number in a cgroup file; None where it is absent or says "max"."""
+    """First number in a cgroup file; None if the file is absent or says "max"."""
     try:
         word = path.read_text().split()[0]
         return None if word == "max" else float(word)
@@ -26,20 +26,20 @@ def _number(path: Path) -> float | None:
 
 
 def _own_cgroups() -> list[Path]:
-    """Directories of the cgroups that this process is in, and of all their parents."""
-    found = [_CGROUP, _CGROUP / "memory", _CGROUP / "cpu"]
+    """Directories of this process's cgroups and of all their parents."""
+    directories = [_CGROUP, _CGROUP / "memory", _CGROUP / "cpu"]
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return found
+        return directories
     for line in lines:
         _, controllers, group = line.split(":", 2)
         for controller in controllers.split(",") or [""]:
             directory = _CGROUP / controller / group.lstrip("/")
             while directory not in (_CGROUP, _CGROUP.parent):
-                found.append(directory)
+                directories.append(directory)
                 directory = directory.parent
-    return found
+    return directories
 
 
 def available_memory() -> int:
@@ -65,7 +65,7 @@ def available_memory() -> int:
             limit = _number(directory / limit_name)
             used = _number(directory / used_name)
             if limit is not None and used is not None:
-                # page cache is counted as used but is given back on demand
+                # the page cache counts as used, but is released on demand
                 cached = 0.0
                 try:
                     for line in (directory / "memory.stat").read_text().splitlines():

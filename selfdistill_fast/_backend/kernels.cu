@@ -1,8 +1,8 @@
 /* kernels.cu: Gram matrices, products with them and spectral filters on a CUDA device.
  *
- * gpu.py compiles this file once per precision (SDF_BITS 64 or 32, as the loops of csrc/) with
- * the text of csrc/formulas.h in the place of its #include: kernel functions and recursions are
- * the C loops' own. X is (n, d), Z is (m, d), rows contiguous; sizes and indices have 64 bits.
+ * gpu.py compiles this file once per precision (SDF_BITS 64 or 32, as for the loops of csrc/),
+ * with the text of csrc/formulas.h in place of its #include, so kernel functions and recursions
+ * are those of the C loops. X is (n, d), Z is (m, d), rows contiguous; sizes, indices: 64 bits.
  *
  * Kernels, in the order of this file; * is the pair quantity: squares, l1, inner or angle.
  *
@@ -12,25 +12,26 @@
  *                    a tile is written from shared memory, so that K is exactly symmetric and
  *                    each entry is written once.
  *   finish_*         the same for many columns, in place, where `out` holds the inner
- *                    products that BLAS made of packed rows: |x|^2 + |z|^2 - 2 <x, z>,
- *                    recomputed by differences of the rows as given where that cancels;
+ *                    products that BLAS computed from packed rows: |x|^2 + |z|^2 - 2 <x, z>,
+ *                    recomputed by differences of the original rows where that cancels;
  *                    not for l1
- *   vector_*         K(X, Z) w, K never formed
- *   product16_*      K(X, Z) W for up to 16 columns, K never formed
+ *   vector_*         K(X, Z) w without forming K
+ *   product16_*      K(X, Z) W for up to 16 columns, without forming K
  *   product64_*      the same for up to 64
  *   stored_vector    K w for a K in memory
  *   squared16        (V o V) F for up to 16 columns
  *   squared64        the same for up to 64
  *   pack_rows        packed rows for BLAS, and their norms
- *   upper_triangle   what is above the diagonal <- what is below, or 0
+ *   upper_triangle   the part above the diagonal <- the part below, or 0
  *   shrinkage_path   spectral filters
  *   pure_filters     likewise
  *
  * Sums within a tile are in real, across tiles in double; each block of a grid has its own
  * sums, so that the order of addition is fixed.
  *
- * A block is THREADS x THREADS threads in one dimension; a thread has the PER x PER entries
- * whose row and column are its own plus multiples of THREADS: neighbours write neighbours.
+ * A block has THREADS x THREADS threads in one dimension. A thread owns the PER x PER entries
+ * whose row and column are its own plus multiples of THREADS, so that neighbouring threads
+ * write neighbouring entries.
  */
 #define DEVICE static __device__ __forceinline__ __attribute__((unused))
 #define FORMULA DEVICE
@@ -54,13 +55,13 @@ typedef float real;
 #endif
 typedef long long wide;
 
-/* ------------------------------------- what formulas.h asks for, a vector being one number */
+/* ------------------------------------- definitions for formulas.h; a vector is one number */
 
 typedef real vec;
 typedef bool ivec;
 typedef struct {
   real a, low;   /* the rate is a + low */
-  real furthest; /* distances are cut here, where e^(a t) has long been 0 */
+  real furthest; /* distances are clipped here; e^(a t) is 0 long before */
 } rate;
 
 FORMULA vec splat_(real x) { return x; }
@@ -73,7 +74,7 @@ FORMULA ivec negative_(vec a) { return COPYSIGN((real)1, a) < 0; }
 FORMULA vec sqrt_(vec a) { return SQRT(a); }
 FORMULA vec asin_(vec a) { return ASIN(a); }
 
-/* The rounding of a t is put back: exp of a number of size 700 would lose ten bits by it. */
+/* Compensates the rounding of a t, which would cost exp of a number near 700 ten bits. */
 FORMULA vec decay_(vec t, rate k) {
   t = min_(k.furthest, t);
   const real x = k.a * t, rest = FMA(k.a, t, -x) + k.low * t, e = EXP(x);
@@ -140,7 +141,7 @@ DEVICE real value_of(const kappa &f, real s, real nx, real nz) {
   return 0;
 }
 
-/* Shared memory of a block: 42 KB in double, within the 48 KB that need no permission. */
+/* Shared memory of a block: 42 KB in double, within the 48 KB that need no opt-in. */
 struct memory {
   union {
     struct {
@@ -180,7 +181,7 @@ DEVICE wide tiles_of(wide rows) { return (rows + SIDE - 1) / SIDE; }
 
 /* ---------------------------------------------------------------- pair quantity */
 
-/* s = pair quantities of a tile. Rows beyond the last are zero. All threads must come here;
+/* s = pair quantities of a tile. Rows beyond the last are zero. All threads must take part;
  * shared.in is free afterwards. */
 template <int PAIR>
 DEVICE void pair_tile(memory &shared, const real *x, const real *z, wide n, wide m, wide d,
@@ -316,15 +317,15 @@ DEVICE real squared_gap(const real *x, const real *z, wide d, real sign) {
   return total;
 }
 
-/* Inner product of packed rows -> pair quantity. Packed are x - shift, and unit rows for ANGLE;
- * x and z are the rows as given, and unit rows for ANGLE. */
+/* Inner product of packed rows -> pair quantity. Packed rows are x - shift, or unit rows for
+ * ANGLE; x and z are the original rows, or unit rows for ANGLE. */
 template <int PAIR>
 DEVICE real mended(real inner, const real *x, const real *z, real norm_x, real norm_z, wide d) {
   if (PAIR == INNER) return inner;
   if (PAIR == SQUARES) {
     const real cancelled = (real)SDF_CANCELLED(sizeof(real));
     const real both = norm_z + norm_x, s = both - 2 * inner;
-    return s >= cancelled * both ? s : squared_gap(x, z, d, 1); /* also where s is NaN */
+    return s >= cancelled * both ? s : squared_gap(x, z, d, 1); /* also if s is NaN */
   }
   const real e = 1 - ABS(inner), sign = COPYSIGN((real)1, inner);
   return sign * (e >= (real)SDF_PARALLEL ? e : squared_gap(x, z, d, sign) / 2);
@@ -357,7 +358,8 @@ DEVICE void finish(const real *x, const real *z, const real *norms_x, const real
         t[r][c] = value_of<PAIR>(f, s, nx, nz);
       }
     }
-    if (diagonal) { /* above it, what is below: BLAS need not be symmetric to the last bit */
+    if (diagonal) { /* copied from below: the result of BLAS need not be symmetric to the last
+                       bit */
 #pragma unroll
       for (int r = 0; r < PER; r++) {
 #pragma unroll
@@ -421,7 +423,7 @@ DEVICE void vector(const real *x, const real *z, const real *norms_x, const real
   }
 }
 
-/* The same for entries that are stored, K (n, m) with rows of ld, and w in double. */
+/* The same for stored entries, K (n, m) with leading dimension ld, and w in double. */
 DEVICE void stored(const real *k, wide ld, const double *w, double *sums, wide n, wide m) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;
@@ -545,7 +547,7 @@ DEVICE void squared(const real *v, wide row_stride, wide column_stride, const re
   __shared__ memory shared;
   const wide tiles_z = tiles_of(m), part = blockIdx.y, parts = gridDim.y;
   const wide i0 = (wide)blockIdx.x * SIDE;
-  const bool by_rows = column_stride <= row_stride; /* neighbours read neighbours */
+  const bool by_rows = column_stride <= row_stride; /* coalesced reads */
   double total[PER][GROUPS];
 #pragma unroll
   for (int r = 0; r < PER; r++) {
@@ -566,8 +568,8 @@ DEVICE void squared(const real *v, wide row_stride, wide column_stride, const re
 
 /* ------------------------------------------------------------------- entry points */
 
-/* blocks on a multiprocessor at a time, which bounds the registers of a thread: what waits for
- * memory wants more of them, angles and products need the registers */
+/* blocks per multiprocessor at a time, which limits the registers of a thread: memory-bound
+ * kernels benefit from more blocks, angles and products need the registers */
 #define ENTRY(blocks) extern "C" __global__ void __launch_bounds__(BLOCK, blocks)
 #define TILES ENTRY(2)
 #define ROWS const real *x, const real *z, const real *norms_x, const real *norms_z
@@ -631,7 +633,7 @@ TILES squared64(const real *v, wide row_stride, wide column_stride, const real *
 }
 
 /* Packed rows for BLAS and their norms: x - shift and its squared norm, or with `angle`
- * x / |x| (0 for 0) and |x|. A block does a row at a time. */
+ * x / |x| (0 for 0) and |x|. A block processes one row at a time. */
 TILES pack_rows(const real *x, const real *shift, wide n, wide d, wide angle, real *packed,
                 real *norms) {
   __shared__ double part[BLOCK];
@@ -677,7 +679,7 @@ TILES pack_rows(const real *x, const real *shift, wide n, wide d, wide angle, re
   }
 }
 
-/* out (n, n): what is above the diagonal <- what is below (`mirrored`), or 0. */
+/* out (n, n): the part above the diagonal <- the part below (`mirrored`), or 0. */
 TILES upper_triangle(real *out, wide n, wide ld, wide mirrored) {
   __shared__ memory shared;
   const int tx = threadIdx.x % THREADS, ty = threadIdx.x / THREADS;

@@ -33,7 +33,7 @@ class Lapack(Reference):
         return blocked.cholesky(np.require(K, requirements=["C", "A", "W"]))
 
     def cholesky_solve(self, L: Array, B: Array) -> Array:
-        if L.shape[0] == 0:  # LAPACK's wrapper takes no empty array
+        if L.shape[0] == 0:  # LAPACK's wrapper does not accept an empty array
             return B.copy()
         from scipy.linalg import get_lapack_funcs
 
@@ -45,11 +45,11 @@ class Lapack(Reference):
         return blocked.cholesky_inverse(np.require(L, requirements=["C", "A", "W"]))
 
     def eigh(self, K: Array) -> tuple[Array, Array]:
-        """As the reference; V is Fortran-ordered and takes the place of K.
+        """As the reference; V is Fortran-ordered and overwrites K.
 
-        Divide and conquer (``evd``) is the fastest driver and the most orthogonal, and works
-        in place with 2 n² reals of workspace: 3 n² in all. Its workspace does not fit LAPACK's
-        32-bit integers beyond n = 32,000; there ``evr`` is used, 2 n² in all.
+        Divide and conquer (``evd``) is the fastest driver, has the best orthogonality, and works
+        in place with 2 n² reals of workspace: 3 n² in total. Beyond n = 32,000 its workspace
+        size overflows LAPACK's 32-bit integers; ``evr`` is used there, with 2 n² in total.
         """
         from scipy.linalg import eigh
 
@@ -72,7 +72,7 @@ class Lapack(Reference):
         return V, s, G
 
     def tridiagonal_bytes(self, n: int, dtype: DTypeLike) -> int:
-        return n * (2 * n + 256) * np.dtype(dtype).itemsize  # K, and Q's reflectors apart from it
+        return n * (2 * n + 256) * np.dtype(dtype).itemsize  # K, and separately Q's reflectors
 
     def tridiagonalise(self, K: Array) -> tuple[Array, Array, Array]:
         from scipy.linalg import get_lapack_funcs
@@ -93,8 +93,8 @@ class Lapack(Reference):
         if Q is None or B.shape[1] == 0:
             return out
         reflectors, tau = Q
-        # LAPACK's unblocked code writes ones into the reflectors for a while, which other threads
-        # may read: it is used up to order 64, and where the workspace is short
+        # LAPACK's unblocked code temporarily writes ones into the reflectors, which other threads
+        # may be reading; LAPACK uses it up to order 64, and if the workspace is short
         if len(tau) <= 64:
             reflectors = reflectors.copy(order="F")
         workspace = 64 * (B.shape[1] + 65)
@@ -116,7 +116,7 @@ class Lapack(Reference):
         radius[:-1] += abs(e)
         radius[1:] += abs(e)
         strong = lam > (abs(d) + radius).max(initial=0.0)
-        # the wrappers take no empty off-diagonal: of order 1 it is not read
+        # the wrappers do not accept an empty off-diagonal; for order 1 it is not read
         D, E, info = dpttrf(d + lam, e if len(e) else np.zeros(1))
         for step in steps if info == 0 else ():
             step[...] = dpttrs(D, E, current)[0]

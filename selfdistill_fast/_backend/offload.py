@@ -1,8 +1,8 @@
-"""``backend="auto"``: where a GPU pays, and the way back to the CPU when it fails.
+"""``backend="auto"``: when a GPU is worthwhile, and the fallback to the CPU when it fails.
 
-A computation moves to the device where its seconds on the cores exceed twice those of moving the
-data, and the data take less than half of the free memory. A device that fails or is full is
-answered by a warning and the CPU.
+A computation moves to the device if its seconds on the cores exceed twice those of moving the
+data, and the data take less than half of the free memory. If the device fails or is full, a
+warning is issued and the CPU is used.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["run_where_it_pays", "try_gpu", "unless_it_fails", "with_fallback"]
 
 _R = TypeVar("_R")
 
-#: flops per second of a core, for "auto"
+#: assumed flops per second of a core, for "auto"
 CORE_FLOPS = 3e10
 
 _warned: set[str] = set()
 
 
 def try_gpu(n_threads: int | None = None) -> Gpu | None:
-    """A GPU for ``backend="auto"``; None where there is none, with a warning the first time."""
+    """A GPU for ``backend="auto"``; None if there is none, with a warning the first time."""
     try:
         return Gpu(n_threads)
     except GpuUnavailable as error:
@@ -38,7 +38,7 @@ def try_gpu(n_threads: int | None = None) -> Gpu | None:
 
 
 def _warn_once(message: str) -> None:
-    """RuntimeWarning at the line outside of this package that led here; each message once."""
+    """RuntimeWarning at the line outside this package that led here; each message once."""
     if message not in _warned:
         _warned.add(message)
         warn_caller(message, RuntimeWarning)
@@ -47,10 +47,10 @@ def _warn_once(message: str) -> None:
 def run_where_it_pays(
     be: Backend, backend: Any, flops: float, nbytes: float, function: Callable[[Any], _R]
 ) -> _R:
-    """``function`` on ``be``, or for "auto" on a GPU where its arithmetic outweighs moving data.
+    """``function`` on ``be``, or for "auto" on a GPU if the arithmetic outweighs moving the data.
 
-    ``flops`` on the CPU and ``nbytes`` to and from the device; the rate of a core is a guess on the
-    side of staying.
+    ``flops`` on the CPU and ``nbytes`` to and from the device; the assumed rate of a core favours
+    the CPU.
     """
     if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
         gpu = try_gpu(be.n_threads)
@@ -66,7 +66,7 @@ def run_where_it_pays(
 
 
 def with_fallback(gpu: Gpu, function: Callable[[Any], _R], n_threads: int | None = None) -> _R:
-    """``function(gpu)``; where the device fails or is full, with a warning ``function(cpu)``."""
+    """``function(gpu)``; if the device fails or is full, a warning and ``function(cpu)``."""
     try:
         with gpu.on():
             return function(gpu)
@@ -74,16 +74,16 @@ def with_fallback(gpu: Gpu, function: Callable[[Any], _R], n_threads: int | None
         if not _of_device(error):
             raise
         message = f"backend='auto' continues on the CPU: {error}"
-    with contextlib.suppress(Exception):  # a broken device cannot do even that
+    with contextlib.suppress(Exception):  # even that fails on a broken device
         gpu.free_memory()
     warn_caller(message, RuntimeWarning)
     return function(Cpu(n_threads))
 
 
 def unless_it_fails(question: Callable[[], _R], otherwise: _R) -> _R:
-    """The answer of a device to a question about it; ``otherwise`` where the device fails.
+    """The result of a query of a device; ``otherwise``, with one warning, if the device fails.
 
-    With a warning, once. After an illegal access, say, every call of the process fails.
+    After an illegal access, for example, every later call of the process fails.
     """
     try:
         return question()
@@ -95,6 +95,6 @@ def unless_it_fails(question: Callable[[], _R], otherwise: _R) -> _R:
 
 
 def _of_device(error: Exception) -> bool:
-    """Whether an error says that a device has failed or is full, not that the input is wrong."""
+    """Whether an error means that a device failed or is full, rather than that input is invalid."""
     cuda = type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
     return cuda or isinstance(error, (MemoryError, GpuUnavailable))

@@ -1,7 +1,7 @@
 """The reference backend: NumPy, one line per equation, every sum in double.
 
-It is the oracle that the fast backends are tested against, and the base class of the one on the
-processor. :class:`Backend` states what the verbs do.
+It is the oracle for the tests of the fast backends, and the base class of the CPU backend.
+:class:`Backend` documents the verbs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reference(Backend):
         if device_number(a) is not None:
             raise TypeError(
                 f"{name} is on GPU {device_number(a)}, but backend={self.name!r} computes on the "
-                f"host: copy {name} there, or leave backend out"
+                f"host: copy {name} there, or omit backend"
             )
         return host_array(a, name, ndim=ndim, dtype=dtype, finite=finite)
 
@@ -74,7 +74,7 @@ class Reference(Backend):
         if pair == "inner":
             return blocked.inner_product(A.T) if A is B else A @ B.T
         if pair == "angle":
-            # θ = 2 atan2(‖u − v‖, ‖u + v‖) on unit rows keeps all digits at 0 and π
+            # θ = 2 atan2(‖u − v‖, ‖u + v‖) on unit rows is accurate at 0 and π
             U, V = (
                 M / np.maximum(np.linalg.norm(M, axis=1, keepdims=True), 1e-300) for M in (A, B)
             )
@@ -94,7 +94,7 @@ class Reference(Backend):
             out[rows] = K @ W.astype(np.float64)
         return out
 
-    # ------------------------------------- K(X, X) kept for products
+    # ------------------------------------- storage of K(X, X) for products
     def half_gram(self, X: Array, kernel: Kernel, dtype: DTypeLike | None = None) -> Half:
         dtype = self._half_dtype(X, dtype)
         self._check_half_kernel(kernel)

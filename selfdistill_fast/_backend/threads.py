@@ -1,17 +1,17 @@
-"""The one file that knows threads: runs a loop of the C core over a range of units.
+"""The only file that handles threads: runs a loop of the C core over a range of units.
 
-The range is cut into blocks whose size follows from the cost of a unit alone, never from
-the number of threads, and the loops give the same bits for any cut. The calling thread
-works too; helpers are threads of our own, which start at the first range that is worth them. A
-range below the grain is done by the caller alone, and so is one for which no helper is to
-be had: in an ``atexit`` handler, in a thread that outlives the main one, at the limit of
-threads. Our helpers never call BLAS, so no thread pools nest.
+The range is divided into blocks whose size depends on the cost of a unit, not on the number of
+threads, and the loops give the same bits for any division. The calling thread works as well; the
+helpers are the package's own threads, started for the first range that is large enough. The
+caller alone processes a range below the grain, or one for which no helper is available: in an
+``atexit`` handler, in a thread that outlives the main one, or at the limit of threads. The helpers
+never call BLAS, so thread pools do not nest.
 
-Ctrl-C (any exception) stops the range: no further block starts, the running ones, a few
-milliseconds each, are awaited, so that nothing writes to a buffer after ``run`` is left. It
-may come between the two halves of ``with lock``, and leave it locked: inside the methods of
-Condition, Semaphore and Future, and from CPython 3.14 on anywhere. Hence locks are RLocks,
-which the interrupted thread can still take and then release.
+Ctrl-C (or any exception) stops the range: no further block starts, and the running ones, a few
+milliseconds each, are awaited, so that nothing writes to a buffer after ``run`` has returned. An
+interrupt may arrive between acquiring a lock and entering its ``with`` block, and leave it locked:
+inside the methods of Condition, Semaphore and Future, and from CPython 3.14 on anywhere. Hence
+locks are RLocks, which the interrupted thread can acquire again and then release.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ __all__ = [
     "run",
 ]
 
-#: what is done for a range [lo, hi), all at once or a step at a time
+#: the work for a range [lo, hi), done at once or one step at a time
 Work: TypeAlias = Callable[[int, int], Iterable[object] | None]
 
-#: nanoseconds of work in a block, at least and at most: long against the cost of handing it
-#: out (some microseconds), short against Ctrl-C and against waiting for the last one
+#: least and most nanoseconds of work in a block: long compared with the cost of dispatching it
+#: (some microseconds), short for Ctrl-C and for waiting for the last block
 BLOCK_NS = (50_000, 2_000_000)
-#: blocks in a range, where that makes none too short
+#: number of blocks in a range, unless they would be too short
 BLOCKS = 32
-#: below this much work the helpers cost more than they bring
+#: below this much work the helpers cost more than they gain
 GRAIN_NS = 150_000
 
 _available_cpus = functools.cache(host.available_cpus)
 
 _lock = threading.RLock()
 _jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-#: helpers that wait for jobs; they are daemons, which serve until the interpreter is gone
+#: helpers that wait for jobs; daemon threads, which run until the interpreter ends
 _helpers = 0
 
 
@@ -71,20 +71,20 @@ def check_n_threads(n_threads: object) -> int | None:
 
 
 def n_threads_now(n_threads: int | None = None) -> int:
-    """Threads to use: as asked, else OMP_NUM_THREADS, affinity and cgroup quota."""
+    """Number of threads: as requested, else from OMP_NUM_THREADS, affinity and cgroup quota."""
     if n_threads is not None:
         return n_threads
     available = _available_cpus()
     try:
         # a list gives the threads of each nesting level; ours is the outermost
-        asked = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])
+        requested = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])
     except ValueError:
         return available
-    return min(asked, available) if asked > 0 else available
+    return min(requested, available) if requested > 0 else available
 
 
 def _ask_for_help(job: Callable[[], None], count: int) -> None:
-    """Let ``count`` helpers call ``job``, or as many as can be had."""
+    """Let ``count`` helpers call ``job``, or as many as are available."""
     global _helpers
     with _lock:
         try:
@@ -92,7 +92,7 @@ def _ask_for_help(job: Callable[[], None], count: int) -> None:
                 serve = functools.partial(_serve, _jobs)
                 threading.Thread(target=serve, name="selfdistill_fast", daemon=True).start()
                 _helpers += 1
-        except RuntimeError:  # the interpreter ends, or the system gives no further thread
+        except RuntimeError:  # the interpreter is ending, or the system refuses another thread
             pass
         for _ in range(min(count, _helpers)):
             _jobs.put(job)
@@ -110,14 +110,14 @@ def _nothing(lo: int, hi: int) -> None:
 
 
 def _unlock(lock: threading.RLock) -> None:
-    """Release whatever an interrupt has left this thread holding, outside of ``with lock``."""
+    """Release locks that an interrupt left this thread holding, outside ``with lock``."""
     with contextlib.suppress(RuntimeError):
         while True:
             lock.release()
 
 
 def _begin_anew() -> None:
-    """In a forked child the threads of the parent do not exist."""
+    """Forget the helpers: in a forked child the parent's threads do not exist."""
     global _lock, _jobs, _helpers, _limit_lock, _limit_users, _limits
     _lock, _jobs, _helpers = threading.RLock(), queue.SimpleQueue(), 0
     _limit_lock, _limit_users, _limits = threading.Lock(), 0, None
@@ -138,18 +138,18 @@ def run(
     Parameters
     ----------
     function : callable
-        Releases the GIL and may run concurrently with itself. One that takes long returns
-        an iterator (is a generator): it is stopped where it yields.
+        Releases the GIL and may run concurrently with itself. A long-running one is a
+        generator, so that it can be stopped where it yields.
     count : int
         Number of units.
     cost_ns : float
-        Rough time of one unit on one thread, in nanoseconds.
+        Approximate time of one unit on one thread, in nanoseconds.
     n_threads : int, optional
-        None: all that the process may use.
+        None: as many as the process may use.
 
     Raises
     ------
-    Whatever ``function`` raises, or KeyboardInterrupt, once no block is running.
+    Any exception of ``function``, or KeyboardInterrupt, once no block is running.
     """
     block_ns = min(max(count * cost_ns / BLOCKS, BLOCK_NS[0]), BLOCK_NS[1])
     block = max(1, round(block_ns / max(cost_ns, 1.0)))
@@ -159,9 +159,9 @@ def run(
         threads = 1
     lock = threading.RLock()
     numbers_ = itertools.count()
-    running = 0  # helpers that are at work
+    running = 0  # helpers at work
     ended: queue.SimpleQueue[None] = queue.SimpleQueue()
-    closed = stop = False  # no helper may begin; nothing may go on
+    closed = stop = False  # no helper may begin; no work may continue
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -178,7 +178,7 @@ def run(
     def help_() -> None:
         nonlocal running, stop
         with lock:
-            if closed:  # it was busy elsewhere for as long as there was work here
+            if closed:  # it was busy elsewhere while there was work here
                 return
             running += 1
         try:
@@ -207,18 +207,18 @@ def run(
                 closed = True
                 if not running:
                     break
-            ended.get(timeout=0.05)  # Ctrl-C may have taken a message: then look again
+            ended.get(timeout=0.05)  # an interrupt may have lost a message: check again
         except queue.Empty:
             pass
         except KeyboardInterrupt as error:  # however often it is pressed
             errors.append(error)
             stop = True
-    function = _nothing  # a helper that is busy elsewhere has this job still: without buffers
+    function = _nothing  # a helper busy elsewhere may still hold this job: drop its buffers
     try:
         if errors:
             raise errors[0]
     finally:
-        errors.clear()  # they hold this frame, and with it the buffers of ``function``
+        errors.clear()  # they refer to this frame, and so to the buffers of ``function``
 
 
 _limit_lock = threading.Lock()
@@ -229,7 +229,7 @@ _limits: object = None
 def limits_by_any_thread() -> None:
     """Let this thread set or lift a limit of OpenBLAS that another thread has set.
 
-    From 3.8 on threadpoolctl ignores, without a word, all threads but the first that set one.
+    From 3.8 on, threadpoolctl silently ignores all threads except the first that set a limit.
     """
     import threadpoolctl
 
@@ -242,9 +242,9 @@ def limits_by_any_thread() -> None:
 def one_blas_thread() -> Iterator[None]:
     """BLAS and OpenMP with one thread while any caller is inside, such as a Dask task.
 
-    The limit is the process's: the first task in sets it, the last one out lifts it.
+    The limit applies to the process: the first task sets it, the last one lifts it.
     """
-    import threadpoolctl  # scikit-learn needs it, too
+    import threadpoolctl  # scikit-learn needs it as well
 
     global _limit_users, _limits
     with _limit_lock:
@@ -260,5 +260,5 @@ def one_blas_thread() -> Iterator[None]:
             if _limit_users == 0:
                 limits_by_any_thread()
                 _limits.restore_original_limits()  # type: ignore[attr-defined]
-                limits_by_any_thread()  # and whoever comes next may set one
+                limits_by_any_thread()  # the next thread may set a limit again
                 _limits = None

@@ -1,1 +1,1 @@
-"""Chains of self-distilled models of one factorised training set."""
+"""Chains of self-distilled models on one factorised training set."""

@@ -1,8 +1,8 @@
 """Self-distillation of a factorised training set: spectrum + α's → path.
 
-The chain of steps 1..T with weights α_2..α_T has, by Theorem 4.1, the predictions
-f^(τ) = Σ_k c_k F_k (alpha/), so its coordinates are the same mixture of the pure steps'
-coordinates, and its dual coefficients those coordinates in the training rows.
+By Theorem 4.1, the chain of steps 1..T with weights α_2..α_T predicts f^(τ) = Σ_k c_k F_k
+(alpha/). Its coordinates are therefore the same mixture of the pure steps' coordinates, and its
+dual coefficients are those coordinates expressed in the training rows.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ def distill(
     spectrum : Spectrum
         From :func:`~selfdistill_fast.spectrum`.
     lam : float
-        The ridge λ of (K + λI)⁻¹, the same in every step (scikit-learn's KernelRidge calls
-        it ``alpha``). One value: a sequence would be a batch, which this function does not
-        take; for a schedule there is ``lam_steps``.
+        λ of (K + λI)⁻¹, the same in every step (scikit-learn's KernelRidge calls it
+        ``alpha``). A single value: a sequence would be a batch, which this function does not
+        accept. For a schedule use ``lam_steps``.
     alpha : float, sequence of T − 1, "optimal" or "joint"
         Ground-truth weights α_2..α_T, any real numbers (or a path's ``.alphas``).
         "optimal": eq. (16) step by step (Algorithm 1). "joint": the weights of all pure
-        steps that are best for the last step. Both are chosen on ``X_val, y_val`` where
-        they are given, else by exact leave-one-out.
+        steps that are best for the last step. Both are chosen on ``X_val, y_val`` if
+        given, else by exact leave-one-out.
     n_steps : int
         Number of steps T >= 1; step 1 is ordinary kernel ridge regression.
     lam_steps : sequence of T floats, optional
-        A ridge λ_t for each step t; ``lam`` is not used then and may be None. ỹ⁽¹⁾ of
-        eq. (16) is then, at step τ, the one-step fit under λ_τ.
+        A value λ_t for each step t; ``lam`` is then ignored and may be None. ỹ⁽¹⁾ of
+        eq. (16) is then, at step τ, the one-step fit with λ_τ.
     X_val : array_like of shape (m, d), optional
-        With a precomputed kernel K(X_val, X_train), (m, n).
+        With a precomputed kernel, K(X_val, X_train), (m, n).
     y_val : array_like of shape (m,) or (m, p), optional
     sample_weight_val : array_like of shape (m,), optional
     clip : bool
@@ -72,9 +72,9 @@ def distill(
     Warns
     -----
     RuntimeWarning
-        A step looks exploded: Σ_k |c_k| a^k with a = d_max/(d_max + λ) is above 1000, its
-        degrees of freedom exceed the number of rows ("eigh" and "nystrom" know them), or its
-        training RMSE is above ten times that of step 1 and twice that of no model.
+        A step looks exploded: Σ_k |c_k| a^k with a = d_max/(d_max + λ) is above 1000; or its
+        degrees of freedom (known to "eigh" and "nystrom") exceed the number of rows; or its
+        training RMSE is above ten times that of step 1 and above twice that without a model.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def distilled(
     per_target: bool = False,
     **validation: Any,
 ) -> tuple[DistillationPath, HeldOut | None]:
-    """:func:`distill`, with what α's were chosen on, where they were chosen."""
+    """:func:`distill`, and the held-out data on which α's were chosen, if they were."""
     penalties = Penalties.of(lam, n_steps, lam_steps, batch=False)
     n_steps = penalties.n_steps
     rows = spectrum.n if spectrum.basis is None else spectrum.basis.shape[0]
@@ -130,7 +130,7 @@ def distilled(
     if (X_val is None) != (validation["y_val"] is None):
         raise ValueError("X_val and y_val go together: give both or neither")
     if validation["sample_weight_val"] is not None and X_val is None:
-        raise ValueError("sample_weight_val weighs X_val and y_val, which are missing")
+        raise ValueError("sample_weight_val needs X_val and y_val, which are missing")
     held = selection = None
     if chosen:
         held = held_out(spectrum, penalties, **validation)
@@ -166,7 +166,7 @@ def assemble(
 ) -> DistillationPath:
     """The path whose steps mix the pure steps with the weights C, (T, T) or (T, T, p).
 
-    ``joint``: C was chosen for the last step alone, and the earlier ones mean nothing.
+    ``joint``: C was chosen for the last step alone; the earlier steps have no meaning.
     """
     xp = spectrum.backend.xp
     native_C, (lam, lam_steps) = xp.asarray(C), (penalties.lam, penalties.lam_steps)
@@ -204,9 +204,9 @@ def assemble(
 
 @on_device
 def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarray) -> Any:
-    """Dual coefficients and constant of the limit, or why there is none."""
+    """Dual coefficients and constant of the limit, or the reason why there is none."""
     if lam is None:
-        return "a limit exists only for one ridge; this path has one for each step"
+        return "a limit exists only for a single lam; this path has one for each step"
     if isinstance(alpha, str):
         return (
             "a limit exists only for one constant alpha, given as a number; this path chose its own"
@@ -220,7 +220,7 @@ def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarr
         coordinates = spectrum.limit(lam, constant)
     except NoLimit as error:
         return str(error)
-    except ValueError:  # it exists, and its coefficients overflow: an error where it is used
+    except ValueError:  # it exists, but its coefficients overflow: an error only if it is used
         rows = spectrum.n if spectrum.basis is None else spectrum.basis.shape[0]
         infinite = spectrum.backend.xp.full((rows, spectrum.p), math.inf, spectrum.dtype)
         return infinite, infinite[0]

@@ -1,7 +1,7 @@
 """Held-out predictions of the pure chain: leave-one-out, and leave-fold-out.
 
-Leaving a set S of rows out changes every step of the chain, but linearly. If A_j is the
-smoother of step j, the model without S is the model of all rows with the targets t_S
+Leaving out a set S of rows changes every step of the chain, but linearly. If A_j is the
+smoother of step j, the model without S equals the model of all rows whose targets t_S are
 replaced by its own predictions u_S there. So with δ_j = u_S − t_S
 
     δ_j = −[(I − A_j)_SS]⁻¹ [(I − A_j) t]_S,    t ← A_j (t + E_S δ_j),    [new t]_S = u_S.
@@ -13,13 +13,13 @@ Starting with t = y and iterating,
 
 I − A is never computed from A, nor A from I − A: no digit is lost where A is near I (an
 interpolating kernel) or near 0 (strong regularisation).
-Single rows are done for every i at once: the blocks are diagonals, one product with V∘V
-for all λ and steps. Folds are done one after the other: one Cholesky factor of |S|² per λ
-and then products with V_S, no block of another step is ever formed.
+Single rows are left out for all i at once: the blocks are diagonals, from one product with
+V∘V for all λ and steps. Folds are processed one after another: one Cholesky factor of |S|²
+per λ, then products with V_S; no block of another step is ever formed.
 
 The columns G_k are those of the pure chain (α = 0); a chain with any α's predicts
-Σ_k c_k G_k (see alpha/). With a ridge λ_t for each step they depend on the step that the
-chain ends with, and there is a row of columns for each.
+Σ_k c_k G_k (see alpha/). With a value λ_t for each step, the columns depend on the last step
+of the chain, and there is one row of columns for each last step.
 
 (The shortcut (y − ŷ)_i / (1 − B_ii) with the distilled smoother B is wrong for τ >= 2: it
 leaves row i out of the last step only.)
@@ -38,18 +38,18 @@ from selfdistill_fast._validation import check_memory, warn_caller
 
 __all__ = ["check_leave_one_out", "fold_columns", "loo_columns"]
 
-#: relative error of held-out predictions that unequal weights may cause in silence
+#: relative error of held-out predictions, caused by unequal weights, that gives no warning
 _LOST = {"float64": 1e-6, "float32": 0.1}
 
 
 class _LeftOut(Protocol):
-    """A set S of rows that is left out of every step; see the equations above."""
+    """A set S of rows left out of every step; see the equations above."""
 
     def solve(self, j: int, r: Any) -> Any:
         """[(I − A_j)_SS]⁻¹ r."""
 
     def push(self, delta: Any) -> Any:
-        """A handle of the correction δ."""
+        """A handle for the correction δ."""
 
     def couple(self, j: int, start: int, handles: list[Any]) -> Any:
         """Σ_s [(I − A_j) … A_s]_SS δ_s."""
@@ -83,15 +83,15 @@ def _check_columns_fit(spectrum: Spectrum, penalties: Penalties) -> None:
         (6 * spectrum.p + 4) * penalties.count * spectrum.n * spectrum.dtype.itemsize,
         f"held-out predictions of {spectrum.n} rows, {spectrum.p} target(s), {lams} lam "
         f"and {penalties.n_steps} steps",
-        hint="use fewer lams, steps or targets at a time",
+        hint="use fewer lam values, steps or targets at a time",
     )
 
 
 def _warn_of_weights(spectrum: Spectrum, folds: Sequence[Any] | None = None) -> None:
-    """RuntimeWarning where weights leave held-out predictions too few digits.
+    """RuntimeWarning if weights leave held-out predictions too few digits.
 
-    The rounding of a row of weight w is ε √(max w / w) of its prediction; and with an intercept
-    ε/s, where only a share s of all weight is left without a fold.
+    The relative rounding error of a row of weight w is ε √(max w / w). With an intercept it is
+    also ε/s, if a share s of the total weight remains without a fold.
     """
     xp, growth = spectrum.backend.xp, 1.0
     if spectrum.sample_weight is not None:
@@ -114,11 +114,11 @@ def _warn_of_weights(spectrum: Spectrum, folds: Sequence[Any] | None = None) -> 
 
 
 def _warned(spectrum: Spectrum, columns: Any) -> Any:
-    """``columns``; RuntimeWarning where some are not finite."""
+    """Return ``columns``; RuntimeWarning if some are not finite."""
     if not bool(spectrum.backend.xp.isfinite(columns).all()):
         warn_caller(
-            f"some held-out predictions overflow {columns.dtype}, or what is left without a row "
-            "is singular to rounding, and are NaN or infinite: use larger lam values"
+            f"some held-out predictions are NaN or infinite: they overflow {columns.dtype}, or "
+            "the problem without a row is singular to rounding; use larger lam values"
             + (", or float64" if columns.dtype == np.float32 else ""),
             RuntimeWarning,
         )
@@ -126,23 +126,23 @@ def _warned(spectrum: Spectrum, columns: Any) -> Any:
 
 
 def check_leave_one_out(spectrum: Spectrum, n_steps: int) -> None:
-    """ValueError where a training set has no leave-one-out of so many steps; says what has."""
+    """ValueError if there is no leave-one-out for this many steps; names the alternatives."""
     if spectrum.fit_intercept and spectrum.target.shape[0] == 1:
         raise ValueError(
             "leave-one-out with an intercept needs at least two rows of positive weight: "
-            "without the only one nothing is left to fit"
+            "without the only one, nothing is left to fit"
         )
     spectrum.check_leave_one_out(n_steps)
 
 
 def loo_columns(spectrum: Spectrum, penalties: Penalties, *, average: bool = False) -> Any:
-    """Leave-one-out predictions of the pure chain, for the kept rows (n of them).
+    """Leave-one-out predictions of the pure chain, for the retained rows (n of them).
 
     G_1..G_T as (T, n, p), or (L, T, n, p) for a batch of λ. With a schedule (T, T, n, p):
-    row τ − 1 holds the columns of a chain that ends with step τ. Predictions are without
+    row τ − 1 holds the columns of a chain that ends with step τ. Predictions do not include
     the mean ``y_mean`` that an intercept adds to the centred targets ``spectrum.Y``.
-    ``average`` puts the mean of each diagonal in its place: generalised cross-validation,
-    which is invariant to rotations of the data, and not exact.
+    ``average`` replaces each diagonal by its mean: generalised cross-validation, which is
+    invariant to rotations of the data, but not exact.
     """
     check_leave_one_out(spectrum, penalties.n_steps)
     spectrum.warn_below_rounding(penalties.values)
@@ -151,7 +151,7 @@ def loo_columns(spectrum: Spectrum, penalties: Penalties, *, average: bool = Fal
     filters = [spectrum._residual(penalties), spectrum._smoother(penalties)]
     E, F, Q, P = spectrum.applied_and_diagonals(filters)
     Q, P = Q[..., None], P[..., None]
-    if spectrum.q is not None:  # every smoother passes the mean through
+    if spectrum.q is not None:  # every smoother preserves the mean
         P = P + (spectrum.q**2).astype(P.dtype)[:, None]
     if average:
         Q, P = Q.mean(-2, keepdims=True), P.mean(-2, keepdims=True)
@@ -164,11 +164,11 @@ def loo_columns(spectrum: Spectrum, penalties: Penalties, *, average: bool = Fal
 
 
 class _SingleRows:
-    """Every row on its own, all at once: blocks are diagonals."""
+    """Every single row as a left-out set, all at once: blocks are diagonals."""
 
     def __init__(self, penalties: Penalties, Q: Any, P: Any, xp: Any) -> None:
         self.penalties = penalties
-        # a batch of λ stands behind the steps
+        # the axis of a batch of λ values comes after that of the steps
         self.Q, self.P = (xp.moveaxis(a, -3, 0) if penalties.is_batch else a for a in (Q, P))
 
     def solve(self, j: int, r: Any) -> Any:
@@ -192,14 +192,14 @@ def fold_columns(spectrum: Spectrum, penalties: Penalties, folds: list[Any]) -> 
     """Leave-fold-out predictions of the pure chain, for **all** training rows (n of them).
 
     Otherwise as :func:`loo_columns`. ``folds`` are index arrays into all training rows.
-    A row of weight 0 is predicted by the chain without its fold, too. Each fold is built once,
-    whatever the number of λ.
+    A row of weight 0 is also predicted by the chain without its fold. Each fold is built once
+    for all λ values.
     """
     xp = spectrum.backend.xp
     is_kept = np.ones(spectrum.n, bool)  # folds are made of host indices
     if spectrum.rows is not None:
         is_kept = spectrum.backend.to_numpy(spectrum.sample_weight) > 0
-    position = np.cumsum(is_kept) - 1  # of a training row among the kept ones
+    position = np.cumsum(is_kept) - 1  # of a training row among the retained ones
     spectrum.check_leave_one_out()
     spectrum.warn_below_rounding(penalties.values)
     _warn_of_weights(spectrum, folds)
@@ -211,7 +211,7 @@ def fold_columns(spectrum: Spectrum, penalties: Penalties, folds: list[Any]) -> 
         rows = xp.asarray(position[indices[is_kept[indices]]])
         if spectrum.fit_intercept and len(rows) == len(spectrum.target):
             raise ValueError(
-                "a fold holds every row of positive weight: with an intercept nothing is left "
+                "a fold holds every row of positive weight: with an intercept, nothing is left "
                 "to fit without it; use more folds"
             )
         fold = spectrum.fold(rows)
@@ -222,7 +222,7 @@ def fold_columns(spectrum: Spectrum, penalties: Penalties, folds: list[Any]) -> 
 
 
 class _FoldChains:
-    """Held-out predictions of the pure chain under one λ or schedule, fold after fold."""
+    """Held-out predictions of the pure chain for one λ or schedule, fold after fold."""
 
     def __init__(self, spectrum: Spectrum, penalties: Penalties) -> None:
         xp = spectrum.backend.xp
@@ -240,7 +240,7 @@ class _FoldChains:
 
     def leave_out(self, fold: Any, kept: Any, dropped: Any) -> None:
         """Predictions at the rows of a fold, those of positive weight and the others."""
-        solvers: dict[float, Any] = {}  # of a fold, for every start: one λ, one factor
+        solvers: dict[float, Any] = {}  # per fold, for every start: one factor for each λ
         for start in self.penalties.starts:
             left = _FoldOut(self, fold, solvers)
             root = self.root[fold.rows]
@@ -265,11 +265,13 @@ class _FoldChains:
 
 
 class _FoldOut:
-    """One fold that is left out of the chain from one step on."""
+    """One fold left out of the chain from a given step on."""
 
     def __init__(self, chains: _FoldChains, fold: Any, solvers: dict[float, Any]) -> None:
         self.chains, self.fold, self.solvers = chains, fold, solvers
-        self.means: list[Any] = []  # what each correction adds to the mean, which all steps keep
+        self.means: list[
+            Any
+        ] = []  # the shift of the mean by each correction; all steps preserve it
 
     def solve(self, j: int, r: Any) -> Any:
         key = j if self.chains.penalties.scheduled else 0
@@ -286,7 +288,7 @@ class _FoldOut:
             raise LinAlgError(
                 f"a fold of {len(self.fold.rows)} rows cannot be left out at lam={lam:g}: "
                 "I - A of its rows is singular to rounding; use a larger lam, or "
-                "weights that are less different"
+                "less unequal weights"
             ) from None
 
     def push(self, delta: Any) -> Any:

@@ -1,7 +1,7 @@
 """Self-distillation under a training-error constraint, the setting of Mobahi et al. (2020).
 
-Beside the path of path.py (a fixed λ, any α) it shows the other theory: α = 0, and λ_t
-solved for at each step, until the chain collapses. See their Section 3.
+This is the counterpart of path.py (fixed λ, any α): α = 0, and λ_t is solved for at each step
+until the chain collapses. See their Section 3.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class ConstrainedPath:
     Attributes
     ----------
     path : DistillationPath
-        The chain up to the last step before the collapse; α = 0, its own λ in each step.
+        The chain up to the last step before the collapse; α = 0, and a separate λ in each step.
     lam_steps : ndarray of shape (T,)
         λ of each step, from the constraint.
     norms : ndarray of shape (T + 1,)
         Root mean square of the targets of the steps 1..T, and of the last step's predictions.
     tol : float
     collapsed : bool
-        Whether the next step is the zero function, which meets the constraint.
+        Whether the next step would be the zero function, which meets the constraint.
     """
 
     path: DistillationPath
@@ -46,7 +46,7 @@ class ConstrainedPath:
 
 
 def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> ConstrainedPath:
-    """Self-distillation as Mobahi et al. (2020) set it up: α = 0 and a constraint.
+    """Self-distillation in the setting of Mobahi et al. (2020): α = 0 and a constraint.
 
     Each step is the function of smallest norm whose mean squared error on the *previous
     step's* predictions is at most ``tol``: a kernel ridge regression whose λ_t solves
@@ -58,19 +58,19 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
     the setting of Borup & Andersen, it goes to zero only in the limit, and for α > 0 not at
     all.)
 
-    The sum is over all n dimensions. What of the targets lies outside the eigenvectors of a
-    landmark model (``solver="nystrom"``) is part of the first error, whatever λ_1 is; the
+    The sum is over all n dimensions. The part of the targets outside the eigenvectors of a
+    landmark model (``solver="nystrom"``) contributes to the first error for every λ_1; the
     predictions have no such part.
 
     Parameters
     ----------
     spectrum : Spectrum
-        From ``solver="eigh"`` or ``"nystrom"``; weights and an intercept are respected (errors
-        are weighted, and an intercept is not shrunk).
+        From ``solver="eigh"`` or ``"nystrom"``. Weights and an intercept are taken into account
+        (errors are weighted, and an intercept is not shrunk).
     tol : float > 0
         Mean squared training error of a step, over rows and targets.
     max_steps : int
-        Stop there if nothing has collapsed.
+        Stop after this many steps if the chain has not collapsed.
 
     Returns
     -------
@@ -79,9 +79,9 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
     Raises
     ------
     ValueError
-        tol is not positive; the zero function meets it at once; no function of the model meets
-        it, because rows coincide whose targets differ or there are too few landmarks; or the
-        spectrum has no eigenvalues.
+        tol is not positive; the zero function meets it immediately; no function of the model
+        meets it, because coinciding rows have different targets or there are too few landmarks;
+        or the spectrum has no eigenvalues.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
     energy, outside = _energies(spectrum)
     if energy.sum() + outside <= tol:
         raise ValueError(
-            f"tol={tol:g} is met by the zero function at once (the mean square of the targets is "
+            f"tol={tol:g} is already met by the zero function (the mean square of the targets is "
             f"{energy.sum() + outside:g}); use a smaller tol"
         )
     singular = d <= spectrum.k * np.finfo(np.float64).eps * d.max(initial=0.0)
@@ -114,7 +114,7 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
     if unreachable >= tol:
         raise ValueError(
             f"no function has training error tol={tol:g}: {unreachable:g} of the targets' mean "
-            "square lies where the kernel matrix is singular, or outside of the landmark model; "
+            "square lies where the kernel matrix is singular, or outside the landmark model; "
             "use a larger tol, or more landmarks"
         )
     lams: list[float] = []
@@ -142,7 +142,7 @@ def constrained_path(spectrum: Spectrum, tol: Any, *, max_steps: int = 50) -> Co
 
 
 def _energies(spectrum: Spectrum) -> tuple[np.ndarray, float]:
-    """Mean square of the targets along each eigenvector (k,), and outside of all of them."""
+    """Mean square of the targets along each eigenvector (k,), and outside all of them."""
     total = spectrum.total_weight * spectrum.p
 
     def squares(a: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The alarm about a chain whose weights have run away: which step, and by what figures."""
+"""The warning about a chain whose weights explode: at which step, and the figures that show it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def alarm_of(
         return np.broadcast_to(a.reshape(T, -1), (T, spectrum.p))
 
     weights = by_target(np.abs(C).sum(1))
-    # a strong ridge makes F_k as small as a^k, and weights as large are right then
+    # for large λ, F_k is as small as a^k, and correspondingly large weights are correct
     d = getattr(spectrum, "d", None)  # else a bound, ‖K‖ before centring
     largest = spectrum.scale if d is None else float(max(d[-1:], default=0.0))
     terms = (largest / (largest + penalties.smallest)) ** np.arange(1, T + 1)
@@ -49,7 +49,7 @@ def alarm_of(
             lambda t, j: f"Σ|c| = {weights[t, j]:.3g}",
         )
     ]
-    if shrinkage is not None and spectrum.max_loo_steps > 0:  # Ritz values have another trace
+    if shrinkage is not None and spectrum.max_loo_steps > 0:  # the trace of Ritz values differs
         traces = spectrum.backend.to_numpy(shrinkage.sum(1, dtype="float64"))
         dof = by_target(traces) + spectrum.fit_intercept
         n = spectrum.target.shape[0]
@@ -77,10 +77,10 @@ def alarm_of(
     name, values = ("c", c) if np.isnan(own[1:]).any() else ("α", own[1 : t + 1])
     listed = "… " * (len(values) > 6) + ", ".join(f"{value:.6g}" for value in values[-6:])
     hint = (
-        "clip=True keeps chosen α's in [0, 1]; a validation set (X_val, y_val), fewer steps or a "
-        "larger lam may do better"
+        "clip=True restricts chosen α's to [0, 1]; a validation set (X_val, y_val), fewer steps "
+        "or a larger lam may do better"
         if chosen
-        else "take α's nearer to [0, 1], or alpha='optimal' with clip=True"
+        else "use α's closer to [0, 1], or alpha='optimal' with clip=True"
     )
     return (
         f"the chain looks exploded at step {t + 1} ({name} = {listed}): {figures}. "
@@ -95,7 +95,7 @@ def _training_errors(
 
     With eigenvalues the residual is (1 − B) z. Without them: the coefficients c_k of pure step k
     solve (K + λI) c_k = F_(k−1), so F_(k−1) − F_k = λ c_k, and y − Σ_k C_k F_k is
-    λ Σ_s c_s Σ_(k>=s) C_k; None for a schedule of ridges. No product with K in either case.
+    λ Σ_s c_s Σ_(k>=s) C_k; None for a schedule. Neither case needs a product with K.
     """
     xp, to_numpy = spectrum.backend.xp, spectrum.backend.to_numpy
     scale = max(1e-300, float(abs(spectrum.target).max()))

@@ -33,7 +33,7 @@ def shrinkage_path(d: Any, lam: Any, alpha: Any, n_steps: int, *, backend: Any =
     d : array_like of shape (k,)
         Eigenvalues of K, >= 0.
     lam : float, or array_like of shape (L,)
-        The ridge λ of (K + λI)⁻¹. A 1-D array is a batch of ridges, never a schedule.
+        λ of (K + λI)⁻¹. A 1-D array is a batch of λ values, never a schedule.
     alpha : float or sequence of T − 1
         Ground-truth weights α_2 … α_T (the first step has none); any real numbers.
     n_steps : int
@@ -73,7 +73,7 @@ def limit_shrinkage(d: Any, lam: float, alpha: float, *, backend: Any = None) ->
     d : array_like of shape (k,)
         Eigenvalues of K, >= 0.
     lam : float
-        The ridge λ (one value, not a batch).
+        λ of (K + λI)⁻¹: a single value, not a batch.
     alpha : float
         The ground-truth weight of every step. α = 0 gives zero.
     backend : optional

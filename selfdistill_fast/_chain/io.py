@@ -22,11 +22,11 @@ _VERSION = 1
 
 
 class _Refused(Exception):
-    """A file that is not a saved model; the message is for the user."""
+    """The file is not a saved model; the message is for the user."""
 
 
 def write(path: Any, header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    """Write a header and arrays; the file appears under its name only when it is complete.
+    """Write a header and arrays; the file appears under its name only once it is complete.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def write(path: Any, header: dict[str, Any], arrays: dict[str, Any]) -> None:
         ``kernel`` (a Kernel), ``lam``, ``lam_steps``, ``one_target``, ``limit`` (why there is
         none, or None), ``selection`` and ``metadata``, as :func:`read` returns them.
     arrays : dict of ndarray
-        ``alphas`` and ``step_weights`` (float64), ``duals``, ``constants``; where they exist
+        ``alphas`` and ``step_weights`` (float64), ``duals``, ``constants``; and, if they exist,
         ``shrinkage``, ``X``, ``limit_dual`` and ``limit_constant``.
 
     Raises
@@ -64,7 +64,7 @@ def write(path: Any, header: dict[str, Any], arrays: dict[str, Any]) -> None:
 
 
 def read(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file that :func:`write` wrote; checked to belong together.
+    """Header and arrays of a file written by :func:`write`; checked for consistency.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def read(path: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _contents(file: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays as they stand in an open file of this format and version."""
+    """Header and arrays, unchecked, of an open file of this format and version."""
     if not zipfile.is_zipfile(file):
         raise _Refused("not a saved model (not an .npz file, or cut short)")
     with zipfile.ZipFile(file) as archive:
@@ -116,7 +116,7 @@ def _contents(file: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _checked(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The values of a header, whose arrays have the shapes and types that belong to it."""
+    """The values of a header, after checking that its arrays have the right shapes and types."""
     T, n, p = arrays["duals"].shape
     shapes = {name: array.shape for name, array in arrays.items()}
     targets = shapes["alphas"][1:]
@@ -133,10 +133,10 @@ def _checked(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
     if header["limit"] is None:
         expected |= {"limit_dual": (n, p), "limit_constant": (p,)}
     if shapes != expected or targets not in ((), (p,)):
-        raise _Refused(f"damaged: its arrays do not belong together ({shapes})")
+        raise _Refused(f"damaged: its arrays do not match each other ({shapes})")
     kernel = kernel_from_dict(header["kernel"])
     if ("X" in arrays) == (kernel.name == "precomputed"):
-        raise _Refused("damaged: training rows and kernel do not belong together")
+        raise _Refused("damaged: training rows and kernel do not match")
     dtype = arrays["duals"].dtype
     doubles = (arrays["alphas"].dtype, arrays["step_weights"].dtype)
     if dtype not in (np.float32, np.float64) or set(doubles) != {np.dtype(np.float64)}:
@@ -146,7 +146,7 @@ def _checked(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
         raise _Refused(f"damaged: {', '.join(strange)} must hold floating-point numbers")
     lam, lam_steps, selection = header["lam"], header["lam_steps"], header["selection"]
     if (lam is None) == (lam_steps is None):
-        raise _Refused("damaged: one of lam and lam_steps must be there")
+        raise _Refused("damaged: exactly one of lam and lam_steps must be present")
     return {
         "kernel": kernel,
         "lam": None if lam is None else float(check_lam(lam, batch=False)),
@@ -169,7 +169,7 @@ def _listed(selection: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arrays(selection: dict[str, Any]) -> dict[str, Any]:
-    """The reverse of :func:`_listed`."""
+    """The inverse of :func:`_listed`."""
     return {
         name: np.array([math.inf if x is None else x for x in value])
         if isinstance(value, list)

@@ -1,7 +1,7 @@
 """Exact leave-one-out and leave-fold-out of a whole chain of distillation steps.
 
-A chain with any α's predicts Σ_k c_k G_k, the mixture of the held-out predictions G_k of the pure
-chain, see columns.py.
+A chain with any α's predicts Σ_k c_k G_k, a mixture of the held-out predictions G_k of the pure
+chain; see columns.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def check_folds(folds: Any, n: int) -> list[np.ndarray]:
-    """Folds as index arrays that hold every row once; ValueError or TypeError otherwise.
+    """Folds as index arrays that contain every row once; ValueError or TypeError otherwise.
 
     ``folds``: a number k of contiguous folds (scikit-learn's ``KFold(k)``), an array of n
     group labels, a scikit-learn splitter, or its list of (train, test) index pairs, where
@@ -69,8 +69,8 @@ def mixed_held_out(
 ) -> Any:
     """Held-out predictions of chains given by their step weights C, (T, T) or (T, T, p).
 
-    ``folds`` None: leave-one-out; else what :func:`check_folds` returns. ``columns``: those of
-    :func:`loo_columns`, where they are known.
+    ``folds`` None: leave-one-out; else the result of :func:`check_folds`. ``columns``: the result
+    of :func:`loo_columns`, if known.
     """
     xp, scheduled = spectrum.backend.xp, penalties.scheduled
     C = xp.asarray(C)
@@ -104,18 +104,18 @@ def leave_one_out(
     spectrum : Spectrum
         From :func:`~selfdistill_fast.spectrum`.
     lam : float, or array_like of shape (L,)
-        The ridge λ of (K + λI)⁻¹. A 1-D array is a batch of ridges, never a schedule.
+        λ of (K + λI)⁻¹. A 1-D array is a batch of λ values, never a schedule.
     alpha : float or sequence of T − 1, or ``path.alphas``
         Ground-truth weights of the steps 2..T, the same in every refit.
     n_steps : int
         Number of steps T >= 1.
     lam_steps : sequence of T floats, optional
-        A ridge for each step; ``lam`` is not used then and may be None.
+        One λ for each step; ``lam`` is then ignored and may be None.
 
     Returns
     -------
     predictions : ndarray of shape (T, n), or (T, n, p) for 2-D targets; leading L for a batch
-        An intercept is refitted too. Rows of weight 0 are in no fit: theirs are the
+        An intercept is refitted as well. Rows of weight 0 are in no fit; they get the
         predictions of the full chain.
 
     Raises
@@ -144,14 +144,14 @@ def leave_fold_out(
 ) -> Any:
     """Leave-fold-out predictions of every step of the chain, exactly.
 
-    Equal to one chain of refits for each fold, without its rows, evaluated at them.
+    Equal to one chain of refits per fold, each without its rows and evaluated at them.
 
     Parameters
     ----------
     spectrum, lam, alpha, n_steps, lam_steps
         As in :func:`leave_one_out`.
     folds : int, array_like of shape (n,), or splitter
-        A number of contiguous folds, as scikit-learn's ``KFold``; a label for each row, for
+        A number of contiguous folds, as in scikit-learn's ``KFold``; a label for each row, for
         groups that are left out together; or a scikit-learn splitter.
 
     Returns
@@ -162,8 +162,8 @@ def leave_fold_out(
     Raises
     ------
     TypeError, ValueError
-        As :func:`leave_one_out`; folds that do not hold every row once; with an intercept,
-        a fold that holds every row of positive weight.
+        As for :func:`leave_one_out`; folds that do not contain every row once; with an
+        intercept, a fold that contains every row of positive weight.
 
     Examples
     --------

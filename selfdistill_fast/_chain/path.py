@@ -1,7 +1,7 @@
 """A chain of self-distilled models: predictions of every step, dual coefficients, files.
 
-A :class:`DistillationPath` holds the dual coefficients and forgets the n² of the spectrum that
-assembly.py made it from.
+A :class:`DistillationPath` holds the dual coefficients. It does not hold the spectrum from which
+assembly.py made it, nor its n² memory.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ class DistillationPath:
     ----------
     kernel : Kernel
     lam : float or None
-        The ridge λ of every step; None where each has its own.
+        λ of every step; None if each step has its own.
     lam_steps : ndarray of shape (T,) or None
-        The ridge of each step, where they differ.
+        λ of each step, if they differ.
     alphas : ndarray of shape (T,) or (T, p)
         Ground-truth weight of each step; ``alphas[0]`` is NaN. All NaN for a joint
-        optimum that no α-sequence has.
+        optimum without an α-sequence.
     weights : ndarray of shape (T,) or (T, p)
         Weights c of the pure steps in the last step; they sum to 1.
     step_weights : ndarray of shape (T, T) or (T, T, p)
         The same for every step, in rows.
     shrinkage : ndarray of shape (T, k) or (T, k, p)
-        diag B^(τ): the filter of each step on the eigenvalues. A ValueError where the solver
+        diag B^(τ): the filter of each step on the eigenvalues. Raises ValueError if the solver
         has no eigenvalues.
     n_steps : int
     selection : dict or None
-        What chose the α's of "optimal" and "joint": ``on`` ("leave-one-out",
+        How the α's of "optimal" and "joint" were chosen: ``on`` ("leave-one-out",
         "leave-fold-out" or "validation"), its ``mse`` (T,) at every step, and ``best_step``: a
-        greedy chain can get worse with more steps. For "joint" also what
-        :func:`~selfdistill_fast.alpha.joint_report` says; ``mse[τ − 1]`` is then that of the
+        greedy chain can get worse with more steps. For "joint" also the entries of
+        :func:`~selfdistill_fast.alpha.joint_report`; ``mse[τ − 1]`` is then that of the
         best weights of τ steps.
     metadata : dict
-        What :meth:`save` was given; JSON values.
+        The metadata given to :meth:`save`; JSON values.
     alarm : str or None
-        The warning that :func:`distill` gave about a step that looks exploded; not saved.
+        The warning of :func:`distill` about a step that looks exploded; not saved.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class DistillationPath:
 
     @property
     def n_features_in(self) -> int:
-        """Columns that :meth:`predict` expects."""
+        """Number of columns that :meth:`predict` expects."""
         return int(self._duals.shape[1] if self._X is None else self._X.shape[1])
 
     def __repr__(self) -> str:
@@ -135,31 +135,31 @@ class DistillationPath:
         if np.isnan(self.step_weights[chosen]).any():
             raise ValueError(
                 "this joint optimum has no alpha-sequence, so its earlier steps do not exist; "
-                f"only step {self.n_steps} (or None) does"
+                f"use step={self.n_steps} (or None)"
             )
         return self._duals[chosen], self._constants[chosen]
 
     def predict(self, X: Any, step: Any = None) -> Any:
-        """Predictions of one step or of all, eq. (13).
+        """Predictions of one step or of all steps, eq. (13).
 
         Parameters
         ----------
         X : array_like or dask array of shape (m, d)
-            With a precomputed kernel K(X, X_train), (m, n).
+            With a precomputed kernel, K(X, X_train), (m, n).
         step : None, int, "all" or inf
-            None: the last step; 1..T; "all": every step in one pass over K(X, X_train),
-            which is never formed; ``math.inf``: the limit of infinitely many steps, for a
-            path with one constant α.
+            None: the last step. 1..T: that step. "all": every step in one pass over
+            K(X, X_train), which is never formed. ``math.inf``: the limit of infinitely many
+            steps, for a path with one constant α.
 
         Returns
         -------
         ndarray of shape (m,) or (m, p); for "all" (T, m) or (T, m, p)
-            Of a dask array a lazy one, chunk by chunk.
+            For a dask array, a lazy dask array with the same row chunks.
 
         Raises
         ------
         TypeError, ValueError
-            Bad X; a step that is not there; a limit that does not exist.
+            Invalid X; a step or a limit that does not exist.
         """
         be, kind = self._backend, kind_of(X)
         with be.on():
@@ -211,15 +211,15 @@ class DistillationPath:
     def save(self, path: Any, *, metadata: dict[str, Any] | None = None) -> None:
         """Write the path to one ``.npz`` file: arrays and a JSON header, no pickle.
 
-        The file appears under its name only when it is complete; an existing one is
-        replaced in one step.
+        The file appears under its name only once it is complete; an existing file is
+        replaced atomically.
 
         Parameters
         ----------
         path : str or path-like
-            Used as it is; no suffix is added.
+            Used unchanged; no suffix is added.
         metadata : dict, optional
-            JSON values to keep with it; default :attr:`metadata`.
+            JSON values to save with it; default :attr:`metadata`.
 
         Raises
         ------
@@ -253,13 +253,13 @@ class DistillationPath:
 
     @classmethod
     def load(cls, path: Any, *, backend: Any = None) -> DistillationPath:
-        """Read what :meth:`save` wrote; nothing in the file is executed.
+        """Read a file written by :meth:`save`; nothing in it is executed.
 
         Parameters
         ----------
         path : str or path-like
         backend : optional
-            Where the model is to run; as in :func:`~selfdistill_fast.gram`.
+            Where the model runs; as in :func:`~selfdistill_fast.gram`.
 
         Raises
         ------
@@ -283,7 +283,7 @@ class DistillationPath:
 
 @dataclass(frozen=True, eq=False)
 class _Predictor:
-    """Predictions at native rows; a class, so that it can be sent to a worker."""
+    """Predictions at native rows; a class, so that it can be pickled for a worker."""
 
     backend: Any
     X: Any
@@ -294,7 +294,7 @@ class _Predictor:
     one_step: bool
 
     def alone(self) -> _Predictor:
-        """The same for a worker: one thread."""
+        """The same function for a worker: one thread."""
         return replace(self, backend=type(self.backend)(n_threads=1))
 
     def shape(self, m: Any) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
-"""Held-out data in; α's, step weights and scores out: the one place that chooses and scores.
+"""The only module that chooses and scores: held-out data in; α's, step weights and scores out.
 
-Every choice is made on the pure steps' predictions of held-out data (F_k in alpha/): those of a
-validation set, or leave-one-out and leave-fold-out predictions of the training rows.
+Every choice is based on the pure steps' predictions of held-out data (F_k in alpha/): predictions
+of a validation set, or leave-one-out or leave-fold-out predictions of the training rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["HeldOut", "choose", "choose_cells", "gcv_alphas", "held_out", "score
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What α's are chosen on, and chains scored on.
+    """The held-out data on which α's are chosen and chains are scored.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ def held_out(
     y_val: Any = None,
     sample_weight_val: Any = None,
 ) -> HeldOut:
-    """The validation set where there is one, else the training rows by leaving out.
+    """The validation set if there is one, else held-out predictions of the training rows.
 
     ``folds``: from :func:`~selfdistill_fast._chain.leave_out.check_folds`; default single rows.
     """
@@ -82,7 +82,7 @@ def held_out(
     device_of({"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val})
     X_val = spectrum.check_new(X_val, "X_val")
     if X_val.shape[0] == 0:
-        raise ValueError("X_val is empty: no row to choose alpha on")
+        raise ValueError("X_val is empty: alpha needs at least one row to be chosen on")
     y_val = check_targets(be, y_val, X_val.shape[0], spectrum.dtype, "y_val")
     y_val = y_val.reshape(X_val.shape[0], -1)
     if y_val.shape[1] != spectrum.p:
@@ -96,16 +96,16 @@ def held_out(
 def choose(
     held: HeldOut, penalties: Penalties, alpha: str, *, clip: bool, per_target: bool
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """The chain under one λ or a schedule that "optimal" or "joint" asks for.
+    """The chain for one λ or a schedule that "optimal" or "joint" requests.
 
     Returns
     -------
     alphas : ndarray of shape (T,) or (T, p)
         For "joint" NaN where its weights have no α-sequence.
     C : ndarray of shape (T, T) or (T, T, p)
-        Step weights; for "joint" those of the chain with these α's, the last row is the optimum.
+        Step weights; for "joint" those of the chain with these α's; the last row is the optimum.
     selection : dict
-        How well it does on the same data, see ``DistillationPath.selection``.
+        Its errors on the same data; see ``DistillationPath.selection``.
     """
     options: dict[str, Any] = {"sample_weight": held.weight, "clip": clip}
     options["per_target"] = per_target
@@ -135,7 +135,7 @@ def choose(
 
 
 def _chain_of(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """α's and step weights of a chain whose last step is Σ_k c_k F_k; NaN where there is none."""
+    """α's and step weights of a chain whose last step is Σ_k c_k F_k; NaN if there are none."""
     alphas = alphas_or_nan(c)
     try:
         C = step_weights(alphas)
@@ -157,8 +157,8 @@ def choose_cells(
 ) -> tuple[np.ndarray, np.ndarray]:
     """α's (L, A, T[, p]) and step weights (L, A, T, T[, p]) of A entries at each λ of a batch.
 
-    An entry is a number, a sequence, "optimal", or "joint": for each number of steps separately,
-    with NaN for its α's. The axis of targets is there where one entry has its own for each.
+    An entry is a number, a sequence, "optimal", or "joint" (for each number of steps separately,
+    with NaN for its α's). The axis of targets exists if one entry has separate α's for each.
     """
     options = {"sample_weight": held.weight, "clip": clip, "per_target": per_target}
     # numbers give the same weights for every λ
@@ -177,7 +177,7 @@ def choose_cells(
 
 
 def _spread(a: np.ndarray, ndim: int, copies: tuple[int, ...]) -> np.ndarray:
-    """``a`` with a last axis of targets, where one is wanted and it has none."""
+    """``a`` with a last axis of targets, added if it is requested and missing."""
     if a.ndim > ndim or not copies:
         return a
     return np.broadcast_to(a[..., None], (*a.shape, *copies))
@@ -197,13 +197,13 @@ def score_grid(
     clip: bool = False,
     per_target: bool = False,
 ) -> dict[str, Any]:
-    """Held-out error of every ridge and step of one kernel, from one factorisation.
+    """Held-out error of every λ and step for one kernel, from one factorisation.
 
     Parameters
     ----------
     spectrum : Spectrum
     lams : array_like of shape (L,)
-        Ridges: a batch, never a schedule.
+        λ values: a batch, never a schedule.
     alpha : float, sequence of T − 1, "optimal" or "joint"
         "optimal" and "joint" are chosen for each λ on the same held-out predictions that are
         scored; "joint" for each number of steps separately.
@@ -211,15 +211,15 @@ def score_grid(
     folds : list of index arrays, optional
         From :func:`~selfdistill_fast._chain.leave_out.check_folds`; default leave-one-out.
     X_val, y_val, sample_weight_val : optional
-        A validation set to score on instead.
+        A validation set to score on instead of leaving rows out.
     clip, per_target : bool
 
     Returns
     -------
     scores : dict
         ``mse`` (L, T); ``se`` (L, T), the standard error of the mean over rows; ``weights``
-        (L, T, T[, p]), step weights of each; ``alphas`` (L, T[, p]), NaN for "joint"; ``on``,
-        what they were scored on: "leave-one-out", "leave-fold-out" or "validation".
+        (L, T, T[, p]), the step weights; ``alphas`` (L, T[, p]), NaN for "joint"; ``on``, the
+        held-out data: "leave-one-out", "leave-fold-out" or "validation".
 
     Raises
     ------
@@ -257,22 +257,22 @@ def gcv_alphas(
 ) -> np.ndarray:
     """Greedy α's by generalised cross-validation instead of exact leave-one-out.
 
-    Every diagonal in the leave-one-out recursion is replaced by its mean, which for one
-    step is the usual GCV residual (y − ŷ)_i / (1 − tr A / n). One shot, and cheaper by the
-    product with V∘V, but not exact; for comparison with alpha="optimal".
+    Every diagonal in the leave-one-out recursion is replaced by its mean. For one step this
+    gives the usual GCV residual (y − ŷ)_i / (1 − tr A / n). It saves the product with V∘V,
+    but is not exact; for comparison with alpha="optimal".
 
     Parameters
     ----------
     spectrum : Spectrum
     lam : float
-        The ridge λ.
+        λ of (K + λI)⁻¹.
     n_steps : int T
     clip, per_target : bool
 
     Returns
     -------
     alphas : ndarray of shape (T,) or (T, p)
-        To be given to :func:`distill` as ``alpha``.
+        For use as ``alpha`` in :func:`distill`.
 
     Examples
     --------

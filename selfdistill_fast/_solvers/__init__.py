@@ -1,15 +1,15 @@
-"""Spectra: what is left of a training set once its kernel matrix has been factorised.
+"""Spectra: what remains of a training set once its kernel matrix has been factorised.
 
-Every solver answers the same questions; everything after it (filters, leave-one-out, α,
-predictions) is written on these answers alone:
+Every solver answers the same questions. Everything downstream (filters, leave-one-out, α,
+predictions) uses these answers only:
 
 * ``project(X)`` (m, k): the basis functions at new points;
 * ``pure_steps(lam, n_steps)`` (T, k, p): coordinates with F_τ = project(X) @ pure_steps[τ−1],
   the predictions after τ pure steps (α = 0);
-* ``diag_powers(lam, n_steps)`` (T, n): the diagonals of A, A², …; and, without cancellation,
-  what leave-one-out needs: the functions (I − A) A^(τ−1) of K as ``residual_filters``, their
-  ``diagonals``, blocks, and what they make of the targets;
-* ``dual(coordinates)`` (…, n, p): dual coefficients, so that predictions are
+* ``diag_powers(lam, n_steps)`` (T, n): the diagonals of A, A², …. For leave-one-out, without
+  cancellation: the functions (I − A) A^(τ−1) of K as ``residual_filters``, their
+  ``diagonals`` and blocks, and their products with the targets;
+* ``dual(coordinates)`` (…, n, p): dual coefficients. Predictions are
   κ(x, X) @ dual + constant(coordinates) and need no basis.
 
 A spectral solver also has eigenvalues ``d`` (k,) and rotated targets ``z`` = Vᵀy (k, p).
@@ -81,59 +81,61 @@ def spectrum(
     leave_one_out: bool | None = None,
     **options: Any,
 ) -> Spectrum:
-    """Factorise a training set once, for every λ, α and number of steps.
+    """Factorise a training set once for every λ, every α and any number of steps.
 
     Parameters
     ----------
     X : array_like of shape (n, d)
-        For ``kernel="precomputed"`` the matrix K, (n, n). With ``solver="nystrom"`` it need not
-        fit in memory: a NumPy memory map, a zarr or h5py array, a dask array, or chunks of
-        rows: a list, an object whose ``__iter__`` starts anew each time, or a function that
-        returns an iterator; each chunk an array (rows, d), or a pair (X, y). It is read again
-        for leave-one-out and must not change.
+        With ``kernel="precomputed"``, the matrix K, (n, n). With ``solver="nystrom"``, X need
+        not fit in memory: it may be a NumPy memory map, a zarr or h5py array, a dask array, or
+        chunks of rows. Chunks are given as a list, an object whose ``__iter__`` restarts each
+        time, or a function that returns an iterator; each chunk is an array (rows, d) or a
+        pair (X, y). Leave-one-out reads X again, so it must not change.
     Y : array_like of shape (n,) or (n, p)
-        None where the chunks are pairs.
+        None if the chunks are pairs.
     kernel : Kernel or callable
         Such as ``RBF(0.1)``; "precomputed"; or a function of (X, Z).
     solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"}
-        "eigh": K = V D Vᵀ in full; exact, serves every λ, O(n³) time. "cholesky": one λ only,
-        about twenty times cheaper, leave-one-out of at most four steps, no eigenvalues.
-        "tridiagonal": every λ, no leave-one-out, half the time of "eigh". "krylov": every λ
-        down to ``lam_min`` (default: the smallest ``lam``; a smaller one that is asked for
-        later continues the run) for these targets, to a certified tolerance, no leave-one-out;
-        far cheaper than all of these for large n, and K need not fit in memory. Options
-        ``lam_min``, ``n_steps`` (6), ``tol`` (1e-8; 1e-3 in float32), ``max_rank`` (3000) and
-        ``storage`` of K ("auto", "float64", "float32", "none").
-        "nystrom": the model of m landmark rows, an approximation in O(m²) memory (beside X) and
-        O(nm²) time, one pass over the rows; options ``n_landmarks`` (default 1000),
-        ``sampling`` ("rpcholesky", randomly pivoted Cholesky; "uniform"; "kmeans", rows nearest
-        to the centres of clusters; default "auto": the first or the third, whichever predicts
-        held-out rows of a small pilot model better, with few rows the first) and ``block``, the
-        rows of a pass that are worked on at a time; its ``approximation_error`` says how far the
-        model's kernel is from the given one.
-        "auto": what :func:`plan` finds cheapest of all that is exact (to ``tol``), fits the
-        memory and has leave-one-out where that is needed; the result's ``plan`` says why.
-        ("cholesky" is left to kernels that are positive semi-definite by construction: it
-        cannot see a negative eigenvalue above −λ.) A :class:`Plan` stands for "auto" with the
-        choice already made.
+        "eigh": the full decomposition K = V D Vᵀ. Exact, serves every λ, O(n³) time.
+        "cholesky": a single λ, about twenty times cheaper, leave-one-out for at most four
+        steps, no eigenvalues. "tridiagonal": every λ, no leave-one-out, half the time of
+        "eigh".
+        "krylov": every λ down to ``lam_min``, for these targets, to a certified tolerance; no
+        leave-one-out. For large n it is far cheaper than the solvers above, and K need not fit
+        in memory. Options: ``lam_min`` (default: the smallest ``lam``; a smaller value
+        requested later continues the run), ``n_steps`` (6), ``tol`` (1e-8; 1e-3 in float32),
+        ``max_rank`` (3000) and ``storage`` of K ("auto", "float64", "float32", "none").
+        "nystrom": a model on m landmark rows. An approximation, with O(m²) memory (besides X),
+        O(nm²) time and one pass over the rows. Options: ``n_landmarks`` (default 1000);
+        ``sampling`` ("rpcholesky", randomly pivoted Cholesky; "uniform"; "kmeans", the rows
+        nearest to cluster centres; default "auto": "rpcholesky" or "kmeans", depending on
+        which one predicts held-out rows better in a small pilot model, and "rpcholesky" when
+        there are few rows); ``block``, the number of rows processed at a time. Its
+        ``approximation_error`` says how far the model's kernel is from the given one.
+        "auto": the cheapest solver, according to :func:`plan`, that is exact (to ``tol``),
+        fits in memory and has leave-one-out if that is needed; the result's ``plan`` says why.
+        ("auto" uses "cholesky" only for kernels that are positive semi-definite by
+        construction, because it cannot see a negative eigenvalue above −λ.) A :class:`Plan`
+        acts as "auto" with the choice already made.
     lam : float or sequence, optional
-        The ridges that will be asked for: a scalar for one, a sequence for a batch (never a
-        schedule over the steps). "cholesky" needs one, "krylov" the smallest; the others serve
-        every other one, too.
+        The λ values that will be requested: a scalar for one, a sequence for a batch (never a
+        schedule over the steps). "cholesky" needs exactly one, "krylov" the smallest; the other
+        solvers also serve any other value.
     sample_weight : array_like of shape (n,), optional
-        Weights of the squared errors, >= 0. Rows of weight 0 drop out of the fit.
+        Weights of the squared errors, >= 0. Rows of weight 0 do not enter the fit.
     fit_intercept : bool
-        An unpenalised constant, refitted in every step.
+        Whether to fit an unpenalised constant, refitted in every step.
     random_state : optional
-        Seed or generator of "nystrom"; the exact solvers use no random numbers.
+        Seed or generator for "nystrom"; the exact solvers use no random numbers.
     backend : {None, "cpu", "gpu", "auto", "reference"} or a backend object, optional
-        None: where the arrays are, a CUDA device or the host. "gpu" takes arrays from the host
-        there; "auto" does where that pays. The spectrum's own arrays stay where they are computed.
+        None: compute where the arrays are, on a CUDA device or on the host. "gpu" copies host
+        arrays to the device; "auto" does so where it is faster. The spectrum's own arrays stay
+        where they were computed.
     max_memory : int, optional
-        Bytes that the factorisation may take; default 80 % of what is available.
+        Bytes that the factorisation may use; default: 80 % of the available memory.
     leave_one_out : bool, optional
-        Whether "auto" must keep to solvers that have leave-one-out. None: it does, unless none
-        of them fits the memory. True with a solver that has none is refused before any work.
+        Whether "auto" is restricted to solvers that have leave-one-out. None: it is, unless none
+        of them fits in memory. True with a solver that has none is rejected before any work.
 
     Returns
     -------
@@ -145,12 +147,12 @@ def spectrum(
     ------
     TypeError, ValueError
         Sparse or non-numeric input, wrong shapes, NaN, infinity, empty arrays, a
-        precomputed K that is not symmetric, an unknown solver, a solver without the
-        leave-one-out that is asked for.
+        precomputed K that is not symmetric, an unknown solver, or leave-one-out requested
+        from a solver that has none.
     numpy.linalg.LinAlgError
         K is not positive semi-definite; the message names the eigenvalue.
     MemoryError
-        The factorisation does not fit; the message gives the bytes and the ways out.
+        The factorisation does not fit; the message gives the bytes and the remedies.
 
     Examples
     --------
@@ -188,7 +190,7 @@ def _gpu_that_pays(
     """A GPU for a problem on the host, or None."""
     be, X, Y = given.backend, given.X, given.y
     if not isinstance(X, np.ndarray) or X.ndim != 2 or 0 in X.shape:
-        return None  # what is streamed stays on the host; what is wrong is refused there
+        return None  # streamed data stays on the host; invalid input is rejected there
     p = 1 if len(np.shape(Y)) < 2 else np.shape(Y)[1]
     dtype = np.dtype("f4" if X.dtype in (np.float32, np.float16) else "f8")
     sizes = be, X.shape[0], X.shape[1], p, dtype
@@ -213,7 +215,7 @@ def _checked(be: Any, given: TrainingSet, solver: str) -> TrainingSet:
         raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")
     if isinstance(given.kernel, Precomputed) and n != n_features:
         raise ValueError(f"a precomputed K must be square, got shape {X.shape}")
-    y = check_targets(be, y, n, "float64", "Y")  # centred before it is rounded to X's dtype
+    y = check_targets(be, y, n, "float64", "Y")  # centred first, then rounded to X's dtype
     w = check_sample_weight(be, given.sample_weight, n)
     return replace(given, backend=be, X=X, y=y, sample_weight=w)
 
@@ -249,7 +251,7 @@ def _spectrum(
 def _automatic(
     training: TrainingSet, request: Request, options: dict[str, Any], chosen: Plan
 ) -> Spectrum:
-    """The training set factorised by the solver of a plan, or by one that takes its place."""
+    """The training set factorised by a plan's solver, or by the solver that replaces it."""
     name, automatic = str(chosen.solver), True
     while True:
         solver = solver_named(name)
@@ -278,7 +280,7 @@ def _automatic(
 def _unless_unsuitable(
     solver: type[Spectrum], training: TrainingSet, request: Request
 ) -> Spectrum | None:
-    """None where the solver is unsuitable; what it had allocated is free by then."""
+    """The spectrum, or None if the solver is unsuitable; its memory is then free again."""
     try:
         return solver(training, request)
     except Unsuitable:

@@ -1,17 +1,18 @@
 """What all solvers share: the protocol, the training set, and the checks.
 
-With weights W and q = √w/‖√w‖ every solver works on
+With weights W and q = √w/‖√w‖, every solver works on
 
     K_w = W^½ K W^½,                      without an intercept,
     H K_w H + shift q qᵀ,  H = I − qqᵀ,   with one,
 
-where the shift moves the eigenvector q away from a null space that it would mix with; and on
-the targets t = W^½ (y − ȳ), which are orthogonal to q. A model with weighted dual coefficients
-c ⟂ q predicts
+and on the targets t = W^½ (y − ȳ), which are orthogonal to q. The shift moves the eigenvector q
+away from the null space, with which it would otherwise mix. A model with weighted dual
+coefficients c ⟂ q predicts
 
     f(x) = ȳ + κ(x, X) W^½ c − r·c,   r = W^½ k̄,   k̄_j = Σ_i w_i κ(x_i, x_j) / Σ_i w_i,
 
-with r = 0 and ȳ = 0 without an intercept. Rows of weight 0 drop out of all this.
+with r = 0 and ȳ = 0 without an intercept. Rows of weight 0 are dropped; the others are the
+*retained* rows.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ __all__ = ["Spectrum"]
 
 
 class Spectrum(Solver):
-    """A factorised training set: the part that all solvers share.
+    """A factorised training set: the part common to all solvers.
 
     Attributes
     ----------
@@ -52,24 +53,24 @@ class Spectrum(Solver):
     Y : (n, p) targets, centred by ``y_mean`` where there is an intercept
     n, k, p : int
         Training rows, coordinates, targets.
-    target : (n kept rows, p) weighted, centred targets t
+    target : (n retained rows, p) weighted, centred targets t
     filters : Filters, or None for a solver without eigenvalues; see spectral.py
     d : (k,) eigenvalues, ascending and >= 0 (spectral solvers)
     z : (k, p) rotated targets Vᵀ t (spectral solvers)
     sample_weight : (n,) or None
     total_weight : float, the sum of the weights (n without weights)
     rows : index array of the rows with positive weight, or None for all
-    q : (n kept rows,) the unit vector √w/‖√w‖ with an intercept, else None
+    q : (n retained rows,) the unit vector √w/‖√w‖ with an intercept, else None
     y_mean : (p,) the intercept's share of every prediction; 0 without an intercept
     one_target : bool
         y was one-dimensional, and so are predictions.
     scale : float
-        Largest eigenvalue of K_w before it is centred, or a bound that is not far above it. What
-        is rounding is judged against it: see :attr:`rounding`.
+        Largest eigenvalue of K_w before centring, or an upper bound not far above it. It sets
+        the level of rounding errors: see :attr:`rounding`.
     plan : Plan or None
         Why ``solver="auto"`` chose this one.
 
-    A subclass is a solver, made as ``solver(training, request)`` of a ``TrainingSet`` and a
+    A subclass is a solver; ``solver(training, request)`` makes one from a ``TrainingSet`` and a
     ``Request``.
     """
 
@@ -95,7 +96,7 @@ class Spectrum(Solver):
     def _prepare(self, training: TrainingSet, request: Request, *, needed: int) -> None:
         """Set the attributes above.
 
-        ``needed`` is the peak of bytes, checked before anything large is allocated.
+        ``needed`` is the peak memory in bytes, checked before anything large is allocated.
         """
         be, X, y, kernel = training.backend, training.X, training.y, training.kernel
         w, fit_intercept = training.sample_weight, training.fit_intercept
@@ -107,14 +108,14 @@ class Spectrum(Solver):
         self.basis = self.X  # the rows that dual coefficients belong to
         self.sample_weight = None if w is None else w.copy()
         self.rows = None if w is None or bool((w > 0).all()) else xp.nonzero(w > 0)[0]
-        # a precomputed K is not kept, but for what it says of the rows of weight 0
+        # of a precomputed K, only the part that concerns the rows of weight 0 is stored
         self._K_dropped: Any = X[w == 0] if precomputed and self.rows is not None else None
         check_memory(
             be,
             needed,
             f"{type(self).__name__} of {X.shape[0]} rows in {X.dtype}",
             request.max_memory,
-            f"ways out: float32 input (half of it), {self.memory_hint}, or a larger max_memory",
+            f"remedies: float32 input (half the bytes), {self.memory_hint}, or a larger max_memory",
         )
         weights = xp.ones(self.n) if w is None else w
         weights = self.kept(weights)
@@ -140,7 +141,10 @@ class Spectrum(Solver):
             )
 
     def _checked_matrix(self, X: Any, *, copy: bool) -> Any:
-        """K of the kept rows, unweighted, finite and symmetric; ``copy``: it may be destroyed."""
+        """K of the retained rows, unweighted, finite and symmetric.
+
+        ``copy``: the result may be overwritten.
+        """
         xp, kernel = self.backend.xp, self.kernel
         precomputed = isinstance(kernel, Precomputed)
         if not precomputed:
@@ -150,16 +154,16 @@ class Spectrum(Solver):
         else:
             K = X[self.rows][:, self.rows]
         if copy and not kernel.pair and not (precomputed and self.rows is not None):
-            K = K.copy()  # the caller keeps his matrix, and may keep his function's result
+            K = K.copy()  # the caller may still use the matrix, or the function's result
         check_diagonal(xp.diagonal(K), self.kept(X) if kernel.pair else None, kernel, K.dtype)
         if not kernel.definite:
             check_symmetric(K, xp)
         return K
 
     def _kernel_matrix(self, X: Any, shift: float) -> Any:
-        """The matrix of the head of this module, in memory that may be destroyed.
+        """The matrix defined at the head of this module, in memory that may be overwritten.
 
-        q is moved to the eigenvalue ``shift`` · trace/n, see :func:`centre`.
+        q is moved to the eigenvalue ``shift`` · trace/n; see :func:`centre`.
         """
         xp = self.backend.xp
         K = self._checked_matrix(X, copy=True)
@@ -223,25 +227,25 @@ class Spectrum(Solver):
         return powers if self.q is None else powers + (self.q**2).astype(self.dtype)
 
     def diagonals(self, filters: Any) -> Any:
-        """Diagonals at the kept training rows: filters (…, k) → (…, n)."""
+        """Diagonals at the retained training rows: filters (…, k) → (…, n)."""
         self.check_leave_one_out()
         raise NotImplementedError
 
     def applied(self, filters: Any) -> Any:
-        """Filtered targets at the kept training rows: filters (…, k) → (…, n, p)."""
+        """Filtered targets at the retained training rows: filters (…, k) → (…, n, p)."""
         return self.unweighted(self.in_rows(filters[..., None] * self.z))
 
     def applied_and_diagonals(self, filters: list[Any]) -> list[Any]:
-        """What each filter makes of the targets, and then the diagonal of each."""
+        """The filtered targets of each filter, then the diagonal of each."""
         return [self.applied(f) for f in filters] + [self.diagonals(f) for f in filters]
 
     def fold(self, rows: Any) -> Fold:
-        """A set S of kept rows, given by their positions among the kept ones, to leave out."""
+        """A set S of retained rows to leave out, given by positions among the retained rows."""
         self.check_leave_one_out()
         raise NotImplementedError
 
     def in_rows(self, coordinates: Any) -> Any:
-        """Weighted dual coefficients of the kept rows from coordinates (…, k, p)."""
+        """Weighted dual coefficients of the retained rows from coordinates (…, k, p)."""
         raise NotImplementedError
 
     def dual(self, coordinates: Any) -> Any:
@@ -276,7 +280,7 @@ class Spectrum(Solver):
         raise NotImplementedError
 
     def _weighted_gram(self, X_new: Any) -> Any:
-        """κ(x, X) W^½ at new points, for the kept rows."""
+        """κ(x, X) W^½ at new points, for the retained rows."""
         X_new = self.check_new(X_new)
         if self.X is None:
             K = X_new if self.rows is None else X_new[:, self.rows]
@@ -285,7 +289,7 @@ class Spectrum(Solver):
         return K if self._root is None else K * self._root
 
     def regularised_gram(self, rows: Any, lam: float) -> Any:
-        """K_w + λI of some of the kept rows, computed anew (not for a precomputed kernel)."""
+        """K_w + λI of some of the retained rows, recomputed (not for a precomputed kernel)."""
         xp = self.backend.xp
         K = native_gram(self.backend, self.kept(self.X)[rows], None, self.kernel)
         if self._root is not None:
@@ -295,11 +299,11 @@ class Spectrum(Solver):
         return K
 
     def unweighted(self, a: Any) -> Any:
-        """W^−½ a for a (…, n, p) at the kept rows."""
+        """W^−½ a for a (…, n, p) at the retained rows."""
         return a if self._root is None else a / self._root[:, None]
 
     def kept(self, a: Any) -> Any:
-        """The rows of positive weight of an array over training rows."""
+        """The retained rows (those of positive weight) of an array over training rows."""
         return a if self.rows is None else a[self.rows]
 
     def evaluate(self, X_new: Any, coordinates: Any) -> Any:
@@ -314,7 +318,7 @@ class Spectrum(Solver):
         return F.reshape(*lead, X_new.shape[0], p)
 
     def warn_below_rounding(self, lam: Any) -> None:
-        """RuntimeWarning where no digit is promised for λ, which is below the rounding of K."""
+        """RuntimeWarning if λ is below the rounding of K, so that no digit is guaranteed."""
         smallest = float(np.min(lam))
         single = self.dtype == np.float32
         limit = self.rounding * (10.0 if single else max(10.0, 0.1 * len(self.target)))
@@ -323,17 +327,16 @@ class Spectrum(Solver):
             warn_caller(
                 f"lam={smallest:g} is below the rounding of K in {self.dtype}, {limit:.2g} (its "
                 f"norm is {self.scale:.3g}): predictions may have no correct digit (a relative "
-                f"error of {min(error, 1.0):.2g}); it is at most 1e-3 from "
-                f"lam={1e4 * self.rounding:.2g} on: use a larger lam"
-                + (" or float64" if single else ""),
+                f"error of {min(error, 1.0):.2g}); the error is at most 1e-3 for lam >= "
+                f"{1e4 * self.rounding:.2g}: use a larger lam" + (" or float64" if single else ""),
                 RuntimeWarning,
             )
 
     def _check_underflow(self) -> Self:
-        """This; ValueError where coefficients underflow, whatever λ is.
+        """Return self; ValueError if coefficients underflow for every λ.
 
-        They are y/(K + λ) of the weighted problem, and of the caller's, held to the smallest
-        number of the dtype; K times that must be small beside y.
+        Coefficients are y/(K + λ), of the weighted and of the caller's problem. Their resolution
+        is the smallest number of the dtype; K times that number must be small relative to y.
         """
         info, size = np.finfo(self.dtype), largest(abs(self.target))
         root = (self.total_weight / max(len(self.target), 1)) ** 0.5
@@ -343,8 +346,8 @@ class Spectrum(Solver):
             < 8.0 * self.scale * float(info.smallest_subnormal) * max(1.0, 1.0 / root)
         ):
             raise ValueError(
-                f"y (at most {largest(abs(self.Y)):.2g}) is so small beside the kernel (its norm "
-                f"is {self.scale:.2g}, with sample_weight) that coefficients underflow "
+                f"y (at most {largest(abs(self.Y)):.2g}) is so small relative to the kernel (norm "
+                f"{self.scale:.2g}, with sample_weight) that coefficients underflow "
                 f"{self.dtype}: scale y up, or the kernel and lam down"
                 + (", or use float64" if self.dtype == np.float32 else "")
             )

@@ -1,19 +1,19 @@
-"""One ridge, no eigenvectors: a Cholesky factor of K + λI, in the buffer of K.
+"""One λ, no eigenvectors: a Cholesky factor of K + λI, in the buffer of K.
 
-With M = (K_w + λI)⁻¹ (weights and intercept as in eigh.py) every function of K that a chain
-under this one λ needs is a polynomial in x = λM, since A = I − x:
+Let M = (K_w + λI)⁻¹ (weights and intercept as in eigh.py). Every function of K that a chain
+with this one λ needs is a polynomial in x = λM, since A = I − x:
 
     pure steps      M A^(τ−1) = (1/λ) x (1 − x)^(τ−1),
     leave-one-out   (I − A) A^(τ−1) = x (1 − x)^(τ−1).
 
-A filter is held as its coefficients of 1, x, …, x^T. The steps themselves are triangular
-solves: with c = M t the next targets are A t = t − λc, free. Diagonals need M itself, which
-replaces the factor when it is first asked for: diag M and diag M² (row norms) at n³ flops in
-all serve two steps, and M² in row blocks, at 2n³ more, serves four.
+A filter is stored as its coefficients of 1, x, …, x^T. The steps themselves are triangular
+solves: with c = M t the next targets A t = t − λc cost nothing more. Diagonals need M itself,
+which replaces the factor when first needed. diag M and diag M² (row norms) cost n³ flops in
+total and serve two steps; M² in row blocks costs 2n³ more and serves four.
 
-With an intercept q is an eigenvector of H K_w H that is moved to σ = trace(K)/n, so that the
-matrix is well conditioned; its share f(ξ) q qᵀ, ξ = λ/(λ + σ), is taken out of diagonals and
-blocks again.
+With an intercept, the eigenvector q of H K_w H is moved to the eigenvalue σ = trace(K)/n, which
+keeps the matrix well conditioned. Its share f(ξ) q qᵀ, ξ = λ/(λ + σ), is subtracted from
+diagonals and blocks.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ __all__ = ["CholeskySpectrum"]
 
 #: largest λ/d_max at which 1 − x keeps enough digits
 MAX_RIDGE = 10.0
-#: rows of K or M² that are worked on at a time
+#: rows of K or M² processed at a time
 _BLOCK = 256
 #: steps whose diagonals come from M and M² alone
 MAX_LOO_STEPS = 4
 
 
 class CholeskySpectrum(Spectrum):
-    """Factorised training set for one ridge; made by :func:`~selfdistill_fast.spectrum`.
+    """Factorised training set for one λ; made by :func:`~selfdistill_fast.spectrum`.
 
     Coordinates are the dual coefficients of the weighted problem, k = n.
     """
@@ -56,7 +56,7 @@ class CholeskySpectrum(Spectrum):
     name = "cholesky"
     max_loo_steps = MAX_LOO_STEPS
     one_lam = True
-    successors = ("eigh",)  # keeps all digits; and serves λ below round-off
+    successors = ("eigh",)  # keeps all digits, and serves λ below round-off
 
     @classmethod
     def serves(cls, problem: Problem) -> str | None:
@@ -102,7 +102,7 @@ class CholeskySpectrum(Spectrum):
                 raise Unsuitable
             warn_caller(
                 f"lam={lam:g} is more than {MAX_RIDGE:g} times the largest eigenvalue of K: "
-                "solver='cholesky' knows the smoother only as I - lam (K + lam I)^-1 and loses "
+                "solver='cholesky' computes the smoother as I - lam (K + lam I)^-1 and loses "
                 "digits of small predictions; use solver='eigh'",
                 RuntimeWarning,
             )
@@ -114,12 +114,12 @@ class CholeskySpectrum(Spectrum):
                 raise Unsuitable from None
             raise LinAlgError(
                 f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
-                "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "
-                "which names the eigenvalue"
+                "semi-definite, or lam is below its round-off; use a larger lam, or "
+                "solver='eigh', which reports the eigenvalue"
             ) from None
         self._inverse: Any = None
         self._powers: list[Any] = []
-        self._lock = threading.RLock()  # M takes the factor's place while others may solve
+        self._lock = threading.RLock()  # M replaces the factor while other threads may be solving
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -167,8 +167,8 @@ class CholeskySpectrum(Spectrum):
     def _smoother(self, penalties: Penalties) -> Any:
         """Filters A^τ = (1 − x)^τ as coefficients of 1, x, …, x^T: (T, T + 1).
 
-        Without eigenvalues A is known as I − x only: where regularisation is so strong that
-        A is near 0, predictions keep their digits relative to y, not to themselves.
+        Without eigenvalues A is available only as I − x. Where regularisation is so strong that
+        A is near 0, predictions are accurate relative to y, not to themselves.
         """
         self._check(penalties)
         return self._powers_of_smoother(penalties.n_steps)[1:]
@@ -188,15 +188,15 @@ class CholeskySpectrum(Spectrum):
         Raises
         ------
         NoLimit
-            α outside [0, 2], where a limit depends on eigenvalues that are not known here; α so
-            small that the iteration does not converge to 1e-10.
+            α is outside [0, 2], where the limit depends on eigenvalues that are not known here;
+            or α is so small that the iteration does not converge to 1e-10.
         """
         self._check(Penalties.of(lam, 1))
         xp = self.backend.xp
         if not 0.0 <= alpha <= 2.0:
             raise NoLimit(
                 f"whether infinitely many steps have a limit at alpha={alpha:g} depends on the "
-                "eigenvalues, which solver='cholesky' has not; use solver='eigh'"
+                "eigenvalues, and solver='cholesky' does not compute them; use solver='eigh'"
             )
         b = self._solve(self.target)
         size = abs(b).max(0)
@@ -231,13 +231,13 @@ class CholeskySpectrum(Spectrum):
 
     # --------------------------------------------------------- training rows
     def diagonals(self, filters: Any) -> Any:
-        """Diagonals of Σ_j f_j x^j at the kept training rows: filters (…, T + 1) → (…, n)."""
+        """Diagonals of Σ_j f_j x^j at the retained training rows: filters (…, T + 1) → (…, n)."""
         count = filters.shape[-1] - 1
         self.check_leave_one_out(count)
         return filters @ self.backend.xp.stack(self._diagonal_powers(count))
 
     def applied(self, filters: Any) -> Any:
-        """Filtered targets at the kept training rows: filters (…, T + 1) → (…, n, p)."""
+        """Filtered targets at the retained training rows: filters (…, T + 1) → (…, n, p)."""
         xp = self.backend.xp
         powers = [self.target]
         while len(powers) < filters.shape[-1]:
@@ -245,7 +245,7 @@ class CholeskySpectrum(Spectrum):
         return self.unweighted(xp.tensordot(filters, xp.stack(powers), 1))
 
     def fold(self, rows: Any) -> Fold:
-        """A set S of kept rows to leave out."""
+        """A set S of retained rows to leave out."""
         return _CholeskyFold(self, rows)
 
     # --------------------------------------------------------------- helpers
@@ -257,15 +257,15 @@ class CholeskySpectrum(Spectrum):
     def _check(self, penalties: Penalties) -> None:
         if penalties.scheduled or not (penalties.values == self.lam).all():
             raise ValueError(
-                f"solver='cholesky' has factorised lam={self.lam:g} only, asked for "
-                f"{'a schedule' if penalties.scheduled else penalties.values}; use solver='eigh', "
+                f"solver='cholesky' has factorised lam={self.lam:g} only; requested: "
+                f"{'a schedule' if penalties.scheduled else penalties.values}. Use solver='eigh', "
                 "which serves every lam"
             )
         if penalties.is_batch:
             raise ValueError("solver='cholesky' serves one scalar lam, not a batch; use 'eigh'")
 
     def _solve(self, t: Any) -> Any:
-        """M t, from the factor or, once that is gone, from M."""
+        """M t, from the factor or, once M has replaced it, from M."""
         with self._lock:
             if self._inverse is None:
                 return self.backend.cholesky_solve(self._factor, t)
@@ -289,13 +289,13 @@ class CholeskySpectrum(Spectrum):
         powers_known = self._powers
         if len(powers_known) <= count:
             M = self._explicit_inverse()
-            # every kind at once: M and its row norms, or also M² in row blocks
+            # all powers at once: M and its row norms, and perhaps M² in row blocks
             powers = xp.empty((3 if count <= 2 else 5, self.k), self.dtype)
             powers[0] = 1.0
             powers[1] = xp.diagonal(M) * self.lam
             for start in range(0, self.k, _BLOCK):
                 rows = slice(start, start + _BLOCK)
-                x = M[rows] * self.lam  # at most 1, whatever the size of K
+                x = M[rows] * self.lam  # at most 1, however large K is
                 powers[2, rows] = xp.einsum("ij,ij->i", x, x)
                 if count > 2:
                     squared = x @ M * self.lam
@@ -309,12 +309,12 @@ class CholeskySpectrum(Spectrum):
 
 
 class _CholeskyFold(Fold):
-    """Blocks of polynomials in x; a correction is held as E_S δ, made orthogonal to q."""
+    """Blocks of polynomials in x; a correction is stored as E_S δ, made orthogonal to q."""
 
     spectrum: CholeskySpectrum
 
     def solver(self, lam: float, filter_: Any) -> Callable[[Any], Any]:
-        """By a factor of the block x_SS, read off M."""
+        """By factorising the block x_SS, taken from M."""
         s, be = self.spectrum, self.spectrum.backend
         block = s.lam * s._explicit_inverse()[self.rows][:, self.rows]
         if self.q is not None:

@@ -25,19 +25,19 @@ from selfdistill_fast.kernels import Kernel
 
 __all__ = ["EighSpectrum"]
 
-#: rows of V that one step of a blocked O(n²) pass touches
+#: rows of V processed by one step of a blocked O(n²) pass
 _BLOCK = 256
-#: change of a prediction, relative to max |y|, that removing a negative eigenvalue may cause in
-#: silence
+#: change of a prediction, relative to max |y|, below which removing a negative eigenvalue gives
+#: no warning
 _MOVED = 1e-4
 
 
 class EighSpectrum(Spectrum):
     """Full eigendecomposition of a kernel matrix; made by :func:`~selfdistill_fast.spectrum`."""
 
-    #: eigenvalues, from the first, that may be rounding alone, and are 0 where λ may be, too
+    #: eigenvalues, from the first, that may be rounding errors only; 0 where λ is that small too
     unknown: int = 0
-    #: eigenvalues as they were computed, where they have been set to 0
+    #: the computed values of eigenvalues that were set to 0
     _negative: Any = ()
 
     name = "eigh"
@@ -93,18 +93,18 @@ class EighSpectrum(Spectrum):
         return one_product(lambda a: self.V @ a, coordinates, self.backend.xp)
 
     def diagonals(self, filters: Any) -> Any:
-        """diag(V f Vᵀ) of the kept training rows: filters (…, k) → (…, n), one product for all."""
+        """diag(V f Vᵀ) of the retained rows: filters (…, k) → (…, n), one product for all."""
         lead = filters.shape[:-1]
         F = filters.reshape(math.prod(lead), self.k).T
         return self.backend.squares_matmul(self.V, F).T.reshape(*lead, self.V.shape[0])
 
     def fold(self, rows: Any) -> Fold:
-        """A set S of kept rows to leave out."""
+        """A set S of retained rows to leave out."""
         return _EighFold(self, rows)
 
     # --------------------------------------------------------------- helpers
     def warn_below_rounding(self, lam: Any) -> None:
-        """Also where negative eigenvalues of a matrix that is the caller's were set to 0."""
+        """Also warn where negative eigenvalues of the caller's matrix were set to 0."""
         super().warn_below_rounding(lam)
         count, smallest = len(self._negative), float(np.min(lam))
         if count == 0 or self.kernel.definite:
@@ -125,21 +125,21 @@ class EighSpectrum(Spectrum):
 
 
 class _EighFold(Fold):
-    """Blocks V_S f V_Sᵀ; a correction is held as V_Sᵀ δ."""
+    """Blocks V_S f V_Sᵀ; a correction is stored as V_Sᵀ δ."""
 
     def __init__(self, spectrum: EighSpectrum, rows: Any) -> None:
         super().__init__(spectrum, rows)
         self.V = spectrum.V[rows]
 
     def solver(self, lam: float, filter_: Any) -> Callable[[Any], Any]:
-        """By a factor of the block, or of the kernel matrix of the rows T outside of S.
+        """By factorising the block, or the kernel matrix of the rows T outside S.
 
-        The block costs 2|S|²k + |S|³/3 flops. A refit without S costs |T|³/3, since its kernel
-        matrix is computed anew from the rows, and serves the same purpose (Schur complement):
+        The block costs 2|S|²k + |S|³/3 flops. A refit without S costs |T|³/3, because its kernel
+        matrix is recomputed from the rows, and gives the same result (Schur complement):
 
             [(I − A)_SS]⁻¹ = I + (K_SS − K_ST (K_TT + λI)⁻¹ K_TS) / λ.
 
-        It is the cheaper one for two folds, and for a group of more than half of the rows.
+        The refit is cheaper for two folds, and for a group of more than half of the rows.
         """
         s, be, size = self.spectrum, self.spectrum.backend, len(self.rows)
         n = len(s.target)
@@ -173,7 +173,7 @@ class _EighFold(Fold):
 
 
 def clamp(d: Any, kernel: Kernel, xp: Any, rounding: float, n: int) -> Any:
-    """Eigenvalues with rounding below zero removed: the only place where that is done.
+    """Eigenvalues with negative rounding errors set to 0: the only place where that is done.
 
     Raises
     ------

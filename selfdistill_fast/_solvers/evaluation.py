@@ -1,4 +1,4 @@
-"""Predictions of mixtures of the pure steps at new samples, and the limit that they may have."""
+"""Predictions of mixtures of the pure steps at new samples, and whether their limit exists."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["NoLimit", "check_limit", "check_new", "check_values", "evaluate", "m
 
 
 class NoLimit(ValueError):
-    """Infinitely many steps have no limit, or it is not one that the solver can compute."""
+    """Infinitely many steps have no limit, or the solver cannot compute it."""
 
 
 def check_limit(d: Any, lam: float, alpha: float) -> None:
     """NoLimit unless the chain with one α converges: |(1 − α) a_k| < 1 for every k.
 
-    Written as −λ < αd and (α − 2)d < λ, which has no cancellation.
+    Evaluated as −λ < αd and (α − 2)d < λ, which does not cancel.
     """
     if not bool((alpha * d > -lam).all() and ((alpha - 2.0) * d < lam).all()):
         largest = float(d.max())
         raise NoLimit(
             f"infinitely many steps have no limit at alpha={alpha:g}: it exists only if "
-            f"|(1 - alpha) d/(d + lam)| < 1 for every eigenvalue d, that is for alpha between "
+            f"|(1 - alpha) d/(d + lam)| < 1 for every eigenvalue d, that is, for alpha between "
             f"{-lam / largest:g} and {2.0 + lam / largest:g} here"
         )
 
@@ -36,7 +36,7 @@ def check_limit(d: Any, lam: float, alpha: float) -> None:
 def check_new(
     be: Any, X_new: Any, n_features: int, dtype: Any, kernel: Kernel, name: str = "X"
 ) -> Any:
-    """New points as a native array (m, n_features) of ``dtype``; ValueError where they are not."""
+    """New points as a native array (m, n_features) of ``dtype``; ValueError if they do not fit."""
     X_new = be.asarray(X_new, name, ndim=2, dtype=dtype)
     if X_new.shape[1] != n_features:
         if isinstance(kernel, Precomputed):
@@ -51,7 +51,7 @@ def check_new(
 
 
 def check_values(be: Any, F: Any, kernel: Kernel, what: str) -> Any:
-    """``F``, values of functions at new samples; ValueError where they overflow."""
+    """``F``, values of functions at new samples; ValueError if they overflow."""
     if not bool(be.xp.isfinite(F).all()):
         raise ValueError(
             f"{what} overflow {F.dtype}: {kernel!r} is too large at some of the new samples"
@@ -60,7 +60,7 @@ def check_values(be: Any, F: Any, kernel: Kernel, what: str) -> Any:
 
 
 def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: Any) -> Any:
-    """κ(X_new, X) @ dual + constant for S models at once, K never formed.
+    """κ(X_new, X) @ dual + constant for S models at once, without forming K.
 
     X_new (m, d), X (n, d), dual (S, n, p), constant (S, p) → (S, m, p).
     """
@@ -90,7 +90,7 @@ def mix(C: Any, F: Any, xp: Any, *, scheduled: bool = False) -> Any:
 
 
 def one_product(product: Callable[[Any], Any], a: Any, xp: Any) -> Any:
-    """A product of (k, b) matrices, for all the matrices of an array (…, k, p) at once."""
+    """Apply a product of (k, b) matrices to all the matrices of an array (…, k, p) at once."""
     lead, (k, p) = a.shape[:-2], a.shape[-2:]
     S = math.prod(lead)
     flat = product(xp.moveaxis(a.reshape(S, k, p), 0, 1).reshape(k, S * p))

@@ -1,4 +1,4 @@
-"""A set of rows that is left out of a factorised training set."""
+"""A set of rows left out of a factorised training set."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["Fold"]
 
 
 class Fold:
-    """A set S of kept rows that is left out, for leave_out.py; everything in weighted coordinates.
+    """A left-out set S of retained rows, for leave_out.py; all in weighted coordinates.
 
     A correction δ (|S|, p) of the targets in S is pushed once and then used through its
-    handle, in whatever form the solver likes best.
+    handle, whose form is up to the solver.
     """
 
     def __init__(self, spectrum: Any, rows: Any) -> None:
@@ -24,7 +24,7 @@ class Fold:
         raise NotImplementedError
 
     def push(self, delta: Any) -> Any:
-        """A handle of the correction δ."""
+        """A handle for the correction δ."""
         raise NotImplementedError
 
     def apply(self, filters: list[Any], handles: list[Any]) -> Any:

@@ -1,6 +1,6 @@
 """The kernel matrix that a solver factorises: its checks, its norm, and its centring.
 
-What a solver that never holds K needs of it, its diagonal, is here, too.
+Solvers that never store K use its diagonal, which is also computed here.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ __all__ = [
     "scale_of",
 ]
 
-#: rows of K that one step of a blocked O(n²) pass touches
+#: rows of K processed by one step of a blocked O(n²) pass
 _BLOCK = 256
 
 
 def rounding(scale: float, dtype: Any) -> float:
     """Size of an eigenvalue that may be rounding alone, for a matrix K_w of norm ``scale``.
 
-    The one rule for what is rounding, 10 ε ‖K_w‖ of the matrix *before* it is centred: that is
-    what its entries, and the eigenvalues after centring, are rounded against.
+    The single rule for rounding is 10 ε ‖K_w‖ of the matrix *before* centring, because the
+    rounding of its entries, and of the eigenvalues after centring, is relative to that norm.
 
-    * An eigenvalue below −√n times this shows that K is no kernel matrix; a smaller one is 0.
-    * An eigenvalue up to this is not known. Solvers that see eigenvalues take it as 0 where λ is
-      below this, too; the landmark model raises it to this.
-    * λ below 10 times this (in float64 also n/10 times) is warned about: the relative error may
+    * An eigenvalue below −√n times this shows that K is no kernel matrix; a negative one of
+      smaller size is set to 0.
+    * An eigenvalue up to this size is not known. Where λ is below it too, solvers with
+      eigenvalues set it to 0; the landmark model raises it to this value.
+    * λ below 10 times this (in float64 also n/10 times) causes a warning: the relative error may
       reach 100 ε ‖K_w‖/λ.
     """
     return 10.0 * float(np.finfo(dtype).eps) * scale
@@ -53,12 +54,12 @@ def kernel_diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
 
 
 def check_diagonal(diagonal: Any, X: Any, kernel: Kernel, dtype: Any) -> None:
-    """ValueError where K over- or underflows ``dtype``, judged by its diagonal.
+    """ValueError if K over- or underflows ``dtype``, judged by its diagonal.
 
     Parameters
     ----------
-    diagonal : (n,) κ(x, x), of any precision
-    X : (n, d) the rows, or None where κ(0, 0) is not all that may be 0
+    diagonal : (n,) κ(x, x), in any precision
+    X : (n, d) the rows, or None if κ(x, x) may be 0 for non-zero rows
     kernel : Kernel
     dtype : float32 or float64
     """
@@ -74,13 +75,13 @@ def check_diagonal(diagonal: Any, X: Any, kernel: Kernel, dtype: Any) -> None:
 
 
 def check_weighted(size: float, dtype: Any) -> None:
-    """ValueError where weights, or the norm of K_w that they lead to, over- or underflow."""
+    """ValueError if weights, or the resulting norm of K_w, over- or underflow."""
     info = np.finfo(dtype)
     if not float(info.tiny) <= size <= float(info.max) and size != 0.0:
         flow = "underflow" if size < 1.0 else "overflow"
         raise ValueError(
             f"sample_weight times the kernel leads to numbers that {flow} {dtype}: multiply all "
-            "weights and lam by one factor, which is the same model"
+            "weights and lam by the same factor, which does not change the model"
         )
 
 
@@ -100,7 +101,7 @@ def check_symmetric(K: Any, xp: Any) -> None:
 
 
 def scale_of(K: Any, xp: Any) -> float:
-    """Bound of the norm of symmetric K: the smaller of those by Frobenius and by row sums."""
+    """Upper bound of the norm of symmetric K: Frobenius norm or row sums, the smaller one."""
     squares, rows = 0.0, 0.0
     for start in range(0, K.shape[0], _BLOCK // 4):
         block = abs(K[start : start + _BLOCK // 4])
@@ -113,12 +114,12 @@ def scale_of(K: Any, xp: Any) -> float:
 
 
 def centre(K: Any, q: Any, shift: float, xp: Any) -> tuple[Any, float]:
-    """K ← H K H + s q qᵀ in place, with s = shift · trace/n (or shift, where that is 0).
+    """K ← H K H + s q qᵀ in place, with s = shift · trace/n (or shift, if the trace is 0).
 
     With m = Kq: H K H + s qqᵀ = K − q mᵀ − (m − (qᵀm + s) q) qᵀ. Returns m (float64) and s.
-    The trace is that of K for a positive shift. For a negative one it is that of H K H, which
-    may be far smaller, but at least √ε of that of K: so q mixes with other eigenvectors by √ε,
-    and leaves ε of that once they are made orthogonal to it.
+    For a positive shift the trace is that of K. For a negative one it is that of H K H, which may
+    be far smaller, but no less than √ε times that of K. So q mixes with the other eigenvectors by
+    √ε at most, which leaves an error of order ε once they are made orthogonal to q.
     """
     n = K.shape[0]
     qt = q.astype(K.dtype)

@@ -1,8 +1,8 @@
 """The three forms of λ: one value, a batch of values, a schedule over the steps of a chain.
 
-Without a schedule the pure chain of length τ is the same wherever it starts, and what is known of
-it stands at position τ − 1. With a schedule it depends on its last step, and arrays have a square
-of positions: by the last step j and the first one s (``window``), or by j and the length.
+Without a schedule, the pure chain of length τ is the same wherever it starts, and arrays hold it
+at position τ − 1. With a schedule it also depends on its last step. Arrays then have two step
+axes: the last step j and the first step s (``window``), or j and the length.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Penalties:
 
     @classmethod
     def of(cls, lam: Any, n_steps: Any, lam_steps: Any = None, *, batch: bool = True) -> Penalties:
-        """Checked arguments of a public function; TypeError or ValueError where they are wrong.
+        """Check the arguments of a public function; TypeError or ValueError if they are invalid.
 
-        ``lam``: one λ, or with ``batch`` (L,) of them; not used where there is a schedule.
+        ``lam``: one λ, or with ``batch`` an array (L,); ignored if there is a schedule.
         """
         n_steps = check_n_steps(n_steps)
         if lam_steps is not None:
@@ -65,7 +65,7 @@ class Penalties:
 
     @property
     def count(self) -> int:
-        """Number of pure steps' predictions: all λ values and steps, or the square of steps."""
+        """Number of pure steps' predictions: λ values times steps, or the square of the steps."""
         return self.n_steps * max(1, self.values.size)
 
     @property
@@ -74,7 +74,7 @@ class Penalties:
         return range(self.n_steps if self.scheduled else 1)
 
     def each(self) -> list[Penalties]:
-        """The members of a batch, or this one alone."""
+        """The members of a batch, or this object alone."""
         return [Penalties(lam, self.n_steps) for lam in self.values] if self.is_batch else [self]
 
     def at(self, step: int) -> float:

@@ -1,7 +1,7 @@
-"""What each solver would take: bytes, flops, passes over K, seconds; and which to use.
+"""What each solver would cost (bytes, flops, passes over K, seconds), and which one to use.
 
 Each solver computes its own cost (leading terms in the number of rows n) from rates of this
-machine, see rates.py; here they are compared.
+machine, see rates.py. This module compares the costs.
 """
 
 from __future__ import annotations
@@ -24,32 +24,33 @@ from selfdistill_fast.kernels import RBF, as_kernel
 
 __all__ = ["Cost", "Plan", "choose", "memory_budget", "plan"]
 
-#: rows up to which the choice is made with NOMINAL rates, and never for a tolerance: nothing
-#: there takes long
+#: up to this many rows the choice uses NOMINAL rates and never a solver with a tolerance, since
+#: every solver is fast there
 SMALL = 2000
-#: seconds on the CPU below which a problem stays there: a device takes as long to wake up
+#: seconds on the CPU below which a problem stays there: starting a device takes as long
 WORTH_MOVING = 0.5
-#: a solver whose cost is only an estimate must promise to be this much cheaper
+#: a solver whose cost is only an estimate must be cheaper by this factor
 PROMISE = 0.7
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one solver would take.
+    """What one solver would cost.
 
     Attributes
     ----------
     solver : str
     bytes : int
-        Peak memory, the rows' own copy included.
+        Peak memory, including the stored copy of the rows.
     flops : float
     passes : int
-        Times that K (nystrom: the rows) is gone through.
+        Number of passes over K (nystrom: over the rows).
     seconds : float
     exact, leave_one_out, fits : bool
-        To its tolerance; whether it has leave-one-out; whether the memory suffices.
+        Whether it is exact to its tolerance; whether it has leave-one-out; whether it fits in
+        memory.
     excluded : str
-        Why it is not to be used, or "".
+        Why "auto" does not choose it, or "".
     note : str
     """
 
@@ -73,7 +74,7 @@ class Plan:
     ----------
     costs : tuple of Cost
     solver : str or None
-        What ``solver="auto"`` takes; None where nothing exact fits.
+        What ``solver="auto"`` uses; None if no exact solver fits.
     reason : str
     max_memory : int
         The budget in bytes.
@@ -86,7 +87,7 @@ class Plan:
     problem: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, solver: str) -> Cost:
-        """The cost of one solver; KeyError where there is none of that name."""
+        """The cost of one solver; KeyError if there is none of that name."""
         for cost in self.costs:
             if cost.solver == solver:
                 return cost
@@ -98,7 +99,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
-        """What :meth:`to_dict` described."""
+        """The plan that :meth:`to_dict` described."""
         return cls(**{**values, "costs": tuple(Cost(**cost) for cost in values["costs"])})
 
     def __str__(self) -> str:
@@ -130,24 +131,25 @@ def plan(
     tol: float | None = None,
     n_landmarks: int = 1000,
 ) -> Plan:
-    """What each solver would take for n rows of d columns and p targets, and the choice.
+    """What each solver would cost for n rows of d columns and p targets, and the choice.
 
     Parameters
     ----------
     n, d, p : int
         Rows, columns and targets.
     lam : float or sequence, optional
-        The ridges: a scalar for one, a sequence for a grid. None: any, not known yet.
+        The λ values: a scalar for one, a sequence for a grid. None: not known yet.
     leave_one_out : bool
-        Whether leave-one-out will be asked for.
+        Whether leave-one-out will be requested.
     dtype : {"float64", "float32"}
     backend : optional
-        As in :func:`~selfdistill_fast.gram`; with "auto" the reason says why the GPU or the CPU.
+        As in :func:`~selfdistill_fast.gram`. With "auto", the reason also says why the GPU or
+        the CPU was chosen.
     max_memory : int, optional
-        Bytes; default 80 % of what is available.
+        Bytes; default: 80 % of the available memory.
     kernel : Kernel
     n_steps : int
-        Steps that will be asked for.
+        Number of steps that will be requested.
     tol : float, optional
         Tolerance of "krylov".
     n_landmarks : int
@@ -199,15 +201,15 @@ def plan(
 
 
 def where_it_pays(problem: Problem, solver: str) -> tuple[Any, str]:
-    """A GPU where a problem on the host is to be moved there, else None; and why.
+    """A GPU if a problem on the host should move to it, else None; and the reason.
 
-    The seconds of the solver that each would use, of moving the rows and the targets there and
-    duals back, and the memory of both are compared.
+    Compares the seconds of the solver that each would use, the time to move rows and targets
+    to the device and dual coefficients back, and the memory of both.
     """
     cpu, n, dtype = problem.backend, problem.n, problem.dtype
     gpu = try_gpu(cpu.n_threads)
     if gpu is None:
-        return None, "on the CPU: there is no GPU that can be used"
+        return None, "on the CPU: there is no usable GPU"
     if not problem.kernel.pair:
         return None, "on the CPU: the kernel is a matrix, or the caller's own function, on the host"
     costs = []
@@ -219,16 +221,19 @@ def where_it_pays(problem: Problem, solver: str) -> tuple[Any, str]:
         cost = None if name is None else plan_[name]
         costs.append(cost if cost is not None and cost.fits else None)
         if be is cpu and cost is not None and cost.fits and cost.seconds < WORTH_MOVING:
-            return None, f"on the CPU: {_duration(cost.seconds)} are not worth moving"
+            return None, f"on the CPU: {_duration(cost.seconds)} is not worth moving"
     there_bytes = (n * problem.d + n * problem.p) * dtype.itemsize
     back_bytes = 16 * n * problem.p * dtype.itemsize
     moving = gpu.transfer_seconds(there_bytes + back_bytes)
     here, away = costs
     if away is None:
-        return None, f"on the CPU: it does not fit the {_size(gpu.available_memory())} of the GPU"
+        return (
+            None,
+            f"on the CPU: it does not fit in the {_size(gpu.available_memory())} of the GPU",
+        )
     total = _duration(away.seconds + moving)
     if here is None:
-        return gpu, f"on the GPU, {total} with {away.solver!r}: it does not fit the host's memory"
+        return gpu, f"on the GPU, {total} with {away.solver!r}: it does not fit in host memory"
     reason = (
         f"{total} on the GPU ({_duration(moving)} of it moving data), {_duration(here.seconds)}"
     )
@@ -240,9 +245,9 @@ def where_it_pays(problem: Problem, solver: str) -> tuple[Any, str]:
 def choose(problem: Problem, *, rates: Rates | None = None) -> Plan:
     """:func:`plan` for a checked problem.
 
-    Where it is not known whether leave-one-out is needed, only solvers that have it are taken,
-    unless none of them fits. Below ``SMALL`` rows the choice is made with nominal rates, so that
-    it is always the same and costs nothing.
+    If it is not known whether leave-one-out is needed, only solvers that have it are considered,
+    unless none of them fits. Below ``SMALL`` rows the choice uses nominal rates, so that it is
+    reproducible and costs nothing.
     """
     check_n_steps(problem.n_steps)
     if problem.tol is not None:
@@ -261,8 +266,8 @@ def choose(problem: Problem, *, rates: Rates | None = None) -> Plan:
         else:
             names = " or ".join(f"solver={cost.solver!r}" for cost in approximations)
             reason = (
-                "nothing with leave-one-out fits; this has none, so choose on X_val, y_val, or "
-                f"use {names}, an approximation"
+                "no solver with leave-one-out fits; this one has none, so choose on X_val, y_val, "
+                f"or use {names}, an approximation"
             )
     weight = {
         solver.name: solver.cost(problem, NOMINAL if small else rates).seconds
@@ -274,7 +279,7 @@ def choose(problem: Problem, *, rates: Rates | None = None) -> Plan:
         smallest = min(approximations, key=lambda cost: cost.bytes)
         reason = (
             f"no exact solver{' with leave-one-out' if problem.leave_one_out else ''} fits in "
-            f"{_size(problem.budget)}; solver={smallest.solver!r}, an approximation, would take "
+            f"{_size(problem.budget)}; solver={smallest.solver!r}, an approximation, would need "
             f"{_size(smallest.bytes)}" + (" (fewer landmarks: less)" if not smallest.fits else "")
         )
     about = {
@@ -290,7 +295,7 @@ def choose(problem: Problem, *, rates: Rates | None = None) -> Plan:
 
 
 def _cost(solver: type[Spectrum], problem: Problem, rates: Rates) -> Cost:
-    """The cost of one solver, and why it is not to be chosen."""
+    """The cost of one solver, and the reason if it must not be chosen."""
     work = solver.cost(problem, rates)
     fits = work.bytes <= problem.budget
     leave_one_out = problem.n_steps <= solver.max_loo_steps
@@ -298,11 +303,11 @@ def _cost(solver: type[Spectrum], problem: Problem, rates: Rates) -> Cost:
     if not fits:
         excluded = f"needs more than the {_size(problem.budget)} allowed"
     elif not excluded and solver.guessed and problem.n <= SMALL:
-        excluded = "too few rows to gain by it"
+        excluded = "too few rows to benefit"
     elif not excluded and problem.leave_one_out and not leave_one_out:
         excluded = "has no leave-one-out"
     elif not excluded and not solver.exact:
-        excluded = "an approximation: ask for it by name"
+        excluded = "an approximation: request it by name"
     return Cost(
         solver.name,
         work.bytes,
@@ -318,7 +323,7 @@ def _cost(solver: type[Spectrum], problem: Problem, rates: Rates) -> Cost:
 
 
 def memory_budget(be: Any, max_memory: Any) -> int:
-    """Bytes that a factorisation may take: as asked, else 80 % of what is available."""
+    """Bytes that a factorisation may use: ``max_memory``, else 80 % of the available memory."""
     if max_memory is None:
         return int(0.8 * be.available_memory())
     if (

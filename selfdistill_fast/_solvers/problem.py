@@ -1,4 +1,4 @@
-"""What solvers are told: the training set, what is requested, and sizes to plan for."""
+"""The input of solvers: the training set, the request, and the sizes to plan for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["NoOptions", "Problem", "Rates", "Request", "TrainingSet", "Unsuitabl
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Training data on one backend; as they were given, until they are checked.
+    """Training data on one backend; unchanged from the caller until they are checked.
 
     Attributes
     ----------
@@ -50,23 +50,23 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class NoOptions:
-    """The options of a solver that has none."""
+    """The options of a solver without options."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is requested of a solver, beside the training set.
+    """What is requested of a solver, besides the training set.
 
     Attributes
     ----------
     lam : float64 array, 0-d or (L,), or None
-        The λ values that are known by now.
+        The λ values known so far.
     random_state : seed or generator
     max_memory : int
-        Bytes that the factorisation may take; None, until it is known, for most of the memory.
+        Bytes that the factorisation may use; None, until it is known, for most of the memory.
     automatic : bool
-        The solver was not named by the caller. It raises :class:`Unsuitable` where it cannot be
-        exact, and another one takes its place.
+        The caller did not name the solver. A solver that cannot be exact then raises
+        :class:`Unsuitable`, and another one replaces it.
     options : the solver's ``Options``
     """
 
@@ -130,7 +130,7 @@ class Problem:
 
     @property
     def rows_bytes(self) -> int:
-        """Memory of the copy of the rows that is kept, and of packed rows."""
+        """Memory of the stored copy of the rows, and of packed rows."""
         return int(3 * self.n * self.d * self.dtype.itemsize + 16 * self.n * self.p)
 
     def matrix_seconds(self, rates: Rates) -> float:
@@ -151,7 +151,7 @@ class Rates:
     eigh: float  #: per flop, counted as 9 n³
     tridiagonal: float  #: per flop, counted as 4/3 n³
     byte: float  #: per byte read from memory
-    pair: float  #: per entry of K, whatever the columns
+    pair: float  #: per entry of K, for any number of columns
     column: float  #: per entry of K and column of X
 
     def entry(self, d: int) -> float:
@@ -165,5 +165,5 @@ class Work(NamedTuple):
     bytes: int  #: peak memory, the copy of the rows included
     flops: float
     seconds: float
-    passes: int = 1  #: times that K (of a landmark model: the rows) is gone through
+    passes: int = 1  #: passes over K (for a landmark model: over the rows)
     note: str = ""

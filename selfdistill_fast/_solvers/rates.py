@@ -1,4 +1,4 @@
-"""Rates of this machine, measured when they are first needed."""
+"""Rates of this machine, measured when first needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _rates: dict[tuple[str, int | None, str], Rates] = {}
 
 
 def calibrated(be: Any, dtype: np.dtype) -> Rates:
-    """Rates of this machine, measured when they are first asked for, in under a second."""
+    """Rates of this machine, measured on the first call, in under a second."""
     key = (be.name, be.n_threads, dtype.name)
     if key not in _rates:
         _rates[key] = _measured(be, dtype)
@@ -28,7 +28,7 @@ def calibrated(be: Any, dtype: np.dtype) -> Rates:
 
 
 def _measured(be: Any, dtype: np.dtype) -> Rates:
-    """The best of three of each kind of work, or what the backend knows of its device."""
+    """The best of three runs of each kind of work, or the rates that the backend provides."""
     known = be.rates(dtype)
     if known is not None:
         return Rates(**known)
@@ -40,7 +40,7 @@ def _measured(be: Any, dtype: np.dtype) -> Rates:
         for _ in range(3):
             arguments = [make() for make in prepare]
             start = time.perf_counter()
-            be.to_numpy(function(*arguments))  # a device is waited for
+            be.to_numpy(function(*arguments))  # waits for the device
             best = min(best, time.perf_counter() - start)
         return best / work
 

@@ -1,6 +1,6 @@
-"""What a solver says of itself, and of functions of K: what planning and chains know of it.
+"""What a solver states about itself (for planning) and about functions of K (for chains).
 
-Without eigenvalues (``filters``) a solver has its own answers to the second.
+A solver without eigenvalues (``filters``) implements the functions of K itself.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ class Solver:
     name: ClassVar[str]
     #: frozen dataclass of the options, with their defaults and checks
     Options: ClassVar[type] = NoOptions
-    #: steps that leave-one-out can have; 0 where there is none
+    #: largest number of steps with leave-one-out; 0 if there is none
     max_loo_steps: ClassVar[float] = math.inf
     #: whether ``solver="auto"`` may choose it
     exact: ClassVar[bool] = True
     #: whether it serves only the single λ that it was made for
     one_lam: ClassVar[bool] = False
-    #: whether rows need not be in memory, see sources
+    #: whether rows need not be in memory; see sources
     streams: ClassVar[bool] = False
     #: whether its cost depends on the data, and is only an estimate
     guessed: ClassVar[bool] = False
-    #: what makes it need less memory
+    #: how to reduce its memory, for messages
     memory_hint: ClassVar[str] = "fewer training rows"
-    #: solvers of which the cheapest that fits takes its place after ``Unsuitable``, or else the
-    #: last one; with its own name for that it is used as it is
+    #: after ``Unsuitable``, the cheapest of these solvers that fits replaces it, or else the last
+    #: one; if that is the solver itself, it is used as it is
     successors: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -47,22 +47,22 @@ class Solver:
 
     @classmethod
     def cost(cls, problem: Problem, rates: Rates) -> Work:
-        """What it would take for a problem."""
+        """The cost of solving a problem."""
         raise NotImplementedError
 
     @classmethod
     def check_leave_one_out(cls, n_steps: int = 1) -> None:
-        """ValueError where it has no leave-one-out of so many steps; names the alternatives."""
+        """ValueError if it has no leave-one-out for this many steps; names the alternatives."""
         if cls.max_loo_steps == 0:
             raise ValueError(
-                f"leave-one-out needs diagonals of functions of K, and solver={cls.name!r} knows "
-                "only what they do to y: use solver='eigh' (every lam), 'cholesky' (one lam) or "
-                "'nystrom' (a landmark model), or choose on a validation set X_val, y_val"
+                f"leave-one-out needs diagonals of functions of K, and solver={cls.name!r} has "
+                "only their products with y: use solver='eigh' (every lam), 'cholesky' (one lam) "
+                "or 'nystrom' (a landmark model), or choose on a validation set X_val, y_val"
             )
         if n_steps > cls.max_loo_steps:
             raise ValueError(
-                f"solver={cls.name!r} has leave-one-out of at most {cls.max_loo_steps} steps, "
-                f"asked for {n_steps}; use solver='eigh', or a validation set X_val"
+                f"solver={cls.name!r} has leave-one-out for at most {cls.max_loo_steps} steps, "
+                f"{n_steps} were requested; use solver='eigh', or a validation set X_val, y_val"
             )
 
     filters: Filters | None = None
@@ -148,7 +148,7 @@ class Solver:
         penalties = Penalties.of(lam, len(C), lam_steps)
         return self._filters_for(penalties).shrinkage(C, penalties)
 
-    # Functions of K, each held as its coordinates along a last axis, for leave_out.py.
+    # Functions of K for leave_out.py, each stored as its coordinates along a last axis.
     def residual_filters(self, lam: Any, n_steps: int, lam_steps: Any = None) -> Any:
         """(I − A) A^(τ−1), τ = 1..T, without cancellation.
 

@@ -1,7 +1,7 @@
-"""The list of solvers, and what follows from their names.
+"""The list of solvers, and lookups by their names.
 
-A solver is a subclass of ``Spectrum`` (base.py) that states its own facts. It becomes known to
-``spectrum``, ``plan``, ``sweep``, the estimators and the command by its place in this list.
+A solver is a subclass of ``Spectrum`` (base.py) that states its own properties. Adding it to this
+list makes it known to ``spectrum``, ``plan``, ``sweep``, the estimators and the command line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AUTO_OPTIONS = ("n_steps", "tol")
 
 
 def solver_named(name: Any) -> type[Spectrum] | None:
-    """The solver of a name, None for "auto"; ValueError where there is none."""
+    """The solver with this name, None for "auto"; ValueError if there is none."""
     for solver in SOLVERS:
         if solver.name == name:
             return solver
@@ -59,16 +59,16 @@ def check_solver(name: Any, options: Any) -> None:
 
 
 def check_leave_one_out(name: str, n_steps: int = 1) -> None:
-    """ValueError where a solver has no leave-one-out of so many steps, before any work."""
+    """ValueError, before any work, if a solver has no leave-one-out for this many steps."""
     solver = solver_named(name)
     if solver is not None:
         solver.check_leave_one_out(n_steps)
 
 
 def with_steps(solver: Any, options: dict[str, Any] | None, n_steps: int) -> dict[str, Any]:
-    """The options of a solver, with the number of steps where it has such an option.
+    """The options of a solver, with the number of steps if it has such an option.
 
-    A ``Plan`` in the place of a name has considered the steps already.
+    A ``Plan`` given instead of a name has already considered the steps.
     """
     takes = isinstance(solver, str) and "n_steps" in option_names(solver_named(solver))
     return {**({"n_steps": n_steps} if takes else {}), **(options or {})}

@@ -1,14 +1,14 @@
-"""Filters of a chain on eigenvalues: functions of d and z, whatever solver found them.
+"""Filters of a chain on eigenvalues: functions of d and z, from any solver.
 
-With K = V D Vᵀ on the span of V and z = Vᵀt every function of K that a chain needs is held as its
-values on the eigenvalues, (k,):
+With K = V D Vᵀ on the span of V and z = Vᵀt, every function of K that a chain needs is stored as
+its values on the eigenvalues, (k,):
 
     pure steps      C = (d + λ)⁻¹ a^(τ−1),   a = d/(d + λ),
     smoother        A^τ → a^τ,
     leave-one-out   (I − A) A^(τ−1) → λ a^(τ−1)/(d + λ).
 
-Where V does not span everything and K is zero outside of it, a function has one more value,
-the last one, for that complement: 1 for I − A, and 0 for the others.
+Where V does not span the whole space and K is zero outside its span, a function has one more
+value, at the end, for that complement: 1 for I − A, and 0 for the others.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Filters:
         xp, lam = self.backend.xp, penalties.values
         R = self.windows(penalties) * xp.asarray(lam, self.dtype)[..., None, None]
         steps = xp.arange(penalties.n_steps)
-        first = (steps, steps) if penalties.scheduled else (..., 0)  # where I − A is all
+        first = (steps, steps) if penalties.scheduled else (..., 0)  # the filter I − A alone
         if penalties.scheduled:
             if self._unknown_at(lam):
                 R[steps, steps, : self.unknown] = 1.0
@@ -132,7 +132,7 @@ class Filters:
         return self.unknown > 0 and bool(np.min(lam) < self.rounding)
 
     def _completed(self, filters: Any, ones: Any = None) -> Any:
-        """With the value on the complement: 1 at the positions ``ones``, and 0 elsewhere."""
+        """Append the value on the complement: 1 at the positions ``ones``, and 0 elsewhere."""
         if not self.complement:
             return filters
         xp = self.backend.xp

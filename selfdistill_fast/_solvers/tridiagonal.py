@@ -1,15 +1,15 @@
-"""A grid of ridges without eigenvectors: K = Q T Qᵀ with T tridiagonal.
+"""A grid of λ values without eigenvectors: K = Q T Qᵀ with T tridiagonal.
 
-The reduction is the first half of an eigendecomposition, and the cheaper one. After it every
-λ and step is a tridiagonal solve, O(n):
+The reduction is the first half of an eigendecomposition, and the cheaper one. Each λ and step
+then costs one tridiagonal solve, O(n):
 
     C_τ = (T + λI)⁻¹ t_(τ−1),   t_τ = A t_(τ−1) = t_(τ−1) − λ C_τ  or  T C_τ,   t_0 = Qᵀt,
 
-by the first formula where λ is below ‖T‖ and by the second above it, so that neither cancels.
-Coordinates are C in this frame, k = n: the weighted dual coefficients are Q C. Q stays in the
-form of its reflectors. There are no diagonals of functions of K, so no leave-one-out.
+The first formula is used where λ is below ‖T‖ and the second above it, so that neither cancels.
+The coordinates are C, k = n; the weighted dual coefficients are Q C. Q is stored as its
+reflectors. Diagonals of functions of K are not available, so there is no leave-one-out.
 
-With an intercept q is moved to the eigenvalue trace(K)/n, as in cholesky.py; t ⟂ q.
+With an intercept, q is moved to the eigenvalue trace(K)/n, as in cholesky.py; t ⟂ q.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class TridiagonalSpectrum(Spectrum):
                 check_coefficients(steps)
             raise LinAlgError(
                 f"K + lam I is not positive definite at lam={lam:g}: K is not positive "
-                "semi-definite, or lam is below its round-off; use a larger lam or solver='eigh', "
-                "which names the eigenvalue"
+                "semi-definite, or lam is below its round-off; use a larger lam, or "
+                "solver='eigh', which reports the eigenvalue"
             )
         return steps, last
 
@@ -120,12 +120,12 @@ class TridiagonalSpectrum(Spectrum):
         Raises
         ------
         NoLimit
-            α outside [0, 2], where a limit depends on eigenvalues that are not known here.
+            α is outside [0, 2], where the limit depends on eigenvalues that are not known here.
         """
         if not 0.0 <= alpha <= 2.0:
             raise NoLimit(
                 f"whether infinitely many steps have a limit at alpha={alpha:g} depends on the "
-                "eigenvalues, which solver='tridiagonal' has not; use solver='eigh'"
+                "eigenvalues, and solver='tridiagonal' does not compute them; use solver='eigh'"
             )
         if alpha == 0.0 or math.isinf(lam / alpha):
             return self.backend.xp.zeros_like(self._rotated)

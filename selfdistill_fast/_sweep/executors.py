@@ -1,7 +1,7 @@
-"""Where the kernels of a sweep are scored: this process, several GPUs, a Dask cluster.
+"""Execution of a sweep: in this process, on several GPUs, or on a Dask cluster.
 
-An executor is a function of (job, data, kernels) that yields position and outcome of each
-kernel, in any order; an outcome is the scores, or the exception that the kernel failed with.
+An executor is a function of (job, data, kernels) that yields the position and outcome of each
+kernel, in any order; an outcome is the scores, or the exception with which the kernel failed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Executor", "executor"]
 
 Outcomes = Generator[tuple[int, dict[str, Any] | Exception], None, None]
 Executor = Callable[[Job, dict[str, Any], list[Kernel]], Outcomes]
-#: rounds in which a cluster may lose every task before it is given up
+#: rounds in which a cluster may lose every task before the sweep gives up
 _LOST_ROUNDS = 3
 
 
 def executor(be: Any, backend: Any, client: Any, arrays: dict[str, Any]) -> Executor:
-    """The cluster where there is a client; all GPUs for arrays on the host; else this process."""
+    """The cluster if there is a client; all GPUs for arrays on the host; else this process."""
     if client is not None:
         return on_cluster(client)
     if backend == "gpu" and device_of(arrays)[1] is None and len(devices()) > 1:
@@ -38,7 +38,7 @@ def executor(be: Any, backend: Any, client: Any, arrays: dict[str, Any]) -> Exec
 
 
 def in_process(job: Job, data: dict[str, Any], kernels: list[Kernel]) -> Outcomes:
-    """Position and outcome of each kernel, one after the other, in this process."""
+    """Position and outcome of each kernel, one after another, in this process."""
     for position, kernel in enumerate(kernels):
         try:
             outcome: Any = score_kernel(job, data, kernel)
@@ -48,7 +48,7 @@ def in_process(job: Job, data: dict[str, Any], kernels: list[Kernel]) -> Outcome
 
 
 def on_devices(be: Any, numbers: list[int]) -> Executor:
-    """As :func:`in_process`, a kernel at a time on each of several GPUs, in any order."""
+    """As :func:`in_process`, with one kernel at a time on each of several GPUs, in any order."""
 
     def run(job: Job, data: dict[str, Any], kernels: list[Kernel]) -> Outcomes:
         host = {name: None if a is None else be.to_numpy(a) for name, a in data.items()}
@@ -85,7 +85,7 @@ _alone = threading.Lock()
 
 
 def _on_worker(job: Job, data: dict[str, Any], kernel: Kernel) -> dict[str, Any]:
-    """:func:`score_kernel` on a Dask worker, with the threads and the memory that are its own."""
+    """:func:`score_kernel` on a Dask worker, with the worker's threads and memory."""
     import scipy.linalg  # noqa: F401  its BLAS is limited only once it is loaded
     from distributed import get_worker
     from threadpoolctl import threadpool_limits
@@ -109,7 +109,7 @@ def on_cluster(client: Any) -> Executor:
     def run(job: Job, data: dict[str, Any], kernels: list[Kernel]) -> Outcomes:
         waiting, lost_rounds = list(range(len(kernels))), 0
         while waiting:
-            # on every worker: the data outlive all but the last
+            # on every worker: the data survive as long as one worker does
             (shared,) = client.scatter([data], broadcast=True, hash=False)
             futures = {
                 client.submit(_on_worker, job, shared, kernels[i], pure=False): i for i in waiting

@@ -1,6 +1,6 @@
-"""What a sweep computes: the grid and its data, checked before anything is computed.
+"""The grid and the data of a sweep, checked before anything is computed.
 
-:func:`describe` says what the results depend on, the manifest of a store.
+:func:`describe` lists everything that the results depend on: the manifest of a store.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ __all__ = [
     "with_choices",
 ]
 
-#: variables of the errors, by the name of what they are measured on
+#: variables of the errors, by the held-out data on which they are measured
 SCORES = {"validation": "mse_val", "leave-one-out": "mse_loo"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything but data and kernel; travels to workers."""
+    """Everything except data and kernel; sent to workers."""
 
     lams: np.ndarray
     alphas: tuple[Any, ...]
     labels: list[str]  # of the alphas
     n_steps: int
-    scores: tuple[str, ...]  # the first is what α is chosen on
+    scores: tuple[str, ...]  # α is chosen on the first
     solver: str
     plans: dict[bool, Plan]  # of "auto", for definite kernels and others
     solver_options: dict[str, Any]
@@ -70,19 +70,20 @@ class Job:
 
 
 def check_kernels(kernels: Any, store: Any) -> list[Kernel]:
-    """A list of different kernels, that a store can describe where there is one."""
+    """A list of distinct kernels, which a store, if there is one, must be able to describe."""
     if not isinstance(kernels, Iterable) or isinstance(kernels, (str, Kernel)):
         kernels = [kernels]
-    found = [as_kernel(kernel) for kernel in kernels]
-    if not found:
+    checked = [as_kernel(kernel) for kernel in kernels]
+    if not checked:
         raise ValueError("kernels is empty: give at least one")
-    _refuse_repeats("kernels", [repr(kernel) for kernel in found])
-    if store is not None and any(isinstance(kernel, Custom) for kernel in found):
+    _refuse_repeats("kernels", [repr(kernel) for kernel in checked])
+    if store is not None and any(isinstance(kernel, Custom) for kernel in checked):
         raise ValueError(
-            "a kernel given as a function cannot be kept in a store: nothing says whether it is "
-            "the same function the next time. Use a built-in kernel, 'precomputed', or no store"
+            "a kernel given as a function cannot be saved in a store: there is no way to tell "
+            "whether it is the same function the next time. Use a built-in kernel, 'precomputed', "
+            "or no store"
         )
-    return found
+    return checked
 
 
 def _refuse_repeats(name: str, labels: Sequence[Any]) -> None:
@@ -131,7 +132,7 @@ def _check_seed(random_state: Any) -> int | None:
     if isinstance(random_state, bool) or not isinstance(random_state, (int, np.integer)):
         raise TypeError(
             f"random_state must be an integer or None here, got {random_state!r}: every kernel "
-            "starts from the same seed, in whatever order they are computed"
+            "starts from the same seed, independent of the order of computation"
         )
     if not 0 <= random_state < 2**32:
         raise ValueError(f"random_state must be between 0 and 2**32 - 1, got {random_state}")
@@ -162,7 +163,7 @@ def check_data(
     if 0 in X.shape:
         raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")
     if any(isinstance(kernel, Precomputed) for kernel in kernels) and len(kernels) > 1:
-        raise ValueError("kernel 'precomputed' means that X is K: give it alone")
+        raise ValueError("kernel 'precomputed' means that X is K: give no other kernel with it")
     y = check_targets(be, y, n, "float64", "y")
     data = {
         "X": X,
@@ -176,7 +177,7 @@ def check_data(
         raise ValueError("X_val and y_val go together: give both or neither")
     if X_val is None:
         if sample_weight_val is not None:
-            raise ValueError("sample_weight_val weighs X_val and y_val, which are missing")
+            raise ValueError("sample_weight_val needs X_val and y_val, which are missing")
         return data
     X_val = check_new(be, X_val, X.shape[1], X.dtype, kernels[0], "X_val")
     m = X_val.shape[0]
@@ -240,7 +241,7 @@ def check_job(
 
 
 def free_choices(be: Any, data: dict[str, Any], kernels: list[Kernel], job: Job) -> dict[str, Any]:
-    """What is free to choose, as JSON values: chosen once, and kept in the store."""
+    """The free choices, as JSON values: made once, and saved in the store."""
     seed = job.random_state
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -248,16 +249,16 @@ def free_choices(be: Any, data: dict[str, Any], kernels: list[Kernel], job: Job)
 
 
 def with_choices(job: Job, free: dict[str, Any]) -> Job:
-    """The job with what :func:`free_choices` chose."""
+    """The job with the choices of :func:`free_choices`."""
     plans = {key == "definite": Plan.from_dict(plan) for key, plan in free["plans"].items()}
     return replace(job, random_state=free["random_state"], plans=plans)
 
 
 def _plans(be: Any, data: dict[str, Any], kernels: list[Kernel], job: Job) -> dict[str, Any]:
-    """What "auto" takes for definite kernels and for others, as JSON values.
+    """The solvers that "auto" chooses for definite kernels and for others, as JSON values.
 
-    It depends on measured rates and free memory: chosen once, so that a restart and every
-    worker of a cluster do the same.
+    They depend on measured rates and free memory; they are chosen once, so that a restart and
+    every worker of a cluster use the same.
     """
     if job.solver != "auto":
         return {}
@@ -283,7 +284,7 @@ def _plans(be: Any, data: dict[str, Any], kernels: list[Kernel], job: Job) -> di
 
 
 def describe(be: Any, data: dict[str, Any], kernels: list[Kernel], job: Job) -> dict[str, Any]:
-    """What the results depend on, as JSON values: the manifest of a store."""
+    """Everything that the results depend on, as JSON values: the manifest of a store."""
 
     def array(a: Any) -> str:
         a = np.ascontiguousarray(be.to_numpy(a))

@@ -1,4 +1,4 @@
-"""What a sweep found: an xarray.Dataset of errors and α's, made of one group for each kernel."""
+"""The result of a sweep: an xarray.Dataset of errors and α's, built from one group per kernel."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class SweepResult:
         ``mse_val`` and/or ``mse_loo`` (kernel, lam, alpha, step, target), mean squared errors
         on the validation set and by exact leave-one-out; ``alphas`` (kernel, lam, alpha, step),
         the α of each step (NaN for step 1), for "joint" that of the last step's optimum (NaN
-        where no α-sequence has it), with a last axis of targets where they differ;
+        if it has no α-sequence), with a last axis of targets if they differ;
         ``joint_weights`` (kernel, lam, step, pure_step), the weights of the joint optimum of
         each number of steps. Labels: ``kernel`` and ``alpha`` are text, ``sel(alpha="0.25")``;
         the parameters of the kernels and the ``solver`` used are further coordinates.
-        ``attrs["chosen_on"]`` says what "optimal" and "joint" were chosen on.
+        ``attrs["chosen_on"]`` names the data on which "optimal" and "joint" were chosen.
     kernels : list of Kernel
         In the order of ``dataset.kernel``.
     """
@@ -49,11 +49,11 @@ class SweepResult:
 
     @property
     def scores(self) -> list[str]:
-        """What the errors are measured on: "validation", "leave-one-out" or both."""
+        """The data on which errors are measured: "validation", "leave-one-out" or both."""
         return [name for name, variable in SCORES.items() if variable in self.dataset]
 
     def _scores(self, score: str | None = None) -> tuple[str, Any]:
-        """Name and errors of a score; by default of the one that chose."""
+        """Name and errors of a score; by default of the one on which α's were chosen."""
         score = self.dataset.attrs["chosen_on"] if score is None else score
         if score not in self.scores:
             raise ValueError(f"score must be {' or '.join(self.scores)} here, got {score!r}")
@@ -61,7 +61,7 @@ class SweepResult:
 
     @classmethod
     def load(cls, store: Any) -> SweepResult:
-        """What a store holds so far, finished or not.
+        """The contents of a store so far, finished or not.
 
         Parameters
         ----------
@@ -71,7 +71,7 @@ class SweepResult:
         Raises
         ------
         FileNotFoundError, ValueError
-            There is no such store, no kernel is finished, or a file is damaged.
+            The store does not exist, no kernel is finished, or a file is damaged.
         """
         need("xarray", "zarr")
         manifest, names = read_manifest(store)
@@ -89,16 +89,16 @@ class SweepResult:
         Parameters
         ----------
         score : {"validation", "leave-one-out"}, optional
-            Default: what the α's were chosen on.
+            Default: the data on which the α's were chosen.
         target : label, optional
-            Of one target; default the mean over targets.
+            Error of one target; default: the mean over targets.
 
         Returns
         -------
         dict
             ``kernel`` (a Kernel), ``lam``, ``alpha`` (its label), ``step``, ``mse``; ``alphas``
             (τ[, p]) of the chain with that many steps, as :func:`~selfdistill_fast.distill`
-            takes them, NaN for joint weights without an α-sequence; ``weights`` (τ[, p]) of
+            accepts them, NaN for joint weights without an α-sequence; ``weights`` (τ[, p]) of
             its pure steps.
 
         Raises
@@ -132,7 +132,7 @@ class SweepResult:
     def to_dataframe(self) -> Any:
         """One row for each kernel, λ, α, step and target, as a pandas.DataFrame.
 
-        Columns: the five labels, the kernels' parameters, the solver, the errors, and ``alphas``:
+        Columns: the five labels, the kernels' parameters, the solver, the errors, and ``alphas``,
         the α of that step.
         """
         names = [SCORES[score] for score in self.scores]
@@ -168,20 +168,20 @@ class SweepResult:
         )
 
 
-def dataset_of(job: Job, kernels: list[Kernel], i: int, found: dict[str, Any]) -> Any:
+def dataset_of(job: Job, kernels: list[Kernel], i: int, scores: dict[str, Any]) -> Any:
     """The scores of kernel i as an xarray.Dataset."""
     import xarray
 
-    p = found[SCORES[job.scores[0]]].shape[-1]
+    p = scores[SCORES[job.scores[0]]].shape[-1]
     grid = ("kernel", "lam", "alpha", "step", "target")
-    own = grid if found["alphas"].ndim == 4 else grid[:-1]
+    own = grid if scores["alphas"].ndim == 4 else grid[:-1]
     variables: dict[str, Any] = {
-        SCORES[score]: (grid, found[SCORES[score]][None]) for score in job.scores
+        SCORES[score]: (grid, scores[SCORES[score]][None]) for score in job.scores
     }
-    variables["alphas"] = (own, found["alphas"][None])
-    if "joint_weights" in found:
+    variables["alphas"] = (own, scores["alphas"][None])
+    if "joint_weights" in scores:
         axes = ("kernel", "lam", "step", "pure_step", *own[4:])
-        variables["joint_weights"] = (axes, found["joint_weights"][None])
+        variables["joint_weights"] = (axes, scores["joint_weights"][None])
     steps = np.arange(1, job.n_steps + 1)
     coordinates: dict[str, Any] = {
         "kernel": [repr(kernels[i])],
@@ -189,9 +189,9 @@ def dataset_of(job: Job, kernels: list[Kernel], i: int, found: dict[str, Any]) -
         "alpha": job.labels,
         "step": steps,
         "target": np.arange(p),
-        "solver": ("kernel", [found["solver"]]),
+        "solver": ("kernel", [scores["solver"]]),
     }
-    if "joint_weights" in found:
+    if "joint_weights" in scores:
         coordinates["pure_step"] = steps
     for name in {f.name: None for kernel in kernels for f in fields(kernel)}:
         values = [getattr(kernel, name, math.nan) for kernel in kernels]
@@ -216,7 +216,7 @@ def joined(groups: list[Any]) -> Any:
 
 
 def need(*modules: str) -> None:
-    """ImportError that names the extra."""
+    """The module, or an ImportError that names the extra to install."""
     for name in modules:
         try:
             import_module(name)

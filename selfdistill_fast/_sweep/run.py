@@ -1,9 +1,9 @@
-"""Sweeps: kernels × λ × α × steps × targets, scored from one factorisation for each kernel.
+"""Sweeps: kernels × λ × α × steps × targets, scored from one factorisation per kernel.
 
-Kernels are the unit of work: of progress, of what a store keeps, and of what a Dask cluster is
-given. The rooms, in the order of the data::
+A kernel is the unit of work: for progress, for a store, and for tasks on a Dask cluster. The
+modules, in the order of the data flow::
 
-    grid (what is asked) → executors → score (one kernel) → result ⇄ store
+    grid (the request) → executors → score (one kernel) → result ⇄ store
 """
 
 from __future__ import annotations
@@ -50,49 +50,48 @@ def sweep(
     backend: Any = None,
     max_memory: int | None = None,
 ) -> SweepResult:
-    """Score a grid of kernels, λ, α and steps; one factorisation for each kernel.
+    """Score a grid of kernels, λ, α and steps with one factorisation per kernel.
 
-    Killed at any moment and started again with the same ``store``, it goes on with the
-    kernels that are not finished; the result has the same bits (for the same number of BLAS
-    threads).
+    If killed at any moment and restarted with the same ``store``, it continues with the
+    unfinished kernels; the result is bit-identical (for the same number of BLAS threads).
 
     Parameters
     ----------
     X : array_like of shape (n, d)
-        For the kernel "precomputed" the matrix K, (n, n).
+        For the kernel "precomputed", the matrix K, (n, n).
     y : array_like of shape (n,) or (n, p)
     kernels : Kernel or sequence of Kernel
         Such as ``[RBF(g) for g in np.logspace(-2, 0, 8)]``.
     lams : sequence of float
-        Ridges: a batch, never a schedule.
+        λ values: a batch, never a schedule.
     alphas : sequence of entries, or one entry
         An entry is a number, a sequence of T − 1 numbers, "optimal" or "joint" (see
         :func:`~selfdistill_fast.distill`). The last two are chosen for each kernel and λ on the
-        validation set where it is given, else by leave-one-out; "joint" for each number of steps.
+        validation set if given, else by leave-one-out; "joint" for each number of steps.
     n_steps : int T
         Every number of steps from 1 to T is scored.
     X_val, y_val, sample_weight_val : optional
-        Validation set; with a precomputed kernel ``X_val`` is K(X_val, X).
+        Validation set; with a precomputed kernel, ``X_val`` is K(X_val, X).
     sample_weight : array_like of shape (n,), optional
     fit_intercept : bool
     leave_one_out : bool, optional
-        Score by exact leave-one-out; default where there is no validation set.
+        Whether to score by exact leave-one-out; the default if there is no validation set.
     clip, per_target : bool
-        Of the chosen α's, as in :func:`~selfdistill_fast.distill`.
+        For the chosen α's, as in :func:`~selfdistill_fast.distill`.
     solver, solver_options, max_memory, backend
         As in :func:`~selfdistill_fast.spectrum`. "cholesky" factorises once for each λ.
     store : path, optional
-        Directory of a zarr store, one group per kernel. It is made for these data, this grid
-        and these options, and refused with anything else. One process at a time.
+        Directory of a zarr store, one group per kernel. It belongs to these data, this grid and
+        these options, and is rejected with any others. One process at a time.
     overwrite : bool
-        Start afresh where the store exists.
+        Whether to discard an existing store.
     progress : bool
-        A progress bar with the time left, where standard error is a terminal.
+        Whether to show a progress bar with the time left, if standard error is a terminal.
     client : dask.distributed.Client, optional
-        Spread the kernels over its cluster. Each worker process factorises one kernel at a
-        time, with as many threads as the worker has; this process alone writes the store.
+        Distribute the kernels over its cluster. Each worker process factorises one kernel at a
+        time, with as many threads as the worker has; only this process writes the store.
     random_state : int, optional
-        Seed of "nystrom", the same for every kernel. Default: drawn, and kept in the store.
+        Seed for "nystrom", the same for every kernel. Default: drawn, and saved in the store.
 
     Returns
     -------
@@ -101,14 +100,14 @@ def sweep(
     Raises
     ------
     TypeError, ValueError
-        Bad data or grid; a store that was made for something else (the differences are named).
+        Invalid data or grid; a store of another sweep (the message names the differences).
     ImportError
         xarray, zarr, tqdm or dask is not installed (the extra ``sweep``).
     OSError
-        The store cannot be written. What is finished stays, and the store can be used again.
+        The store cannot be written. Finished kernels remain, and the store can be used again.
     ValueError, numpy.linalg.LinAlgError, MemoryError, ...
-        What a kernel failed with, with its name. With a store the others are finished first
-        and kept: ``SweepResult.load(store)``.
+        The exception of a kernel that failed, with its name. With a store, the other kernels
+        are finished first and saved: ``SweepResult.load(store)``.
 
     Examples
     --------
@@ -177,7 +176,7 @@ def _computed(
     kept: Store | None,
     progress: bool,
 ) -> list[Any]:
-    """The datasets of all kernels: those that the store has, and the others computed."""
+    """The datasets of all kernels: from the store if it has them, else computed."""
     groups = [None] * len(kernels) if kept is None else [kept.read(name) for name in kept.names]
     pending = [i for i, group in enumerate(groups) if group is None]
     failures: dict[int, Exception] = {}
@@ -191,18 +190,18 @@ def _computed(
                 initial=len(kernels) - len(pending),
                 desc="sweep",
                 unit="kernel",
-                disable=None,  # where standard error is not a terminal
+                disable=None,  # disabled unless standard error is a terminal
             )
             advance = stack.enter_context(bar).update
         try:
-            # closed before the store is, whatever happens: no task is left on a cluster
+            # always closed before the store, so that no task remains on a cluster
             results = stack.enter_context(closing(run(job, data, [kernels[i] for i in pending])))
             for position, outcome in results:
                 i = pending[position]
                 if isinstance(outcome, Exception):
                     failures[i] = outcome
                     if kept is None:
-                        break  # nothing is kept: no use in going on
+                        break  # nothing is saved, so there is no point in continuing
                     continue
                 groups[i] = dataset_of(job, kernels, i, outcome)
                 if kept is not None:
@@ -217,12 +216,12 @@ def _computed(
 
 
 def _how_to_go_on(groups: list[Any], kept: Store | None) -> str:
-    """What an interrupted sweep leaves."""
+    """The note for an interrupted sweep: what is finished, and how to continue."""
     finished = sum(group is not None for group in groups)
     return f"interrupted: {finished} of {len(groups)} kernels are finished" + (
-        f" and kept in {kept.path}; run the same sweep again with this store to go on"
+        f" and saved in {kept.path}; run the same sweep again with this store to continue"
         if kept is not None
-        else "; with store=... they would have been kept"
+        else "; with store=... they would have been saved"
     )
 
 
@@ -239,7 +238,7 @@ def _failure(
     if kept is not None:
         finished = sum(group is not None for group in groups)
         message += (
-            f". The other {finished} of {len(kernels)} kernels are kept: "
+            f". The other {finished} of {len(kernels)} kernels are saved: "
             f"SweepResult.load({str(kept.path)!r})"
         )
     known = (ValueError, TypeError, np.linalg.LinAlgError, MemoryError)

@@ -1,8 +1,8 @@
 """The scores of one kernel: one factorisation, and the held-out columns of its pure steps.
 
-Every λ, α and number of steps is a mixture Σ_k c_k F_k of the pure steps' held-out predictions,
-and its mean squared error a quadratic form in their residuals
-(:func:`~selfdistill_fast.alpha.cell_losses`): a hundred α's cost no more than one.
+For every λ, α and number of steps, the chain is a mixture Σ_k c_k F_k of the pure steps' held-out
+predictions, and its mean squared error is a quadratic form in their residuals
+(:func:`~selfdistill_fast.alpha.cell_losses`): a hundred α's cost hardly more than one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from selfdistill_fast.kernels import Kernel
 
 __all__ = ["score_kernel"]
 
-#: bytes that the held-out predictions of some λ's may take
+#: bytes for the held-out predictions of the λ values processed together
 _BLOCK_BYTES = 1 << 29
 
 
@@ -33,24 +33,24 @@ def score_kernel(job: Job, data: dict[str, Any], kernel: Kernel) -> dict[str, An
     parts = []
     for lams in _blocks(job, data):
         if fitted is None or one:
-            fitted = None  # not two at a time
+            fitted = None  # not two in memory at a time
             fitted = _factorise(job, data, kernel, float(lams[0]) if one else job.lams)
         parts.append(_cells(job, data, fitted, lams, one))
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         name: np.concatenate([part[name] for part in parts]) for name in parts[0]
     }
-    found["solver"] = fitted.name
-    return found
+    result["solver"] = fitted.name
+    return result
 
 
 def _one_at_a_time(job: Job) -> bool:
-    """Whether a factorisation serves a single λ."""
+    """Whether a factorisation serves only a single λ."""
     solver = solver_named(job.solver)
     return len(job.lams) == 1 or (solver is not None and solver.one_lam)
 
 
 def _blocks(job: Job, data: dict[str, Any]) -> list[np.ndarray]:
-    """The λ's whose held-out predictions are in memory at the same time."""
+    """Groups of λ values whose held-out predictions are in memory at the same time."""
     n = max(len(data[name]) for name in ("X", "X_val") if data[name] is not None)
     p = 1 if data["y"].ndim == 1 else data["y"].shape[1]
     count = max(1, _BLOCK_BYTES // ((6 * p + 4) * job.n_steps * n * 8))
@@ -61,7 +61,7 @@ def _blocks(job: Job, data: dict[str, Any]) -> list[np.ndarray]:
 def _cells(
     job: Job, data: dict[str, Any], fitted: Any, lams: np.ndarray, one: bool
 ) -> dict[str, Any]:
-    """The variables of some λ's, with these as their first axis."""
+    """The variables of some λ values, which form their first axis."""
     held, penalties = {}, Penalties.of(lams[0] if one else lams, job.n_steps)
     for score in job.scores:
         names = ("X_val", "y_val", "sample_weight_val") if score == "validation" else ()
@@ -70,21 +70,21 @@ def _cells(
     alphas, C = choose_cells(
         held[job.scores[0]], job.alphas, clip=job.clip, per_target=job.per_target
     )
-    found: dict[str, Any] = {"alphas": alphas}
+    result: dict[str, Any] = {"alphas": alphas}
     if "joint" in job.labels:
         at = job.labels.index("joint")
-        found["joint_weights"] = C[:, at]
+        result["joint_weights"] = C[:, at]
         alphas[:, at] = [alphas_or_nan(c[-1]) for c in C[:, at]]
     L, A, T = C.shape[:3]
     for score, columns in held.items():
         y, F, w = columns.y, columns.F, columns.weight
         mse = cell_losses(y, F, C.reshape(L, A * T, *C.shape[3:]), sample_weight=w)
-        found[SCORES[score]] = mse.reshape(L, A, T, y.shape[1])
-    return found
+        result[SCORES[score]] = mse.reshape(L, A, T, y.shape[1])
+    return result
 
 
 def _factorise(job: Job, data: dict[str, Any], kernel: Kernel, lam: Any) -> Any:
-    """The one call that a sweep is made of."""
+    """The factorisation of one kernel."""
     return spectrum(
         data["X"],
         data["y"],

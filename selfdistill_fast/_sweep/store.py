@@ -1,19 +1,19 @@
-"""A zarr store that survives: one group per piece of work, finished or not there at all.
+"""A crash-safe zarr store: one group per piece of work, either finished or absent.
 
 ::
 
     store/                      a zarr hierarchy (format 2: zarr-python 2 and 3 read it)
       kernel-0000/  …           finished groups, an xarray.Dataset each
-      .sweep/manifest.json      what the store was made for; anything else is refused
+      .sweep/manifest.json      what the store was made for; anything else is rejected
       .sweep/done/….json        markers: sizes and checksums of the files of a group
       .sweep/writing/…          groups that are being written
       .sweep/lock               held while a process works here
 
-A group is written aside, renamed, and marked last, each step in one piece; so whenever the
-process is killed, a group with a marker is complete. Everything else is a leftover, never
-read, and removed by the next process. A damaged file no longer fits the checksum in the
-marker: its group is computed again. Since the checksums say what reached the disk, only the
-manifest is forced there.
+A group is written to a temporary location, renamed, and finally marked. Each step is atomic, so a
+group with a marker is complete whenever the process is killed. Everything else is a leftover,
+never read, and removed by the next process. A damaged file no longer matches the checksum in the
+marker, and its group is recomputed. Because the checksums show what reached the disk, only the
+manifest is synchronised to it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["Store", "group_names", "read_group", "read_manifest"]
 _FORMAT = "selfdistill_fast sweep store, version 1"
 _GROUP = re.compile(r"kernel-\d{4,}")
 #: what to do about an error, by its number
-_CURES = {
+_REMEDIES = {
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some space",
     errno.EFBIG: "Raise the limit on the size of files",
@@ -48,25 +48,25 @@ _CURES = {
 
 
 def group_names(count: int) -> list[str]:
-    """Names of the groups of so many pieces of work."""
+    """Names of the groups for a number of pieces of work."""
     return [f"kernel-{i:04d}" for i in range(count)]
 
 
 class Store:
-    """The store of one piece of work, held open and locked; a context manager.
+    """The store of one sweep, open and locked; a context manager.
 
     Parameters
     ----------
     path : path
-        Created where it does not exist.
+        Created if it does not exist.
     manifest : dict of JSON values
         What the results depend on.
     names : sequence of str
         Groups of the finished store, in order.
     free : dict of JSON values, optional
-        Entries of a new manifest that may have any value: an old one keeps its own.
+        Entries of a new manifest that may have any value; an existing manifest keeps its own.
     overwrite : bool
-        Start afresh, whatever the store holds and was made for.
+        Discard the contents and the manifest of an existing store.
 
     Attributes
     ----------
@@ -77,11 +77,11 @@ class Store:
     ------
     ValueError
         The store was made for something else (the message names the differences), or the
-        path holds something that is no such store.
+        path is not such a store.
     BlockingIOError
-        Another process works on this store.
+        Another process is using this store.
     OSError
-        The store cannot be written; what is finished stays.
+        The store cannot be written; finished groups remain.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Store:
 
     # ------------------------------------------------------------------ opening
     def _acquire(self) -> None:
-        """Take the lock; a finished store that cannot be written to needs none."""
+        """Take the lock; a finished read-only store needs none."""
         with contextlib.suppress(OSError):
             self._own.mkdir(exist_ok=True)
         try:
@@ -131,12 +131,12 @@ class Store:
             raise _plain(
                 BlockingIOError,
                 errno.EWOULDBLOCK,
-                f"another process works on the store {self.path}: wait for it, or give this "
-                "sweep a store of its own",
+                f"another process is using the store {self.path}: wait for it, or give this "
+                "sweep another store",
             ) from None
 
     def _agree(self, wanted: dict[str, Any], free: dict[str, Any], overwrite: bool) -> None:
-        """Compare the manifest with the stored one, write it where there is none."""
+        """Compare the manifest with the stored one, or write it if there is none."""
         if overwrite or not _manifest(self.path).exists():
             stored = {**free, **wanted}
             with self._writing():
@@ -145,11 +145,11 @@ class Store:
         else:
             stored = _stored_manifest(self.path)
             wanted = {**{key: stored.get(key) for key in free}, **wanted}
-            found = differences(stored, wanted)
-            if found:
+            changes = differences(stored, wanted)
+            if changes:
                 raise ValueError(
                     f"the store {self.path} was made for something else: "
-                    + "; ".join(found)
+                    + "; ".join(changes)
                     + ". Give this sweep another store, or discard that one with overwrite=True"
                 )
         self.manifest = stored
@@ -191,10 +191,10 @@ class Store:
         return marker if belongs and (self.path / name).is_dir() else None
 
     def read(self, name: str) -> Any:
-        """The xarray.Dataset of a finished group; None, and not finished, where it is damaged.
+        """The xarray.Dataset of a finished group; if damaged, None, and it counts as unfinished.
 
-        Damage is what the checksums say, or a disk that cannot be read. Every other error is
-        raised: the group may be good, and is kept.
+        Damage means a wrong checksum, or a disk that cannot be read. Every other error is raised
+        and the group remains, since it may be intact.
         """
         marker = self._marker(name)
         if marker is None:
@@ -207,7 +207,7 @@ class Store:
             if not is_damage(error):
                 raise
             warn_caller(
-                f"{name} in the store {self.path} is damaged ({error}); it is computed again",
+                f"{name} in the store {self.path} is damaged ({error}); it is recomputed",
                 RuntimeWarning,
             )
             with self._writing():
@@ -235,7 +235,7 @@ class Store:
     def consolidate(self) -> None:
         """Metadata of all groups in one file, so that the whole store opens at once.
 
-        A convenience for other readers: what cannot be written is left out.
+        A convenience for other readers; skipped if it cannot be written.
         """
         if (self.path / ".zmetadata").exists():
             return
@@ -256,14 +256,14 @@ class Store:
 
     # ------------------------------------------------------------------ writing
     def _write_json(self, path: Path, value: Any, *, sync: bool = False) -> None:
-        """A file that is complete as soon as it has its name."""
+        """Write a JSON file atomically."""
         (self._own / "writing").mkdir(exist_ok=True)
         with replacing(path, self._own / "writing" / f"{path.name}.tmp", sync=sync) as aside:
             aside.write_text(json.dumps(value, indent=1, allow_nan=False), encoding="utf-8")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Say what could not be written, what is kept and what to do."""
+        """Translate an OSError: what could not be written, what remains and what to do."""
         try:
             yield
         except BlockingIOError:
@@ -272,13 +272,13 @@ class Store:
             number = error.errno or 0
             kept, again = "", ""
             if hasattr(self, "_identity"):
-                kept = f"; {len(self.finished())} of {len(self.names)} kernels are kept in it"
-                again = ": it goes on where it stopped"
+                kept = f"; it holds {len(self.finished())} of {len(self.names)} kernels"
+                again = ": it continues where it stopped"
             raise _plain(
                 OSError,
                 number,
                 f"cannot write the store {self.path}: {error.strerror or error}{kept}. "
-                f"{_CURES.get(number, 'Remove the cause')} (or give another store), and run the "
+                f"{_REMEDIES.get(number, 'Remove the cause')} (or give another store), and run the "
                 f"same sweep again{again}",
             ) from error
 
@@ -289,7 +289,7 @@ def read_manifest(path: Any) -> tuple[dict[str, Any], list[str]]:
     Raises
     ------
     FileNotFoundError, ValueError
-        There is no store, or it is damaged, or of another format.
+        The store does not exist, is damaged, or has another format.
     """
     path = Path(path)
     if not _manifest(path).exists():
@@ -326,7 +326,7 @@ def read_group(path: Path) -> Any:
 
 
 def _refuse_strangers(path: Path) -> None:
-    """ValueError where a path holds something that is no store of ours, or not yet one."""
+    """ValueError if a path holds anything other than a sweep store or an empty directory."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{path} is a file; a store is a directory: give another path")
     if path.is_dir() and not _manifest(path).exists():
@@ -349,8 +349,8 @@ def _stored_manifest(path: Path) -> dict[str, Any]:
         manifest = None
     if not isinstance(manifest, dict) or "format" not in manifest:
         raise ValueError(
-            f"{_manifest(path)} is damaged: nothing says what the store was made for; remove the "
-            "store, or give another one"
+            f"{_manifest(path)} is damaged, so it is unknown what the store was made for; remove "
+            "the store, or give another one"
         )
     return manifest
 
@@ -377,14 +377,14 @@ def _remove(path: Path) -> None:
 
 
 def _plain(kind: type[OSError], number: int, message: str) -> OSError:
-    """An OSError whose text is the message alone."""
+    """An OSError whose text is only the message."""
     error = kind(message)
     error.errno = number
     return error
 
 
 def _zarr_format() -> dict[str, int]:
-    """The format that zarr-python 2 and 3 share; the former knows no other."""
+    """The only format that both zarr-python 2 and 3 support."""
     import zarr
 
     return {"zarr_format": 2} if int(zarr.__version__.split(".")[0]) >= 3 else {}

@@ -1,13 +1,13 @@
 """The ground-truth weight α: eq. (16), Algorithm 1, and the best whole sequence.
 
-Pure array functions; nothing here knows of kernels, spectra or networks.
+Pure array functions, independent of kernels, spectra and networks.
 
 A chain with weights α_2 … α_τ predicts Σ_k c_k F_k, where F_k are the predictions of
-the *pure* chain (α = 0) after k steps and c is broken off a stick of length one:
+the *pure* chain (α = 0) after k steps, and c comes from breaking a stick of length one:
 
     c_1 = α_τ,  c_2 = (1 − α_τ) α_(τ−1),  …,  c_τ = Π_j (1 − α_j),     Σ_k c_k = 1.
 
-So both optima are least squares: greedy in one α per step (eq. (16)), joint in c.
+So both optima are least-squares problems: greedy in one α per step (eq. (16)), joint in c.
 α in [0, 1] gives c on the simplex, and every c on the simplex has such an α; other
 real c need not have an α-sequence, so c is primary.
 

@@ -39,7 +39,7 @@ def check_columns(y: Any, F: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
 
 
 def double(a: Any, name: str = "array") -> Any:
-    """``a`` in double precision, in the namespace that it came from."""
+    """``a`` in double precision, in its own array namespace."""
     a = plain(a, name)
     if is_tensor(a):
         return a.double()
@@ -51,10 +51,10 @@ def double(a: Any, name: str = "array") -> Any:
 
 
 def round_off_of(*arrays: Any) -> float:
-    """What differences of predictions may owe to rounding, relative to the largest value.
+    """The rounding error of differences of predictions, relative to the largest value.
 
-    In the eps of the coarsest array: predictions in float32 are no better for being summed
-    in double.
+    It uses the eps of the coarsest array: summing float32 predictions in double does not make
+    them more accurate.
     """
     single = any("float32" in str(a.dtype) for a in arrays if hasattr(a, "dtype"))
     return 32.0 * float(np.finfo(np.float32 if single else np.float64).eps)

@@ -1,4 +1,4 @@
-"""Losses of mixtures Σ_k c_k F_k of the pure steps, and what the joint optimum gains by each."""
+"""Losses of mixtures Σ_k c_k F_k of the pure steps, and the joint optimum's gain from each step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["cell_losses", "grid_losses", "joint_report", "mixture_losses", "smal
 
 
 def smallest(errors: Any) -> int:
-    """Position of the smallest error in the flattened array; a NaN is not the smallest.
+    """Position of the smallest error in the flattened array, ignoring NaN.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def mixture_losses(y: Any, F: Any, C: Any, sample_weight: Any = None) -> np.ndar
 def grid_losses(
     y: Any, F: Any, C: Any, *, sample_weight: Any = None, per_target: bool = False
 ) -> np.ndarray:
-    r"""Mean squared error of a grid λ × mixture (× target), no cell's predictions formed.
+    r"""Mean squared error of a grid λ × mixture (× target), without forming predictions.
 
     With the residual columns R_k = y − F_k and Σ_k c_k = 1, a cell's residual is Σ_k c_k R_k.
     One QR factorisation R = QU for each λ and target shrinks the m rows to T, and a cell
@@ -74,10 +74,10 @@ def grid_losses(
         Predictions of the pure steps 1..T for each λ.
     C : array of shape (..., T)
         Step weights of the mixtures, each summing to 1:
-        ``np.stack([alphas_to_weights(a) for a in grid])``, for one. They serve every λ.
+        for example ``np.stack([alphas_to_weights(a) for a in grid])``. The same for every λ.
     sample_weight : array of shape (m,), optional
     per_target : bool
-        Keep the targets apart instead of taking their mean.
+        Return one loss per target instead of their mean.
 
     Returns
     -------
@@ -90,9 +90,9 @@ def grid_losses(
 
     Notes
     -----
-    Sums are in double. The root of a loss is off by at most about m T ε Σ_k |c_k| ‖R_k‖/√m,
-    the same as for one that goes through the predictions: U is used, not the Gram matrix RᵀR,
-    whose rounding would be that of the *square* of Σ_k |c_k| ‖R_k‖ and swamp small losses.
+    Sums are in double. The root of a loss is off by at most about m T ε Σ_k |c_k| ‖R_k‖/√m, as if
+    it were computed from the predictions. This uses U rather than the Gram matrix RᵀR, whose
+    rounding error scales with the *square* of Σ_k |c_k| ‖R_k‖ and would swamp small losses.
 
     Examples
     --------
@@ -121,14 +121,15 @@ def grid_losses(
 def cell_losses(y: Any, F: Any, C: Any, *, sample_weight: Any = None) -> np.ndarray:
     """Mean squared error of S mixtures that may differ between λ and between targets.
 
-    The one scorer of every grid, see :func:`grid_losses`; the same for each λ as for all.
+    Every grid is scored by this function; see :func:`grid_losses`. Each λ gets the same result
+    alone as in a batch.
 
     Parameters
     ----------
     y : array of shape (m,) or (m, p)
     F : array of shape (L, T, m) or (L, T, m, p)
     C : array of shape (L, S, T) or (L, S, T, p)
-        Weights of the mixtures, each summing to 1; a first axis of length 1 serves every λ.
+        Weights of the mixtures, each summing to 1; a first axis of length 1 applies to every λ.
     sample_weight : array of shape (m,), optional
 
     Returns
@@ -161,11 +162,11 @@ def cell_losses(y: Any, F: Any, C: Any, *, sample_weight: Any = None) -> np.ndar
 def joint_report(
     y: Any, F: Any, *, clip: bool = False, sample_weight: Any = None, per_target: bool = False
 ) -> dict[str, Any]:
-    """How many steps the joint optimum can make use of.
+    """How many steps the joint optimum benefits from.
 
-    For 1..T pure steps the best weights are found, and each count is compared with the one
-    before it, row by row: the gain is the mean of the differences of squared errors and its
-    standard error their standard deviation over √m.
+    Finds the best weights for 1..T pure steps and compares each count with the one before it,
+    row by row: the gain is the mean of the differences of squared errors, and its standard
+    error is their standard deviation over √m.
 
     Parameters
     ----------
@@ -177,9 +178,9 @@ def joint_report(
     report : dict
         ``mse`` (T,); ``gain`` (T,) and ``gain_se`` (T,) over one step fewer, 0 for the first;
         ``condition`` (T,), the condition number of the least-squares problem with columns of
-        norm one; ``useful_steps``, the smallest step count from which to T steps the gain is
-        within two standard errors of zero: beyond it the gain is noise. The error is that of
-        the data the weights are fitted to.
+        norm one; ``useful_steps``, the smallest step count beyond which the total gain up to T
+        steps is within two standard errors of zero, that is, noise. The errors are those on the
+        data to which the weights are fitted.
 
     Raises
     ------
@@ -196,7 +197,7 @@ def joint_report(
     """
     y, columns = to_host(y, "y"), np.asarray(to_host(F, "F"))
     sample_weight = to_host(sample_weight, "sample_weight")
-    # squared errors of the residuals scaled to one: they cannot over- or underflow
+    # squared errors of residuals scaled to 1, so that they cannot over- or underflow
     size = float(np.abs(np.asarray(y) - columns).max()) or 1.0
     y, columns = np.asarray(y) / size, columns / size
     losses = []

@@ -1,6 +1,6 @@
 """The best α of each step, eq. (16) and Algorithm 1, and the best weights of all steps together.
 
-Both are least squares in predictions of held-out data: in one α per step, or in c.
+Both are least-squares problems in held-out predictions: in one α per step, or in c.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def optimal_alpha(
     Parameters
     ----------
     y : array of shape (m,) or (m, p)
-        Ground truth on the validation set. NumPy, CuPy and torch arrays are taken.
+        Ground truth on the validation set. NumPy, CuPy and torch arrays are accepted.
     y_first : array of the same shape
         Predictions ỹ⁽¹⁾ of the first step's model.
     y_student : array of the same shape
-        Predictions of the step's student when it is fitted with α = 0.
+        Predictions of the step's student fitted with α = 0.
     sample_weight : array of shape (m,), optional
         Weights of the squared errors.
     per_target : bool
@@ -43,10 +43,9 @@ def optimal_alpha(
     Returns
     -------
     alpha : float, or array of shape (p,) with ``per_target``
-        Not restricted to [0, 1]; clip it if that is wanted. Sums run in double
-        precision whatever the input. Where the two predictions coincide, up to the
-        rounding of their dtype, every α is optimal and 1.0 is returned with a
-        RuntimeWarning.
+        Not restricted to [0, 1]; clip it if necessary. Sums are computed in double
+        precision for any input. If the two predictions coincide up to the rounding of
+        their dtype, every α is optimal, and 1.0 is returned with a RuntimeWarning.
 
     Raises
     ------
@@ -107,8 +106,8 @@ def greedy_alphas(
     ----------
     y : array of shape (m,) or (m, p)
     F : array of shape (T, m) or (T, m, p), or sequence of T such arrays
-        Predictions of the pure steps, validation or leave-one-out. Where every step has
-        a ridge of its own, ``F[τ − 1]`` holds the columns of a chain that ends with step τ.
+        Predictions of the pure steps, validation or leave-one-out. If every step has its
+        own λ, ``F[τ − 1]`` holds the columns of a chain that ends with step τ.
     sample_weight : array of shape (m,), optional
     clip : bool
         Clip every α to [0, 1] before the next step uses it.
@@ -143,7 +142,7 @@ def greedy_alphas(
     c[0] = 1.0
     for t in range(1, T):
         F3 = checked[t if own else 0][1]
-        # the α = 0 student of this step: every pure step of the chain, one step further
+        # the α = 0 student of this step: every pure step of the chain, one step later
         student = sum(c[k] * F3[k + 1] for k in range(t))
         alpha = optimal_alpha(
             y2, F3[0], student, sample_weight=sample_weight, per_target=per_target
@@ -179,8 +178,8 @@ def joint_weights(
     Returns
     -------
     c : ndarray of shape (T,), or (T, p) with ``per_target`` and p targets
-        Where the pure steps are linearly dependent, the minimiser that stays closest
-        to the first step alone.
+        If the pure steps are linearly dependent, the minimiser closest to the first step
+        alone.
 
     Raises
     ------
@@ -285,7 +284,7 @@ def _best_weights(R: np.ndarray, clip: bool, round_off: float) -> np.ndarray:
     # c = e_1 + Σ_k b_k (e_(k+1) − e_1): differences first, so that equal columns stay equal
     D = R[:, 1:] - R[:, :1]
     D[:, np.abs(D).max(0) <= round_off] = 0.0
-    if len(R) > T:  # ‖r + D b‖ is all that matters
+    if len(R) > T:  # only ‖r + D b‖ matters
         both = np.asarray(np.linalg.qr(np.column_stack([R[:, 0], D]), mode="r"))
         r, D = both[:, 0], both[:, 1:]
     else:

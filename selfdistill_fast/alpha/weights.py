@@ -1,6 +1,7 @@
 """α-sequences and the weights c of the pure steps: stick-breaking, both ways.
 
-A chain with weights α_2 … α_τ predicts Σ_k c_k F_k, where c is broken off a stick of length one:
+A chain with weights α_2 … α_τ predicts Σ_k c_k F_k, where c comes from breaking a stick of
+length one:
 
     c_1 = α_τ,  c_2 = (1 − α_τ) α_(τ−1),  …,  c_τ = Π_j (1 − α_j),     Σ_k c_k = 1.
 """
@@ -94,7 +95,7 @@ def step_weights(alphas: Any) -> np.ndarray:
     T = len(alphas)
     C = np.zeros((T, *alphas.shape))
     C[0, 0] = 1.0
-    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # rejected below
         for t in range(1, T):
             C[t, 1:] = (1.0 - alphas[t]) * C[t - 1, :-1]
             C[t, 0] = alphas[t]
@@ -145,13 +146,13 @@ def weights_to_alphas(c: Any) -> np.ndarray:
     Returns
     -------
     alphas : ndarray of shape (T,) or (T, p)
-        ``alphas[0]`` is NaN. An α that no longer matters, because a later α is 1, is 1.
+        ``alphas[0]`` is NaN. An α that has no effect, because a later α is 1, is set to 1.
 
     Raises
     ------
     ValueError
         The weights do not sum to 1, or no α-sequence exists: the stick is used up while
-        weight remains (c = (1, 1, −1), say). The model Σ_k c_k F_k exists all the same.
+        weight remains (for example c = (1, 1, −1)). The model Σ_k c_k F_k still exists.
 
     Examples
     --------
@@ -189,7 +190,7 @@ def alphas_or_nan(c: Any) -> np.ndarray:
 
 
 def _numbers(a: Any, name: str) -> np.ndarray:
-    """``a`` as a new float64 array; TypeError where it is not made of numbers."""
+    """``a`` as a new float64 array; TypeError if it is not numeric."""
     a = plain(a, name)
     try:
         array = np.array(a)

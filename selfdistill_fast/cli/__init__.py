@@ -9,7 +9,7 @@
     report    tables and JSON
 
 A command parses its options, calls the functions of the package and prints what they return.
-Whatever is slow to import is imported when a command runs.
+Modules that are slow to import are imported only when a command runs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ for module in (example, fit, predict, train, train_figure, sweep, plan, info):
 
 
 def run() -> None:
-    """Entry point: the application with the streams made safe for any locale."""
+    """Entry point: run the application, with streams that work in any locale."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

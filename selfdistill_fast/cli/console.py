@@ -1,8 +1,8 @@
-"""The two streams of a command, and how its errors become exit codes.
+"""The two output streams of a command, and the mapping of errors to exit codes.
 
 Results go to standard output, everything else (progress, hints, warnings, errors) to standard
-error, so that output can be piped. An error ends in one line and exit code 2 (bad input) or 1
-(could not be done); ``--traceback`` shows where it arose.
+error, so that output can be piped. An error prints one line and gives exit code 2 (bad input) or
+1 (the task could not be done); ``--traceback`` shows where it occurred.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class InputError(ValueError):
 
 
 def out() -> Console:
-    """Standard output; lines are not folded where it is not a terminal."""
+    """Standard output; lines are not wrapped unless it is a terminal."""
     console = Console(highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=max(console.width, 160))
@@ -43,13 +43,13 @@ def err() -> Console:
 
 
 def say(text: str, style: str | None = None) -> None:
-    """One line on standard error, not folded."""
+    """Print one line on standard error, without wrapping."""
     err().print(Text(" ".join(text.split()), style=style or ""), soft_wrap=True)
 
 
 @contextmanager
 def progress(text: str) -> Iterator[None]:
-    """A spinner with the elapsed time, only where standard error is a terminal."""
+    """A spinner with the elapsed time, only if standard error is a terminal."""
     console = err()
     if not console.is_terminal:
         yield
@@ -61,16 +61,16 @@ def progress(text: str) -> Iterator[None]:
 
 
 class Commands(TyperGroup):
-    """The commands; what one of them raises becomes one red line and an exit code."""
+    """The commands; an exception in one of them becomes one red line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the requested command."""
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:  # whoever read our output has closed it: not an error
+        except BrokenPipeError:  # the reader of the pipe has closed it: not an error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except (ValueError, np.linalg.LinAlgError, OSError, ImportError, MemoryError) as error:

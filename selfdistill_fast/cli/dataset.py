@@ -1,4 +1,4 @@
-"""Data sets: which columns of a table are what, rows that are held out, standardisation.
+"""Data sets: the roles of a table's columns, held-out rows, standardisation.
 
 ::
 
@@ -22,12 +22,12 @@ __all__ = ["Dataset", "Layout", "Scaling", "from_description"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a file are features, targets and weights.
+    """The columns of a file that are features, targets and weights.
 
     Parameters
     ----------
     names : list of str
-        All columns of the file that was fitted on.
+        All columns of the training file.
     has_names : bool
         As in :class:`Table`.
     features, targets : list of int
@@ -44,7 +44,7 @@ class Layout:
     def choose(
         cls, table: Table, targets: Sequence[str], weights: str | None, drop: Sequence[str]
     ) -> Layout:
-        """From what the user names; every other column is a feature."""
+        """From the columns that the user names; every other column is a feature."""
         chosen = [table.find(name) for name in targets]
         names = table.names
         if len(set(chosen)) < len(chosen):
@@ -58,7 +58,7 @@ class Layout:
         features = [j for j in range(len(names)) if j not in {*chosen, weight, *dropped}]
         if not features:
             raise TableError(
-                f"{table.source}: none of its {len(names)} column(s) is left as feature"
+                f"{table.source}: none of its {len(names)} column(s) is left as a feature"
             )
         return cls(names, table.has_names, features, chosen, weight)
 
@@ -68,7 +68,7 @@ class Layout:
         return [self.names[j] for j in self.targets]
 
     def rows(self, table: Table) -> Rows:
-        """The numbers of the file that was fitted on, or of another one with all its columns."""
+        """The numbers of the training file, or of another file with all its columns."""
         if self.has_names and table.has_names:
             place = {j: table.find(self.names[j]) for j in (*self.features, *self.targets)}
             weights = None if self.weights is None else table.find(self.names[self.weights])
@@ -101,7 +101,7 @@ class Layout:
                     f"that the model needs: {shorten(missing)}"
                 )
             return table.array([table.find(names[j]) for j in self.features])
-        # by number: the whole file, or without its targets, or features and nothing else
+        # by number: the whole file, or without its targets, or only features
         everything = list(range(len(names)))
         targets, weights = set(self.targets), {self.weights}
         for left_out in (set(), targets, targets | weights, set(everything) - set(self.features)):
@@ -131,7 +131,7 @@ class Scaling:
 
     @classmethod
     def of(cls, rows: Rows, *, wanted: bool) -> Scaling:
-        """Means and standard deviations (0 → 1) of the rows; the identity if not wanted."""
+        """Means and standard deviations (0 → 1) of the rows; the identity if not requested."""
         numbers: list[list[float]] = []
         for values in (rows.X, rows.Y):
             mean, std = values.mean(axis=0), values.std(axis=0)
@@ -141,11 +141,11 @@ class Scaling:
         return cls(*numbers)
 
     def features(self, X: np.ndarray) -> np.ndarray:
-        """Features as the model takes them."""
+        """Features as the model expects them."""
         return (X - np.array(self.x_mean)) / np.array(self.x_std)
 
     def apply(self, rows: Rows) -> Rows:
-        """Rows as the model takes them."""
+        """Rows as the model expects them."""
         Y = (rows.Y - np.array(self.y_mean)) / np.array(self.y_std)
         return Rows(self.features(rows.X), Y, rows.w)
 
@@ -161,12 +161,12 @@ class Dataset:
     Parameters
     ----------
     source : str
-        What the data are called.
+        Name of the data.
     layout : Layout
     train : Rows
     held : dict of name to Rows
     scaling : Scaling
-        By the training rows; the identity where standardisation is not wanted.
+        From the training rows; the identity without standardisation.
     """
 
     source: str
@@ -188,9 +188,9 @@ class Dataset:
         header: bool | None = None,
         standardize: bool = False,
     ) -> Dataset:
-        """From what the user names; ``held`` and ``header`` as in :func:`split`.
+        """From the user's options; ``held`` and ``header`` as in :func:`split`.
 
-        Names of ``held`` may begin with the dashes of an option.
+        Names in ``held`` may begin with the dashes of an option.
         """
         layout = Layout.choose(table, targets, weights, drop)
         train, parts = split(table, layout, held, seed=seed, header=header)
@@ -201,11 +201,11 @@ class Dataset:
 
     @property
     def sets(self) -> dict[str, Rows]:
-        """All rows: "train" and what is held out."""
+        """All rows: "train" and the held-out sets."""
         return {"train": self.train, **self.held}
 
     def evaluation_sets(self) -> dict[str, Rows]:
-        """The same with the features as the model takes them."""
+        """The same with the features as the model expects them."""
         return {
             name: Rows(self.scaling.features(rows.X), rows.Y, rows.w)
             for name, rows in self.sets.items()
@@ -229,25 +229,25 @@ def split(
     seed: int = 0,
     header: bool | None = None,
 ) -> tuple[Rows, dict[str, Rows]]:
-    """Training rows, and rows that are held out.
+    """Training rows and held-out rows.
 
     Parameters
     ----------
     table : Table
     layout : Layout
-    wanted : mapping of a name (used in errors) to what that name holds out
+    wanted : mapping of a name (used in errors) to the specification of its held-out rows
         A fraction between 0 and 1: that share of all rows, drawn at random in the order of
         the mapping; ``MASKFILE:COLUMN``: the rows that have 1 there; a file: its rows, in
         addition to the table; None: nothing.
     seed : int
-        Of the fractions.
+        Seed of the fractions.
     header : bool, optional
         Whether a file of rows has a header, as in :func:`read_table`.
 
     Returns
     -------
     train : Rows
-    held : dict of name to Rows, for what is not None
+    held : dict of name to Rows, for every specification that is not None
     """
     rng = np.random.default_rng(seed)
     owner = np.full(len(table), "", dtype=object)
@@ -288,7 +288,7 @@ def _fraction(name: str, spec: str) -> float | None:
 
 
 def _mask(name: str, spec: str, table: Table) -> np.ndarray:
-    """Which rows ``MASKFILE:COLUMN`` marks."""
+    """The rows that ``MASKFILE:COLUMN`` marks."""
     file, _, column = spec.rpartition(":")
     masks = read_table(file)
     if len(masks) != len(table):

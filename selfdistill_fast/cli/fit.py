@@ -31,7 +31,7 @@ def fit(
     kernel: Annotated[
         str, typer.Option(help="rbf, laplacian, matern, polynomial, linear or ntk.")
     ] = "rbf",
-    lam: Annotated[float, typer.Option(help="Ridge λ of (K + λI)⁻¹.")] = 1.0,
+    lam: Annotated[float, typer.Option(help="λ of (K + λI)⁻¹.")] = 1.0,
     alpha: Annotated[
         str,
         typer.Option(
@@ -52,12 +52,12 @@ def fit(
     ] = None,
     depth: Annotated[int | None, typer.Option(help="Hidden layers of ntk. [default: 1]")] = None,
     intercept: Annotated[bool, typer.Option("--intercept", help="Fit an intercept.")] = False,
-    clip: Annotated[bool, typer.Option("--clip", help="Keep chosen α in [0, 1].")] = False,
+    clip: Annotated[bool, typer.Option("--clip", help="Restrict chosen α to [0, 1].")] = False,
     standardize: Annotated[
         bool,
         typer.Option(
             "--standardize",
-            help="Bring features and targets to mean 0 and deviation 1 by the training rows; "
+            help="Scale features and targets to mean 0 and deviation 1 on the training rows; "
             "errors are still in the units of the data.",
         ),
     ] = False,
@@ -75,7 +75,7 @@ def fit(
         ),
     ] = None,
     test: Annotated[
-        str | None, typer.Option(help="Rows that are only scored; given like --val.")
+        str | None, typer.Option(help="Rows that are only scored; specified like --val.")
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of the fractions and of solver nystrom.", min=0)
@@ -103,9 +103,9 @@ def fit(
 ) -> None:
     """Fit a chain of self-distilled models and print the error of every step.
 
-    α is chosen by exact leave-one-out on the training rows, or on --val where it is given.
-    Every number of the table is a root mean squared error over rows and targets, weighted
-    where there is a column of weights, in the units of the data.
+    α is chosen by exact leave-one-out on the training rows, or on --val if given. Every number
+    of the table is a root mean squared error over rows and targets, weighted if there is a
+    column of weights, in the units of the data.
     """
     from selfdistill_fast.plotting import figure_format
 
@@ -234,10 +234,10 @@ def _fit(
     with console.progress(f"{steps} steps of distillation"):
         path = distill(fitted, lam, alpha, steps, clip=clip, **validation)
         scores = evaluate_steps(fitted, path, sets, restore)
-    if scores.no_leave_one_out is not None:  # α has been chosen: the table is still worth having
+    if scores.no_leave_one_out is not None:  # α has been chosen: the table is still useful
         console.say(f"no leave-one-out column: {scores.no_leave_one_out}", "yellow")
     used = fitted.name
-    # without eigenvalues it serves one λ, and leave-one-out of the limit has another
+    # without eigenvalues it serves one λ, and leave-one-out of the limit needs another
     spectral = fitted if hasattr(fitted, "d") or fitted.max_loo_steps == 0 else None
     del fitted
 

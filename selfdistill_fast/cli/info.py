@@ -1,4 +1,4 @@
-"""``selfdistill-fast info``: what this installation runs on, and a test of it."""
+"""``selfdistill-fast info``: the hardware and software of this installation, and a self-test."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _print(config: Any) -> None:
 
 
 def _self_check(show: bool) -> list[Any]:
-    """Every check of :func:`~selfdistill_fast._check.self_check`, a line for each as it ends."""
+    """Every check of :func:`~selfdistill_fast._check.self_check`, one line each as it finishes."""
     from selfdistill_fast._check import self_check
 
     out = console.out()

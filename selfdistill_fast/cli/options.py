@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean."""
+"""Options shared by several commands, and their interpretation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["AsJson", "Data", "Header", "check_outputs", "kernels_from", "parse_a
 Data = Annotated[Path, typer.Argument(help="CSV (also .gz) or Parquet file.", metavar="DATA")]
 Header = Annotated[
     bool | None,
-    typer.Option("--header/--no-header", help="Whether a CSV has one. [default: found out]"),
+    typer.Option("--header/--no-header", help="Whether a CSV has one. [default: detected]"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def check_outputs(*paths: Path | None) -> None:
-    """Refuse at once what could not be written after a long computation."""
+    """Reject immediately a path that could not be written after a long computation."""
     for path in paths:
         if path is None:
             continue
@@ -65,16 +65,16 @@ def kernels_from(
     what: str,
     spell: Callable[[str], str] = str,
 ) -> list[Any]:
-    """A kernel for every combination of parameters; one that it does not have is an error.
+    """A kernel for every combination of parameters; an unknown parameter is an error.
 
     Parameters
     ----------
     name : str
     grid : mapping of a parameter to its values
     n_features : int
-        Without γ it is 1 / n_features.
+        The default of γ is 1 / n_features.
     what : str
-        What an unknown name is called.
+        The noun for the name in error messages.
     spell : callable
         Spelling of a parameter in messages.
     """

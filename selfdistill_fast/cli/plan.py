@@ -1,4 +1,4 @@
-"""``selfdistill-fast plan``: what each solver would take."""
+"""``selfdistill-fast plan``: the cost of each solver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def plan(
     p: Annotated[int, typer.Argument(help="Targets.", metavar="[P]")] = 1,
     lam: Annotated[
         list[float] | None,
-        typer.Option(help="A ridge that will be asked for; repeat it for a grid. [default: any]"),
+        typer.Option(help="A λ value that will be requested; repeat for a grid. [default: any]"),
     ] = None,
     steps: Annotated[int, typer.Option(help="Distillation steps.")] = 2,
     loo: Annotated[bool, typer.Option("--loo", help="Leave-one-out is needed.")] = False,
@@ -27,14 +27,14 @@ def plan(
     tol: Annotated[float | None, typer.Option(help="Tolerance of solver krylov.")] = None,
     landmarks: Annotated[int, typer.Option(help="Landmarks of solver nystrom.")] = 1000,
     max_memory: Annotated[
-        float | None, typer.Option(help="GiB allowed. [default: 80 % of what is available]")
+        float | None, typer.Option(help="GiB allowed. [default: 80 % of the available memory]")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what each solver would take for N rows of D features, and which to use.
+    """Show what each solver would cost for N rows of D features, and which one to use.
 
     Memory, floating-point operations, passes over the kernel matrix, and the time on this
-    machine, from rates that are measured in about a second.
+    machine, from rates measured in about a second.
     """
     from selfdistill_fast import plan as planned
 

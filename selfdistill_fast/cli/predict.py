@@ -18,7 +18,7 @@ __all__ = ["predict"]
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="What fit --save wrote.", metavar="MODEL")],
+    model: Annotated[Path, typer.Argument(help="A model written by fit --save.", metavar="MODEL")],
     data: Data,
     out: Annotated[
         Path | None,
@@ -31,8 +31,8 @@ def predict(
 ) -> None:
     """Predict the rows of a file with a saved model.
 
-    Columns are found by name where both files have names, otherwise by number; the target
-    may be present or not. Predictions are in the units of the training data.
+    Columns are matched by name if both files have names, otherwise by number; the target
+    column is optional. Predictions are in the units of the training data.
     """
     from selfdistill_fast import load
 

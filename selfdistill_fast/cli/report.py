@@ -1,4 +1,4 @@
-"""What the commands print: tables for the console, and JSON."""
+"""The output of the commands: tables for the console, and JSON."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _number(value: float | None, digits: int = 7) -> str:
 
 # --------------------------------------------------------------------- JSON
 def to_json(results: dict[str, Any]) -> str:
-    """Results as JSON; NaN and infinity, which it does not have, become null."""
+    """Results as JSON; NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_jsonable(results), indent=2, allow_nan=False, ensure_ascii=False)
 
 
@@ -56,7 +56,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file that appears complete or not at all."""
+    """Write a text file atomically."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
@@ -109,7 +109,7 @@ def print_fit(results: dict[str, Any], kernel: Any) -> None:
         summary += f" Best step on the validation rows: {results['best_step_by_val']}."
     out.print(summary)
     if best is not None and best != results["n_steps"]:
-        out.print(f"predict uses the last step; predict --step {best} asks for that one.")
+        out.print(f"predict uses the last step; use predict --step {best} for that one.")
     if results["alpha"] == "joint":
         out.print(
             f"joint is optimal at step {results['n_steps']}; the steps before only lead there."
@@ -148,7 +148,7 @@ def print_sweep(result: Any, about: str, top: int) -> None:
     best, lams = result.best(), result.dataset.lam.values
     if len(lams) > 1 and best["lam"] in (lams.min(), lams.max()):
         console.say(
-            f"hint: the best λ, {best['lam']:g}, lies on the edge of the grid; a smaller error may "
+            f"hint: the best λ, {best['lam']:g}, is at the edge of the grid; a smaller error may "
             "lie beyond",
             "yellow",
         )

@@ -1,4 +1,4 @@
-"""``selfdistill-fast sweep``: the grid that a TOML file describes."""
+"""``selfdistill-fast sweep``: score the grid described by a TOML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["sweep"]
 def sweep(
     config: Annotated[Path, typer.Argument(help="TOML file.", metavar="CONFIG")],
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start afresh where the store exists.")
+        bool, typer.Option("--overwrite", help="Discard an existing store.")
     ] = False,
     dask: Annotated[
         str | None,
@@ -26,11 +26,11 @@ def sweep(
     ] = None,
     top: Annotated[int, typer.Option(help="Cells in the table.", min=1)] = 10,
 ) -> None:
-    """Score a grid of kernels, λ, α and steps that a TOML file describes.
+    """Score a grid of kernels, λ, α and steps described by a TOML file.
 
     The file has the tables data, kernels, grid, solver and output; paths are relative to it.
-    Interrupted and started again, it goes on with what is missing in the store. Errors are
-    printed and drawn as root mean squared errors in the units of the data.
+    After an interruption, the same command continues with the kernels missing from the store.
+    Errors are printed and drawn as root mean squared errors in the units of the data.
     """
     import selfdistill_fast
     from selfdistill_fast.cli.sweep_file import SweepConfig

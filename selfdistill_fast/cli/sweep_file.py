@@ -8,9 +8,9 @@
     target = "y"                  # a column or several [the last]
     weights = "w"                 # a column of sample weights
     drop = ["id"]                 # columns to leave out
-    header = true                 # whether a CSV has one [found out]
+    header = true                 # whether a CSV has one [detected]
     validation = 0.2              # a fraction, a file, or "MASKFILE:COLUMN" [leave-one-out]
-    seed = 0                      # of that fraction
+    seed = 0                      # seed of that fraction
     standardize = true            # features and targets, by the training rows [false]
 
     [[kernels]]                   # as often as wanted; a list stands for one kernel each
@@ -21,7 +21,7 @@
     lams = { from = 1e-3, to = 10, count = 10 }
     alphas = [0, 0.25, "optimal", "joint"]
     steps = 6
-    leave_one_out = true          # beside a validation set [only without one]
+    leave_one_out = true          # besides a validation set [only without one]
     intercept = false
     clip = false
 
@@ -35,7 +35,7 @@
     store = "sweep.zarr"
     figure = "sweep.png"
 
-A key that is not there above is an error.
+Any other key is an error.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ EXPECTED = {
 
 
 def _mistake(error: Any) -> str:
-    """One error of pydantic in the words of the file."""
+    """One error of pydantic in terms of the file."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     table, *keys = (part for part in error["loc"] if isinstance(part, str))
     if kind == "extra_forbidden":
@@ -204,10 +204,10 @@ def _mistake(error: Any) -> str:
     return where + message if message.startswith(":") else f"{where} {message}"
 
 
-# ------------------------------------------------------------- what it asks for
+# ------------------------------------------------------------- its request
 @dataclass(frozen=True)
 class SweepConfig:
-    """What a file asks for, data included.
+    """The request of a file, including the data.
 
     Attributes
     ----------
@@ -224,13 +224,12 @@ class SweepConfig:
 
     @classmethod
     def read(cls, path: Path) -> SweepConfig:
-        """Read a file and the data that it names.
+        """Read a file and the data it refers to.
 
         Raises
         ------
         ConfigError, TableError
-            Not TOML, an unknown or missing key, a value of the wrong kind; data that cannot
-            be used.
+            Not TOML, an unknown or missing key, a value of the wrong kind; unusable data.
         """
         try:
             with path.open("rb") as stream:

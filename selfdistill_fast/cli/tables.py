@@ -1,9 +1,9 @@
 """Tables from CSV and Parquet files.
 
-A file is read as it is; a column is turned into numbers when it is asked for, so that
-columns nobody uses may hold anything. What cannot be used is a :class:`TableError` that
-names file, column and row. Rows are counted from 1, the header not included. Numbers are
-parsed and written so that they survive a round trip to the last bit.
+A file is read without conversion; a column is converted to numbers when it is requested, so that
+unused columns may hold anything. Unusable cells raise a :class:`TableError` that names file,
+column and row. Rows are counted from 1, excluding the header. Numbers are parsed and written so
+that a round trip is exact to the last bit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MISSING = {"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "-nan", "#na"
 
 
 class TableError(InputError):
-    """A table that cannot be used as asked; the message says where and why."""
+    """A table that cannot be used as requested; the message says where and why."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Table:
     ----------
     frame : pandas.DataFrame
     source : str
-        What error messages call the file.
+        Name of the file in error messages.
     has_names : bool
-        Whether the columns have names of their own; else they are called "0", "1", ….
+        Whether the file names its columns; else they are named "0", "1", ….
     """
 
     frame: Any
@@ -147,7 +147,7 @@ def read_table(path: str | Path, *, header: bool | None = None) -> Table:
     Raises
     ------
     TableError
-        No such file, not readable, no rows, or rows of different lengths.
+        The file does not exist, is not readable, has no rows, or has rows of different lengths.
     """
     pd = _pandas()
     path = Path(path)
@@ -178,7 +178,7 @@ def read_table(path: str | Path, *, header: bool | None = None) -> Table:
 
 
 def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
-    # the first line as one cell; pandas reads it because it knows the compressions
+    # the first line as one cell, read by pandas because it handles compression
     line = pd.read_csv(
         path,
         sep="\0",
@@ -191,10 +191,10 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
     ).iloc[0, 0]
     delimiter = _delimiter(line)
     if header is None:
-        # by hand: csv.Sniffer.has_header overlooks a header above text, and fails for one column
+        # not csv.Sniffer.has_header, which misses a header above text and fails for one column
         cells = next(csv.reader([line.strip()], delimiter=delimiter, skipinitialspace=True))
         header = any(not is_number(cell) and cell.strip().lower() not in MISSING for cell in cells)
-    # pandas 3.1 has one converter, which is exact; before, one had to ask for it
+    # pandas 3.1 has a single converter, which is exact; before, it had to be requested
     before_31 = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
     exact = {"float_precision": "round_trip"} if before_31 else {}
     with warnings.catch_warnings():
@@ -215,7 +215,7 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
 
 
 def _delimiter(line: str) -> str:
-    """The delimiter of a line; a comma where there is none, and in doubt."""
+    """The delimiter of a line; a comma if there is none or if it is ambiguous."""
     try:
         return csv.Sniffer().sniff(line.strip(), ",;\t ").delimiter
     except csv.Error:  # a single column
@@ -234,7 +234,7 @@ def is_number(cell: str) -> bool:
 def write_table(path: str | Path | None, names: Sequence[str], values: np.ndarray) -> None:
     """Write columns as CSV or Parquet by suffix, or as CSV to standard output.
 
-    A file appears complete or not at all.
+    A file is written atomically.
 
     Parameters
     ----------

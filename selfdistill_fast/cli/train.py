@@ -44,28 +44,28 @@ def train(
     optimizer: Annotated[str, typer.Option(help="adam or sgd.")] = "adam",
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
     lam: Annotated[float, typer.Option(help="λ of eq. (18): weight decay of λ/n.")] = 1e-4,
-    clip: Annotated[bool, typer.Option("--clip", help="Keep α̂ in [0, 1].")] = False,
+    clip: Annotated[bool, typer.Option("--clip", help="Restrict α̂ to [0, 1].")] = False,
     teacher: Annotated[
         str,
         typer.Option(
             help="augmented: the teacher sees the augmented batch; cached: its outputs on the "
-            "images as they are."
+            "original images."
         ),
     ] = "augmented",
     augment: Annotated[
         bool | None,
         typer.Option(
-            "--augment/--no-augment", help="Random crops and flips. [default: of colour images]"
+            "--augment/--no-augment", help="Random crops and flips. [default: for colour images]"
         ),
     ] = None,
-    data_root: Annotated[Path, typer.Option(help="Where cifar10 is kept.")] = Path("data"),
+    data_root: Annotated[Path, typer.Option(help="Location of cifar10.")] = Path("data"),
     n_train: Annotated[
-        int | None, typer.Option(help="Use so many training images only.", min=1)
+        int | None, typer.Option(help="Use only this many training images.", min=1)
     ] = None,
     n_val: Annotated[
-        int | None, typer.Option(help="Use so many validation images only.", min=1)
+        int | None, typer.Option(help="Use only this many validation images.", min=1)
     ] = None,
-    device: Annotated[str | None, typer.Option(help="[default: a GPU where there is one]")] = None,
+    device: Annotated[str | None, typer.Option(help="[default: a GPU if there is one]")] = None,
     precision: Annotated[
         str | None,
         typer.Option(help="float32, float64 or bf16. [default: bf16 on a GPU, else float32]"),
@@ -79,15 +79,15 @@ def train(
         ),
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same bits again on the same GPU.")
+        bool, typer.Option("--deterministic", help="Bit-identical results on the same GPU.")
     ] = False,
 ) -> None:
     """Train chains of self-distilled networks (Section 5); needs the extra 'torch'.
 
     Each step t ≥ 2 of a chain with --alpha optimal fits a student with α = 0, estimates α̂ from
     its predictions on the validation set by eq. (16), and fits the step itself with it. Every
-    epoch is kept: the same command continues where it was killed. More --alpha, --seeds and
-    --steps may be given to a run later. Several GPUs: torchrun -m selfdistill_fast train …
+    epoch is saved: after a kill, the same command continues. More --alpha, --seeds and --steps
+    may be added to a run later. Several GPUs: torchrun -m selfdistill_fast train …
     """
     chains = [parse_alpha(text, steps) for text in alpha or ["optimal"]]
     if "joint" in chains:
@@ -131,7 +131,7 @@ def train(
         raise ValueError(str(error)) from error
     if display.speaks:
         report.print_chains(experiment.accuracies([out]))
-        console.say(f"run kept in {out}; 'selfdistill-fast train-figure {out}' draws it")
+        console.say(f"run saved in {out}; 'selfdistill-fast train-figure {out}' draws it")
 
 
 def _parse_seeds(text: str) -> list[int]:

@@ -15,7 +15,7 @@ __all__ = ["train_figure"]
 
 def train_figure(
     runs: Annotated[
-        list[Path], typer.Argument(help="Directories that train wrote.", metavar="RUNS")
+        list[Path], typer.Argument(help="Directories written by train.", metavar="RUNS")
     ],
     out: Annotated[
         Path | None,
@@ -25,8 +25,8 @@ def train_figure(
 ) -> None:
     """Draw Figure 5: accuracy over the steps, one line per α and one for α̂.
 
-    Lines are means over the seeds, shades reach from the smallest to the largest. A run that is
-    still being trained is drawn as far as it is.
+    Lines are means over the seeds; shading spans the smallest to the largest value. A run that
+    is still training is drawn up to its current step.
     """
     from selfdistill_fast.plotting import figure_format, figure_training, save_figure
     from selfdistill_fast.trainer.experiment import accuracies

@@ -47,14 +47,14 @@ def plot_solutions(
     truth: Any = None,
     ax: Any = None,
 ) -> Any:
-    """Draw f⁽¹⁾, …, f⁽ᵀ⁾ of a path with one feature, and its limit where there is one.
+    """Draw f⁽¹⁾, …, f⁽ᵀ⁾ of a path with one feature, and its limit if there is one.
 
     Parameters
     ----------
     path : DistillationPath
         Fitted on one feature and one target.
     grid : (m,) or (m, 1) array
-        Where the solutions are evaluated.
+        Points at which the solutions are evaluated.
     X, y : (n,) or (n, 1) and (n,) arrays, optional
         Training points, drawn as ×.
     truth : (m,) array, optional
@@ -119,7 +119,7 @@ def plot_shrinkage(path: Any, *, ax: Any = None) -> Any:
     ax = axes_or_new(ax)
     B = np.asarray(path.shrinkage)
     index = np.arange(1, B.shape[1] + 1)
-    # the larger bar goes behind, whichever step it belongs to: no value is hidden
+    # the larger bar is drawn first, whichever step it belongs to, so that no value is hidden
     rank = np.argsort(np.argsort(-np.abs(B), axis=0, kind="stable"), axis=0)
     for step, (values, colour) in enumerate(zip(B, ordered_colours(len(B)), strict=True), 1):
         bars = ax.bar(
@@ -164,7 +164,7 @@ def plot_ratios(path: Any, *, ax: Any = None) -> Any:
 def figure_solutions(
     cases: Mapping[str, Any], grid: Any, X: Any = None, y: Any = None, *, truth: Any = None
 ) -> Any:
-    """Figure 2: the solutions of each case, and α of each step in an inset where it varies.
+    """Figure 2: the solutions of each case, and α of each step in an inset if it varies.
 
     Parameters
     ----------
@@ -288,8 +288,8 @@ def figure_constrained(chain: Any, fixed: Mapping[str, Sequence[float]]) -> Any:
     """Two theories side by side: λ under a constraint, and the size of every step.
 
     Left: λ_t of each step of a chain whose training error is held at a tolerance (Mobahi et
-    al. 2020). Right: how fast its predictions shrink, beside chains with a fixed λ (Borup &
-    Andersen 2021), and where it collapses.
+    al. 2020). Right: the decay of its predictions, compared with chains with a fixed λ (Borup &
+    Andersen 2021), and the step at which it collapses.
 
     Parameters
     ----------
@@ -307,7 +307,7 @@ def figure_constrained(chain: Any, fixed: Mapping[str, Sequence[float]]) -> Any:
     left.plot(steps, chain.lam_steps, "o-", color=VERMILION, lw=1.6, ms=4)
     left.set_yscale("log")
     left.set_ylabel("λ of the step")
-    left.set_title("(a) ridge that meets the constraint", fontsize=11)
+    left.set_title("(a) λ that meets the constraint", fontsize=11)
     along, norms = steps, chain.norms[1:]
     if chain.collapsed:
         along, norms = np.append(steps, steps[-1] + 1), np.append(norms, 0.0)

@@ -58,11 +58,11 @@ def plot_cv(results: Mapping[str, Any], best: int, *, ax: Any = None) -> Any:
 def figure_sweep(
     dataset: Any, *, variable: str, kernel: str, alpha: str, title: str | None = None
 ) -> Any:
-    """A sweep at one kernel: error over λ and step, and how α bears on it.
+    """A sweep at one kernel: error over λ and step, and the influence of α.
 
-    Left a heat map of the root mean squared error (over all targets) of one entry of the
-    α's; its best cell is framed. Right the chosen α of each step over λ, where the α's were
-    chosen ("optimal", else "joint"); else the error over the constant α's at the best λ.
+    Left: a heat map of the root mean squared error (over all targets) for one entry of the
+    α's; its best cell is framed. Right: the chosen α of each step over λ, if α's were chosen
+    ("optimal", else "joint"); else the error over the constant α's at the best λ.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def figure_sweep(
     Raises
     ------
     ValueError
-        A label that the dataset does not have; no error of it is known.
+        The dataset does not have the label, or no error of it is known.
     """
     for name, label in (("kernel", kernel), ("alpha", alpha)):
         known = dataset[name].values.tolist()

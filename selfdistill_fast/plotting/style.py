@@ -1,7 +1,7 @@
-"""What all figures share: size, colours, panels, the legend, and files.
+"""Common elements of all figures: size, colours, panels, the legend, and files.
 
-Steps are ordered, so they take ordered colours, from dark violet (τ = 1) to yellow-green;
-the scale is even in lightness and keeps its order for colour-blind readers and in grey print.
+Steps are ordered, so they have ordered colours, from dark violet (τ = 1) to yellow-green. The
+scale is even in lightness and keeps its order for colour-blind readers and in greyscale print.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "shared_legend",
 ]
 
-#: colours that stay apart for colour-blind readers (Okabe and Ito 2008)
+#: colours that colour-blind readers can distinguish (Okabe and Ito 2008)
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 GREY = "#8a8a8a"
 WIDTH, HEIGHT = 3.9, 3.5  # inches of one panel
@@ -60,7 +60,7 @@ def save_figure(figure: Any, path: str | Path, *, dpi: int = 160) -> Path:
 
 
 def figure_format(path: str | Path) -> str:
-    """Format that the suffix of a path names: "png", "svg" or "pdf"; else ValueError."""
+    """Format given by the suffix of a path: "png", "svg" or "pdf"; else ValueError."""
     _matplotlib()
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in ("png", "svg", "pdf"):
@@ -79,7 +79,7 @@ def _matplotlib() -> Any:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of a size in inches, for no window."""
+    """A figure of a given size in inches, without a window."""
     _matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -109,7 +109,7 @@ def panels(cases: Mapping[str, Any], *, share: bool) -> tuple[Any, list[Any]]:
 
 
 def shared_legend(figure: Any, axes: Sequence[Any], ncols: int = 9) -> None:
-    """One legend below all panels, from whatever any of them shows."""
+    """One legend below all panels, with the entries of all of them."""
     entries: dict[str, Any] = {}
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
@@ -127,7 +127,7 @@ def shared_legend(figure: Any, axes: Sequence[Any], ncols: int = 9) -> None:
 
 
 def ordered_colours(count: int) -> list[Any]:
-    """Colours of ordered things, dark first."""
+    """Colours for an ordered sequence, dark first."""
     viridis = _matplotlib().colormaps["viridis"]
     return [viridis(0.88 * i / max(count - 1, 1)) for i in range(count)]
 

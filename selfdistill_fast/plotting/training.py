@@ -25,8 +25,8 @@ def figure_training(
 ) -> Any:
     """Figure 5: training and validation accuracy over the steps, one line for each α.
 
-    Lines are means over the seeds, shades reach from their minimum to their maximum. Fixed
-    α's have ordered colours, the estimated one stands out.
+    Lines are means over the seeds; shading spans their minimum to their maximum. Fixed α's have
+    ordered colours; the estimated one has a distinct colour.
 
     Parameters
     ----------

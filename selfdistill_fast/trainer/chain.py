@@ -27,11 +27,11 @@ __all__ = ["SelfDistillation", "step_seed"]
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Seed of a step of the chain: the chain's own at step 1, another at each later step.
+    """Seed of a step of the chain: the chain's own at step 1, a different one at each later step.
 
-    It seeds the initial weights (``torch.manual_seed(step_seed)`` before ``model_fn()``), and
-    with the number of the epoch the order of the rows, augmentation and dropout. A chain with
-    ``n_steps=1`` and this seed is the plain training that step t with α = 1 repeats.
+    It seeds the initial weights (``torch.manual_seed(step_seed)`` before ``model_fn()``) and,
+    together with the epoch number, the order of the rows, augmentation and dropout. Step t with
+    α = 1 equals plain training, that is, a chain with ``n_steps=1`` and this seed.
 
     Examples
     --------
@@ -63,15 +63,15 @@ class SelfDistillation:
     n_steps : int
         Number of steps T ≥ 1; step 1 is plain training.
     output : "softmax" or "identity"
-        What the loss sees. "softmax": classification, against one-hot labels. "identity":
-        regression; or labels as one-hot numbers where the network has several outputs.
+        The outputs that enter the loss. "softmax": classification, against one-hot labels.
+        "identity": regression; or labels as one-hot numbers if the network has several outputs.
     loss : "squared" or callable
         ½‖f − y‖², or a function of outputs and targets, (b, p) each, that returns (b,).
     optimizer : "adam", "sgd" or callable
-        A callable gets the list of parameters and returns a ``torch.optim.Optimizer``; one that
-        evaluates several times (L-BFGS) works too.
+        A callable receives the list of parameters and returns a ``torch.optim.Optimizer``, which
+        may evaluate the loss several times per step (L-BFGS).
     lr : float
-        Learning rate of "adam" and "sgd"; the paper's experiment had 1e-4.
+        Learning rate of "adam" and "sgd"; the paper's experiment used 1e-4.
     epochs, batch_size : int
         ``batch_size`` rows in each process.
     lam : float
@@ -81,30 +81,30 @@ class SelfDistillation:
     clip : bool
         Restrict α̂ to [0, 1].
     teacher : "augmented" or "cached"
-        The teacher sees the augmented batch, as in the authors' experiment, or its outputs on
-        the training inputs as they are, computed once.
+        "augmented": the teacher sees the augmented batch, as in the authors' experiment.
+        "cached": its outputs on the original training inputs, computed once, are used.
     augment : callable, optional
-        A function of a batch of inputs as they are stored, (b, C, H, W) for images, and a
+        A function of a batch of stored inputs, (b, C, H, W) for images, and a
         ``torch.Generator`` on its device; see :class:`~selfdistill_fast.trainer.CropFlip`.
     n_classes : int, optional
-        Where the data do not show it: by default the data set's ``classes``, else the largest
-        label + 1.
+        Needed if the data do not determine it. Default: the data set's ``classes``, else the
+        largest label + 1.
     precision : "float32", "float64" or "bf16"
         "bf16": float32 weights, forward passes under autocast.
     device : str or torch.device, optional
-        By default the process's GPU where there is one.
+        By default the process's GPU if there is one.
     compile : bool or str
-        Run the networks through ``torch.compile``; a string is its mode ("reduce-overhead"
-        makes CUDA graphs, for small batches).
+        Whether to run the networks through ``torch.compile``; a string is its mode
+        ("reduce-overhead" uses CUDA graphs, for small batches).
     deterministic : bool
-        cuDNN's repeatable algorithms: the same bits on the same GPU, a little slower.
+        Use cuDNN's deterministic algorithms: bit-identical on the same GPU, slightly slower.
     num_workers : int
-        Processes that read a Dataset which is not in memory.
+        Processes that read a Dataset that is not in memory.
     checkpoint_dir : path, optional
-        Keep each epoch here; the same call continues from there after a kill.
+        Save each epoch here; after a kill, the same call continues from there.
     callbacks : sequence of callables
-        Called with a dict whose "event" is "begin", "batch" (twice a second at most), "epoch" or
-        "done" of a fit, or "restored" for one that was read from ``checkpoint_dir``.
+        Called with a dict whose "event" is "begin", "batch" (at most twice a second), "epoch" or
+        "done" of a fit, or "restored" for a fit read from ``checkpoint_dir``.
 
     Attributes
     ----------
@@ -112,9 +112,9 @@ class SelfDistillation:
         α of each step; ``alphas_[0]`` is NaN.
     steps_ : list of T :class:`~selfdistill_fast.trainer.Fit`
     fits_ : list of Fit
-        The students with α = 0 as well, in the order of training.
+        All fits, including the students with α = 0, in the order of training.
     n_fits_ : int
-        Fits of this chain, a shared first one and restored ones included.
+        Number of fits of this chain, including a shared first one and restored ones.
     n_outputs_ : int
 
     Examples
@@ -189,22 +189,22 @@ class SelfDistillation:
             X of shape (n, ...), uint8 (seen as X/255 by the network) or floating; y integer
             labels (n,), or numbers (n,) or (n, p). ``val`` is needed for ``alpha="optimal"``.
         first : SelfDistillation, optional
-            A fitted chain with the same settings (α, steps and directory aside) and data, whose
-            first step is taken over instead of trained again.
+            A fitted chain with the same data and settings (except α, steps and directory), whose
+            first step is reused instead of trained again.
 
         Returns
         -------
         self
-            After an error, too, ``steps_`` holds the steps that were completed.
+            Also after an error, ``steps_`` holds the completed steps.
 
         Raises
         ------
         TypeError, ValueError
             Bad parameters or data, or a checkpoint directory of other settings.
         FloatingPointError
-            A loss that is not finite; says where.
+            The loss is not finite; the message says where.
         OSError
-            A checkpoint cannot be written; the last good one is kept.
+            A checkpoint cannot be written; the last good one is retained.
         """
         alphas = self._check()
         world = join()
@@ -222,8 +222,8 @@ class SelfDistillation:
 
         def train_one(step: int, role: str, alpha: float) -> Fit:
             name = f"step-{step}" + ("-student" if role == "student" else "")
-            place = None if directory is None else directory / name
-            task = Task(step, role, alpha, step_seed(self.seed, step), place)
+            location = None if directory is None else directory / name
+            task = Task(step, role, alpha, step_seed(self.seed, step), location)
             fit = fitter.fit(task, self.steps_[-1] if self.steps_ else None)
             self.fits_.append(fit)
             return fit
@@ -263,14 +263,14 @@ class SelfDistillation:
         Parameters
         ----------
         X : array of shape (m, ...), ImageSet, TensorDataset or Dataset
-            Inputs like those of the training set; targets are not looked at.
+            Inputs like those of the training set; targets are ignored.
         step : int or "all", optional
             1, …, T; by default the last.
 
         Returns
         -------
         ndarray of shape (m, p)
-            Probabilities ("softmax") or numbers; (m,) where the targets were (n,). With "all"
+            Probabilities ("softmax") or numbers; (m,) if the targets were (n,). With "all",
             (T, m, p) or (T, m).
 
         Raises
@@ -307,7 +307,7 @@ class SelfDistillation:
         Returns
         -------
         torch.nn.Module
-            Its outputs are before the softmax.
+            Its outputs are those before the softmax.
         """
         if not getattr(self, "steps_", None):
             raise ValueError("this SelfDistillation is not fitted yet: call fit first")
@@ -318,7 +318,7 @@ class SelfDistillation:
 
     # ---------------------------------------------------------------- checks
     def _check(self) -> np.ndarray | None:
-        """α of each step, or None where they are to be estimated."""
+        """α of each step, or None if they are to be estimated."""
         for name in ("n_steps", "epochs", "batch_size"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
@@ -390,7 +390,7 @@ class SelfDistillation:
         )
 
     def _sources(self, settings: Settings, train: Any, val: Any) -> list[Source]:
-        """Training set and, where there is one, validation set."""
+        """Training set and, if there is one, validation set."""
         how: dict[str, Any] = {"num_workers": self.num_workers}
         source = as_source(train, "training", settings.device, settings.dtype, **how)
         if val is None:

@@ -1,8 +1,8 @@
 """Files of a fit that survive a kill, a crash and a full disk.
 
-A file is written beside its place, flushed to the disk and renamed over the old one, so there
-is always one whole file. Files hold tensors, numbers, strings, lists and dictionaries only and
-are read with ``weights_only=True``: nothing in them is executed.
+A file is written next to its final location, flushed to the disk and renamed over the old one, so
+there is always one complete file. Files hold only tensors, numbers, strings, lists and
+dictionaries, and are read with ``weights_only=True``: nothing in them is executed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["claim", "read", "write", "write_json"]
 def _replace(path: Path, save: Callable[[BinaryIO], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # one writer for a run (process 0): a fixed name, so that what a kill leaves is overwritten
+        # one writer per run (process 0): a fixed name, so that leftovers of a kill are overwritten
         with replacing(path, path.with_name(path.name + ".tmp")) as aside, aside.open("wb") as file:
             save(file)
     except (OSError, RuntimeError) as error:  # torch's writer wraps a failed write
@@ -31,30 +31,30 @@ def _replace(path: Path, save: Callable[[BinaryIO], Any]) -> None:
         raise OSError(
             getattr(error, "errno", None) or errno.EIO,
             f"could not write ({getattr(error, 'strerror', None) or error}); {kept}. "
-            "Make room and run the same again: it continues from there",
+            "Make room and run the same command again: it continues from there",
             str(path),
         ) from error
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values, all or nothing.
+    """Write tensors and plain values atomically.
 
     Raises
     ------
     OSError
-        The disk is full, say; what was at ``path`` is still there.
+        For example, the disk is full; an existing file at ``path`` is unchanged.
     """
     _replace(path, lambda file: torch.save(content, file))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, all or nothing."""
+    """Write JSON atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     _replace(path, lambda file: file.write(text.encode()))
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What :func:`write` wrote, on the CPU; None where there is no file.
+    """The content written by :func:`write`, on the CPU; None if there is no file.
 
     Raises
     ------
@@ -80,20 +80,20 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def claim(directory: Path, settings: dict[str, Any], name: str = "settings.json") -> None:
-    """Mark a directory as belonging to these settings, or refuse it where it has others.
+    """Mark a directory as belonging to these settings; ValueError if it has others.
 
     Parameters
     ----------
     directory : Path
     settings : dict of JSON values
-        All that decides the result.
+        Everything that determines the result.
     name : str
         File that holds them.
 
     Raises
     ------
     ValueError
-        The directory was begun with other settings; the message names them.
+        The directory was started with other settings; the message names them.
     """
     path = directory / name
     settings = json.loads(json.dumps(settings))
@@ -104,10 +104,10 @@ def claim(directory: Path, settings: dict[str, Any], name: str = "settings.json"
             before = None
         if not isinstance(before, dict):
             raise ValueError(f"{path} is damaged; delete {directory} to begin anew")
-        found = differences(before, settings)
-        if found:
+        changes = differences(before, settings)
+        if changes:
             raise ValueError(
-                f"{directory} holds a run of another configuration: {'; '.join(found)}. "
+                f"{directory} holds a run of another configuration: {'; '.join(changes)}. "
                 "Use another directory, or the same settings to continue it"
             )
         return

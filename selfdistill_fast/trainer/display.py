@@ -9,11 +9,11 @@ from typing import Any
 
 __all__ = ["Display"]
 
-_QUIET = 30.0  # seconds without a line, where there is no terminal
+_QUIET = 30.0  # seconds between lines, without a terminal
 
 
 class Display:
-    """Progress of a run on a console: a bar with what is left, or lines where it is no terminal.
+    """Progress of a run on a console: a bar with the time left, or lines without a terminal.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Display:
             TextColumn("epochs"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            # epochs of one length: the estimate looks back far
+            # epochs have similar lengths, so the estimate uses a long history
             TimeRemainingColumn(),
             console=console,
             transient=True,

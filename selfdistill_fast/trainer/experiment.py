@@ -2,14 +2,14 @@
 
 ::
 
-    RUN/config.json                        what the run is; another configuration is refused
+    RUN/config.json                        the configuration; any other one is rejected
     RUN/seed-0/first/step-1/               the first fit, which all chains of a seed share
     RUN/seed-0/alpha-0.3/step-2/           … and the fits of each chain: fit.pt, log.csv,
     RUN/seed-0/alpha-optimal/step-2/           checkpoint.pt while it is trained
     RUN/seed-0/alpha-optimal/step-2-student/
     RUN/seed-0/alpha-0.3/chain.json        accuracies of its steps
 
-More chains, seeds or steps may be added to a run; what is there is not trained again.
+More chains, seeds or steps may be added to a run; existing fits are not trained again.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def load_data(
     root : path
         Where torchvision keeps CIFAR-10.
     n_train, n_val : int, optional
-        So many rows only, drawn once for all.
+        Use only this many rows, drawn once for all runs.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def load_data(
     for data, count in zip(sets, (n_train, n_val), strict=True):
         if count is not None:
             if not 1 <= count <= len(data):
-                raise ValueError(f"{count} rows wanted, the data set has {len(data)}")
+                raise ValueError(f"{count} rows requested, but the data set has {len(data)}")
             rows = torch.from_numpy(np.random.default_rng(0).permutation(len(data))[:count])
             data = data.take(rows) if isinstance(data, ImageSet) else TensorDataset(*data[rows])
         cut.append(data)
@@ -111,7 +111,7 @@ def run(
     callbacks: Sequence[Callable[[dict[str, Any]], None]] = (),
     **options: Any,
 ) -> None:
-    """Train every chain for every seed, or what is missing of that.
+    """Train every chain for every seed, except those that are already trained.
 
     Parameters
     ----------
@@ -128,22 +128,22 @@ def run(
     augment : bool, optional
         Random crops and flips; by default for colour images.
     callbacks : sequence of callables
-        As those of :class:`SelfDistillation`; the dict has "seed" and "chain" as well, and
-        "fits", the number of fits of the run, at "plan".
+        As in :class:`SelfDistillation`; the dict also has "seed" and "chain" and, for the event
+        "plan", "fits", the number of fits of the run.
     **options
         Of :class:`SelfDistillation`.
 
     Raises
     ------
     ValueError, OSError, FloatingPointError
-        As :meth:`SelfDistillation.fit`; or the directory is of another run, or in use.
+        As for :meth:`SelfDistillation.fit`; the directory belongs to another run, or is in use.
     """
     world = join()
     if options.get("precision") is None:
-        place = torch.device(
+        device = torch.device(
             options.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
         )
-        options["precision"] = "bf16" if place.type == "cuda" else "float32"
+        options["precision"] = "bf16" if device.type == "cuda" else "float32"
     known = data in ("digits", "cifar10")
     config = {
         "model": model,
@@ -196,13 +196,13 @@ def run(
                 fitted = chain(seed, name, alpha, n_steps)
                 try:
                     fitted.fit(train, val, first=first)
-                finally:  # the steps that were completed
+                finally:  # save the completed steps
                     if getattr(fitted, "steps_", None) and world.rank == 0:
                         write_json(out / f"seed-{seed}" / name / "chain.json", _summary(fitted))
 
 
 def _after_the_first(world: World, work: Callable[[], Any]) -> Any:
-    """What ``work`` returns; process 0 goes ahead and fills the caches that the others find."""
+    """The result of ``work``; process 0 runs first and fills the caches for the others."""
     done = []
     world.first(lambda: done.append(work()))
     return done[0] if done else work()
@@ -234,12 +234,12 @@ def accuracies(runs: Sequence[Path]) -> dict[str, dict[str, np.ndarray]]:
     Parameters
     ----------
     runs : sequence of Path
-        Directories that :func:`run` wrote; the same α in several runs is more seeds.
+        Directories written by :func:`run`; the same α in several runs counts as more seeds.
 
     Returns
     -------
     chains : dict of label to {"alpha", "train", "val"}
-        Arrays (seeds, T), NaN where a step is not there yet; in the order of α, α̂ last.
+        Arrays (seeds, T), NaN where a step is still missing; in the order of α, α̂ last.
 
     Raises
     ------
@@ -248,13 +248,13 @@ def accuracies(runs: Sequence[Path]) -> dict[str, dict[str, np.ndarray]]:
     ValueError
         A damaged file.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_label: dict[str, list[dict[str, Any]]] = {}
     order: dict[str, Any] = {}
-    for place in runs:
-        files = sorted(Path(place).glob("seed-*/alpha-*/chain.json"))
+    for directory in runs:
+        files = sorted(Path(directory).glob("seed-*/alpha-*/chain.json"))
         if not files:
             raise FileNotFoundError(
-                f"no trained chain in {place}: give a directory that "
+                f"no trained chain in {directory}: give a directory that "
                 "'selfdistill-fast train --out' wrote"
             )
         for file in files:
@@ -264,15 +264,15 @@ def accuracies(runs: Sequence[Path]) -> dict[str, dict[str, np.ndarray]]:
                 label = (
                     ALPHA_HAT if alpha == "optimal" else chain_name(alpha).replace("alpha-", "α = ")
                 )
-                found.setdefault(label, []).append(chain)
+                by_label.setdefault(label, []).append(chain)
                 order[label] = math.inf if alpha == "optimal" else float(np.ravel(alpha)[0])
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise ValueError(
                     f"{file} is damaged ({error!r}); train that chain again"
                 ) from error
     result = {}
-    for label in sorted(found, key=lambda name: (order[name], name)):
-        chains = found[label]
+    for label in sorted(by_label, key=lambda name: (order[name], name)):
+        chains = by_label[label]
         longest = max(len(chain["steps"]) for chain in chains)
 
         def table(key: str, chains: Any = chains, longest: int = longest) -> np.ndarray:
@@ -311,7 +311,7 @@ def _alone(out: Path, world: World) -> Iterator[None]:
 
 
 def _tensorboard(out: Path, world: World) -> list[Callable[[dict[str, Any]], None]]:
-    """A callback that writes RUN/tensorboard, where tensorboard is installed."""
+    """A callback that writes RUN/tensorboard, if tensorboard is installed."""
     if world.rank > 0 or importlib.util.find_spec("tensorboard") is None:
         return []
     from torch.utils.tensorboard import SummaryWriter
@@ -324,7 +324,7 @@ def _tensorboard(out: Path, world: World) -> list[Callable[[dict[str, Any]], Non
         role = "-student" if about["role"] == "student" else ""
         name = f"seed-{about['seed']}/{about['chain']}/step-{about['step']}{role}"
         if about["event"] == "begin":
-            # what a killed run wrote beyond its last checkpoint is dropped
+            # entries that a killed run wrote after its last checkpoint are dropped
             writers[name] = SummaryWriter(
                 str(out / "tensorboard" / name), purge_step=len(about["history"]) + 1
             )

@@ -1,4 +1,4 @@
-"""One fit: which it is, what it found, and its files."""
+"""One fit: its identity, its results, and its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from selfdistill_fast.trainer.checkpoint import read
 
 __all__ = ["COLUMNS", "Fit", "Log", "Task", "check_same_alpha", "finished"]
 
-#: of the log of a fit, one row an epoch
+#: columns of the log of a fit, with one row per epoch
 COLUMNS = (
     "epoch",
     "loss",
@@ -30,33 +30,33 @@ COLUMNS = (
 
 @dataclass
 class Fit:
-    """One trained network and how it did.
+    """One trained network and its results.
 
     Attributes
     ----------
     step : int
         Step of the chain, from 1.
     role : "step" or "student"
-        "student": the fit with α = 0 that estimates α̂ and is then forgotten.
+        "student": the fit with α = 0 that estimates α̂ and is then discarded.
     alpha : float
         Weight of the ground truth; NaN for step 1.
     seed : int
-        Of initial weights, order, augmentation and dropout.
+        Seed of initial weights, order, augmentation and dropout.
     state : dict of name to tensor
         Weights and buffers after the last epoch, on the CPU; empty for a student.
     train_predictions, val_predictions : ndarray of shape (n, p) and (m, p)
         Outputs after the last epoch, without augmentation; None without validation data.
     train_loss, val_loss : float
-        Mean loss against the ground truth, without penalty.
+        Mean loss against the ground truth, without the penalty.
     train_accuracy, val_accuracy : float
         NaN for regression.
     seconds : float
-        Of all epochs, checkpoints left out.
+        Time of all epochs, excluding checkpoints.
     images_per_second : float
-        Training rows by the time of the training passes, validation left out.
+        Training rows divided by the time of the training passes, excluding validation.
     history : list of dict
-        A row for each epoch: mean objective (18) and accuracy over the training batches as they
-        were seen, loss and accuracy on the validation data.
+        One row per epoch: mean objective (18) and accuracy over the training batches during the
+        epoch, loss and accuracy on the validation data.
     """
 
     step: int
@@ -84,7 +84,7 @@ class Fit:
 
     @classmethod
     def restored(cls, content: dict[str, Any]) -> Fit:
-        """The reverse of :meth:`stored`."""
+        """The inverse of :meth:`stored`."""
         for name in ("train_predictions", "val_predictions"):
             if content[name] is not None:
                 content[name] = content[name].numpy()
@@ -93,7 +93,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Task:
-    """Which fit is to be made; the fields are those of :class:`Fit`.
+    """A fit to be made; the fields are those of :class:`Fit`.
 
     ``directory`` is for ``checkpoint.pt``, ``fit.pt`` (when done) and ``log.csv``, or None.
     """
@@ -112,15 +112,15 @@ class Task:
 
 
 def finished(directory: Path) -> dict[str, Any] | None:
-    """The stored fit of a directory; None where it is not finished."""
+    """The stored fit of a directory; None if it is not finished."""
     done = read(directory / "fit.pt")
-    if done is not None:  # a kill may have come between the two
+    if done is not None:  # a kill may have happened between the two
         (directory / "checkpoint.pt").unlink(missing_ok=True)
     return done
 
 
 def check_same_alpha(before: float, now: float, directory: Path) -> None:
-    """ValueError where a directory holds a fit with another α."""
+    """ValueError if a directory holds a fit with another α."""
     if before != now and not (math.isnan(before) and math.isnan(now)):
         raise ValueError(
             f"{directory} holds a fit with α = {before!r}, now α = {now!r}. Use another "
@@ -129,7 +129,7 @@ def check_same_alpha(before: float, now: float, directory: Path) -> None:
 
 
 class Log:
-    """log.csv: written anew from the checkpoint's history, then a row an epoch."""
+    """log.csv: rewritten from the checkpoint's history, then one row per epoch."""
 
     def __init__(self, path: Path, history: Sequence[dict[str, float]]) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""What a chain is, as text that is the same in the next process: it decides what may continue."""
+"""The identity of a chain as text that is stable across processes: it decides what may continue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["data_fingerprint", "describe", "taken_over"]
 def describe(
     chain: Any, settings: Settings, sources: list[Source], model: nn.Module, world: World
 ) -> dict[str, Any]:
-    """All that decides the first step of a SelfDistillation, as JSON values."""
+    """Everything that determines the first step of a SelfDistillation, as JSON values."""
     shapes = [f"{name} {tuple(p.shape)} {p.dtype}" for name, p in model.state_dict().items()]
     digest = hashlib.blake2b("\n".join(shapes).encode(), digest_size=8).hexdigest()
     return {
@@ -44,7 +44,7 @@ def describe(
 
 
 def taken_over(first: Any, about: dict[str, Any], sources: list[Source]) -> Fit:
-    """Step 1 of a chain that began like this one."""
+    """Step 1 of a chain with the same beginning as this one."""
     if not getattr(first, "steps_", None):
         raise ValueError("first is not fitted yet")
     differences = [
@@ -61,12 +61,12 @@ def taken_over(first: Any, about: dict[str, Any], sources: list[Source]) -> Fit:
 
 
 def data_fingerprint(sources: list[Source]) -> str:
-    """Tells the data of chains apart."""
+    """A digest that distinguishes the data of chains."""
     return " ".join(source.fingerprint() for source in sources)
 
 
 def _name(thing: Any) -> Any:
-    """A setting as text that is the same in the next process."""
+    """A setting as text that is stable across processes."""
     if thing is None or isinstance(thing, str):
         return thing
     if isinstance(thing, functools.partial):
@@ -80,7 +80,7 @@ def _name(thing: Any) -> Any:
 
 
 def _argument(value: Any) -> str:
-    """An argument as text; arrays, whose own text is rounded, by a digest of all their digits."""
+    """An argument as text; an array, whose own text is rounded, as a digest of all its digits."""
     if isinstance(value, torch.Tensor):
         kind, raw = value.dtype, value.detach().cpu().reshape(-1).view(torch.uint8).numpy()
     elif isinstance(value, np.ndarray) and not value.dtype.hasobject:

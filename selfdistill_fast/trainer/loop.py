@@ -2,12 +2,12 @@
 
     (1/n) [ Σ_i α ℓ(f(x_i), y_i) + (1 − α) ℓ(f(x_i), t_i)  +  (λ/2) ‖θ‖² ],    ℓ(f, y) = ½ ‖f − y‖²
 
-over minibatches: the sum becomes its mean over the batch, the penalty stays whole. t are the
+over minibatches: the sum becomes a mean over the batch; the penalty is not divided. t are the
 teacher's outputs, y one-hot rows or numbers, θ all trainable parameters.
 
-All randomness of an epoch – initial weights aside – is drawn from streams seeded by (seed, epoch):
-order, augmentation, dropout. So a fit that is killed and continued from the checkpoint of an
-epoch is the same fit, and a checkpoint holds no generator states.
+All randomness of an epoch (order, augmentation, dropout; not the initial weights) comes from
+streams seeded by (seed, epoch). A fit that is killed and continued from the checkpoint of an epoch
+is therefore the same fit, and a checkpoint holds no generator states.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ class Fitter:
         self.template, self.world = template, world
         self._compiled: dict[str, tuple[nn.Module, Any]] = {}
         if settings.compile:
-            torch._dynamo.reset()  # it keeps a few versions of a network only, then none
+            torch._dynamo.reset()  # it caches only a few versions, then stops compiling
 
     # ---------------------------------------------------------------- one fit
     def fit(self, task: Task, teacher: Fit | None) -> Fit:
-        """Train a fresh network, or go on where a fit of this directory was stopped.
+        """Train a new network, or continue an interrupted fit of this directory.
 
         Parameters
         ----------
         task : Task
         teacher : Fit, optional
-            The step before; not used where α is 1 or NaN.
+            The previous step; not used if α is 1 or NaN.
 
         Returns
         -------
@@ -80,9 +80,9 @@ class Fitter:
         Raises
         ------
         FloatingPointError
-            The loss is not finite; the checkpoint of the epoch before stays.
+            The loss is not finite; the checkpoint of the previous epoch remains.
         OSError
-            A checkpoint cannot be written; the one before stays.
+            A checkpoint cannot be written; the previous one remains.
         """
         s, alpha, directory = self.settings, task.alpha, task.directory
         if directory is not None:
@@ -93,7 +93,7 @@ class Fitter:
                 self._report("restored", task, history=fit.history)
                 return fit
         with _own_random_numbers(s.device), _cudnn(s.deterministic, s.device):
-            # the network that was tried on the data is the first step's, as it began
+            # the network that was tried on the data is that of the first step, with initial weights
             model = (
                 copy.deepcopy(self.template) if task.step == 1 else initial(s.model_fn, task.seed)
             )
@@ -148,13 +148,13 @@ class Fitter:
         torch.manual_seed(derive(seed, epoch, 1, world.rank))
         generator = torch.Generator(s.device).manual_seed(derive(seed, epoch, 2, world.rank))
         together = order.split(s.batch_size * world.size)
-        # a process without a row of the last batch takes one with weight 0: DDP waits for it
+        # a process without a row of the last batch gets one with weight 0: DDP waits for it
         mine = [
             batch[world.rank :: world.size] if world.rank < len(batch) else batch[:1]
             for batch in together
         ]
         losses = torch.zeros(len(mine), device=s.device, dtype=s.dtype)
-        penalty = penalty_of(parameters, s.lam / n)  # of the weights that the epoch begins with
+        penalty = penalty_of(parameters, s.lam / n)  # of the weights at the beginning of the epoch
         correct = torch.zeros((), device=s.device, dtype=torch.int64)
         objective = Objective(s, net, optimizer, parameters, task.alpha, s.lam / n, world)
         net.train()
@@ -198,7 +198,7 @@ class Fitter:
         # each process has its share of the data loss
         losses = (world.sum(losses) + penalty).cpu()  # waits for the device
         seconds = time.perf_counter() - begun
-        # what the last update did shows in no loss of this epoch
+        # no loss of this epoch reflects the last update
         weights = penalty_of(parameters, 1.0)
         _finite(torch.cat([losses, weights.reshape(1).cpu()]), task, epoch, len(mine))
         sizes = torch.tensor([len(batch) for batch in together], dtype=losses.dtype)
@@ -285,7 +285,7 @@ class Fitter:
     def _teacher(
         self, teacher: Fit | None, alpha: float
     ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
-        """The teacher's outputs for a batch (inputs, row numbers), or None where it has no say."""
+        """The teacher's outputs for a batch (inputs, row numbers), or None if it has no weight."""
         if teacher is None or math.isnan(alpha) or alpha == 1.0:
             return None
         s = self.settings
@@ -305,16 +305,16 @@ class Fitter:
         return guide
 
     def _ready(self, role: str, model: nn.Module) -> tuple[nn.Module, Any]:
-        """The network itself, and as it is called: by all processes, compiled.
+        """The network itself, and the callable for it: distributed, compiled.
 
-        A compiled network is kept and gets the weights of the next fit, which need not be
-        compiled again then.
+        A compiled network is cached and receives the weights of the next fit, which then need
+        not be compiled again.
         """
         how = self.settings.compile
         if role in self._compiled:
-            kept, net = self._compiled[role]
-            kept.load_state_dict(model.state_dict())
-            return kept, net
+            cached, net = self._compiled[role]
+            cached.load_state_dict(model.state_dict())
+            return cached, net
         net = model
         if role == "student" and self.world.size > 1:
             ids = [self.settings.device.index] if self.settings.device.type == "cuda" else None
@@ -339,7 +339,7 @@ def _finite(losses: torch.Tensor, task: Task, epoch: int, batches: int) -> None:
     if not len(bad):
         return
     if task.directory is None:
-        kept = "there is no checkpoint directory, so nothing of this fit is kept"
+        kept = "there is no checkpoint directory, so nothing of this fit is saved"
     elif epoch == 1:
         kept = "that was the first epoch, so this fit has no checkpoint yet"
     else:
@@ -353,7 +353,7 @@ def _finite(losses: torch.Tensor, task: Task, epoch: int, batches: int) -> None:
 
 @contextmanager
 def _own_random_numbers(device: torch.device) -> Iterator[None]:
-    """Seed at will inside; the caller's random streams go on as if nothing had happened."""
+    """Allow seeding inside; the caller's random streams continue unaffected."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield

@@ -2,8 +2,8 @@
 
     K(x, z) = (1/p) Σ_k ⟨∂f_k(x)/∂θ, ∂f_k(z)/∂θ⟩
 
-is the empirical neural tangent kernel. A wide network that is trained from θ₀ with the penalty
-(λ/2) ‖θ − θ₀‖² moves so little that it is the kernel ridge regression of this K.
+is the empirical neural tangent kernel. A wide network trained from θ₀ with the penalty
+(λ/2) ‖θ − θ₀‖² changes so little that it equals the kernel ridge regression with this K.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def empirical_ntk_gram(
     Parameters
     ----------
     model : torch.nn.Module
-        (b, ...) → (b,) or (b, p); its derivatives are taken at its present weights, with respect
-        to those that require gradients, in evaluation mode.
+        (b, ...) → (b,) or (b, p). Derivatives are taken at its current weights, with respect to
+        those that require gradients, in evaluation mode.
     X : array, tensor, TensorDataset, ImageSet or Dataset of n inputs
     Z : the same, of m inputs, optional
-        By default X itself; the result is then exactly symmetric.
+        Default: X itself; the result is then exactly symmetric.
     outputs : "mean" or "full"
         "mean": one kernel for all outputs, the mean of theirs. "full": every pair of outputs.
     max_memory : int
-        Bytes for derivatives that are kept at a time, beside the result.
+        Bytes for derivatives held at a time, in addition to the result.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def empirical_ntk_gram(
     Raises
     ------
     ValueError
-        Unknown ``outputs``, no trainable weights, or inputs that the network does not take.
+        Unknown ``outputs``, no trainable weights, or inputs that the network does not accept.
     MemoryError
         The derivatives of two inputs need more than ``max_memory``.
 
@@ -125,7 +125,7 @@ def _gram(
         raise MemoryError(
             f"the derivatives of two inputs need {2 * row:,} bytes, max_memory is {max_memory:,}"
         )
-    # large blocks on the left are kept, small ones on the right stream by for each of them
+    # large blocks on the left are held; for each of them, small ones on the right are streamed
     small = max(1, min(_CHUNK, max_memory // (5 * row)))
     large = max(small, max_memory // row - 3 * small, 1)
 
@@ -164,7 +164,7 @@ def _blocks(start: int, stop: int, size: int) -> Iterator[torch.Tensor]:
 
 
 def _mirror(K: torch.Tensor) -> None:
-    """The upper triangle of pairs of inputs decides, on the diagonal that of pairs of outputs."""
+    """Copy the upper triangle of pairs of inputs, and on the diagonal that of pairs of outputs."""
     for i in range(len(K)):
         K[i + 1 :, i] = K[i, i + 1 :] if K.ndim == 2 else K[i, i + 1 :].transpose(1, 2)
         if K.ndim == 4:

@@ -14,15 +14,15 @@ from selfdistill_fast.trainer.settings import Settings
 
 __all__ = ["Objective", "evaluate", "penalty_of"]
 
-#: optimisers that evaluate once and do not read the value
+#: optimisers that evaluate the closure once and ignore its value
 _GRADIENT_ONLY = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop)
 
 
 class Objective:
     """The closure of an optimiser: loss (18) of a batch and its gradients.
 
-    ``data`` (the loss without penalty) and ``outputs`` are those at the weights that the batch
-    met first.
+    ``data`` (the loss without penalty) and ``outputs`` are those at the weights before the batch's
+    update.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Objective:
     ) -> None:
         self.settings, self.net, self.optimizer = settings, net, optimizer
         self.parameters, self.alpha, self.decay, self.world = parameters, alpha, decay, world
-        # who may read the value must read the whole, and the same in all processes
+        # an optimiser that uses the value needs the whole loss, equal in all processes
         self.reads = type(optimizer) not in _GRADIENT_ONLY
 
     def meet(self, x: torch.Tensor, y: torch.Tensor, t: torch.Tensor | None, share: float) -> None:
@@ -46,7 +46,7 @@ class Objective:
         self.met = False
 
     def __call__(self) -> torch.Tensor:
-        """The loss; its gradients are those of the parameters then."""
+        """The loss; its gradients are stored in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
         with self.settings.autocast():
             raw = self.net(self.x)
@@ -68,7 +68,7 @@ class Objective:
         if self.decay == 0.0:
             return
         for p in self.parameters:
-            if p.grad is None:  # without influence on the outputs
+            if p.grad is None:  # it does not influence the outputs
                 p.grad = torch.zeros_like(p)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_add_(grads, self.parameters, alpha=self.decay)

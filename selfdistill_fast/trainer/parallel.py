@@ -1,7 +1,7 @@
-"""Several processes through torch.distributed: what a fit needs of them, and nothing more.
+"""The operations that a fit needs across processes, by torch.distributed.
 
 Every process holds the whole data set and computes its share of each batch; DDP averages the
-gradients. Files are the business of process 0.
+gradients. Only process 0 writes files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["World", "join"]
 
 @dataclass(frozen=True)
 class World:
-    """This process among ``size`` ones; with one, every method is the identity."""
+    """This process among ``size`` processes; with only one, every method is the identity."""
 
     rank: int = 0
     size: int = 1
@@ -35,7 +35,7 @@ class World:
         return tensor
 
     def first(self, work: Callable[[], Any]) -> Any:
-        """What ``work`` returns or raises in process 0, in every process."""
+        """Return or raise, in every process, the outcome of ``work`` in process 0."""
         if self.size == 1:
             return work()
         outcome: list[Any] = [None, None]
@@ -56,7 +56,7 @@ class World:
                 dist.broadcast(buffer, src=0)
 
     def rows(self, n: int) -> torch.Tensor:
-        """Row numbers, of 0..n − 1, that this process evaluates; the same count in each."""
+        """Row numbers, from 0..n − 1, that this process evaluates; equally many in each."""
         count = -(-n // self.size)
         return torch.arange(self.rank * count, (self.rank + 1) * count).clamp_(max=n - 1)
 
@@ -70,7 +70,7 @@ class World:
 
 
 def join() -> World:
-    """The process group: the one there is, or the one ``torchrun`` asks for, or none."""
+    """The process group: an existing one, or the one that ``torchrun`` requests, or none."""
     if not dist.is_available():
         return World()
     if not dist.is_initialized():
@@ -86,10 +86,10 @@ def join() -> World:
 
 
 def _leave() -> None:
-    """Leave the group together, and with nothing that still holds it.
+    """Leave the group together, after releasing everything that refers to it.
 
-    Otherwise a thread of torch's aborts the exit of a process that has done its work, now and
-    then.
+    Otherwise a thread of torch occasionally aborts the exit of a process that has finished its
+    work.
     """
     if dist.is_initialized():
         if not hasattr(sys, "last_value"):  # no exception has ended this process

@@ -1,4 +1,4 @@
-"""What all fits of a chain have in common: settings, seeds, the initial network, the loss."""
+"""Common elements of all fits of a chain: settings, seeds, the initial network, the loss."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def squared(f: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def derive(*keys: int) -> int:
-    """A seed that depends on all the keys."""
+    """A seed that depends on all keys."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def initial(model_fn: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A new network whose initial weights are those of a seed."""
+    """A new network with the initial weights of a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_fn()
@@ -38,7 +38,7 @@ def initial(model_fn: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all fits of a chain have in common; see SelfDistillation for their meaning."""
+    """Common settings of all fits of a chain; see SelfDistillation for their meaning."""
 
     model_fn: Callable[[], nn.Module]
     output: str
@@ -58,7 +58,7 @@ class Settings:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and inputs; bf16 keeps float32 weights."""
+        """The dtype of weights and inputs; bf16 uses float32 weights."""
         return PRECISIONS[self.precision]
 
     def make_optimizer(self, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -75,7 +75,7 @@ class Settings:
         return raw.softmax(1) if self.output == "softmax" else raw
 
     def autocast(self) -> Any:
-        """The context that forward passes run in."""
+        """The context for forward passes."""
         if self.precision != "bf16":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)

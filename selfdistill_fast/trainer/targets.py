@@ -1,4 +1,4 @@
-"""The outputs of a network and the targets of the data: as many, and of one kind."""
+"""Matching the outputs of a network to the targets of the data, in number and kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["bind", "truth_of", "width_of"]
 
 
 def width_of(settings: Settings, source: Source, template: nn.Module) -> int:
-    """Number of outputs of a network, found by trying it on two rows of data."""
+    """Number of outputs of a network, determined by trying it on two rows of data."""
     model = copy.deepcopy(template).to(settings.device, settings.dtype).eval()
     rows = torch.arange(min(2, source.n))
     raw = source.inputs_at(rows)
@@ -24,7 +24,7 @@ def width_of(settings: Settings, source: Source, template: nn.Module) -> int:
             out = model(source.network_input(raw))
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise ValueError(
-            f"the model does not take inputs of shape {source.sample_shape}, those of the "
+            f"the model does not accept inputs of shape {source.sample_shape}, those of the "
             f"{source.name} set: {error}"
         ) from error
     if not isinstance(out, torch.Tensor) or out.ndim not in (1, 2) or len(out) != len(rows):
@@ -36,7 +36,7 @@ def width_of(settings: Settings, source: Source, template: nn.Module) -> int:
 
 
 def bind(sources: list[Source], width: int, output: str, n_classes: int | None) -> None:
-    """Settle how the targets of all sources are encoded for a network with ``width`` outputs."""
+    """Determine the encoding of all sources' targets for a network with ``width`` outputs."""
     labels = [y for y in (s.labels() for s in sources) if y is not None]
     if labels and (output == "softmax" or width > 1):
         low = min(int(y.min()) for y in labels)

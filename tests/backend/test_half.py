@@ -182,7 +182,7 @@ def test_refusals(be, rng):
     for bad in (np.float16, np.int64, np.complex128):
         with pytest.raises(TypeError, match="float32 or float64"):
             be.half_gram(X, RBF(1.0), bad)
-    with pytest.raises(TypeError, match="can be kept in float32"):
+    with pytest.raises(TypeError, match="can be stored in float32"):
         be.half_gram(X.astype(np.float32), RBF(1.0), np.float64)
     with pytest.raises(ValueError, match="square"):
         be.half_of(X)

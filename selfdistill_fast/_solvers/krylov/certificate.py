@@ -1,7 +1,7 @@
 """The certificate of a run: bounds of the error of every pure step, rounding included.
 
-From residuals that are computed anew with products with K; see the head of the package, bounds.py
-and docs/certificate.md.
+It uses residuals recomputed with products with K; see the head of the package, bounds.py and
+docs/certificate.md.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import largest
 
-__all__ = ["Asked", "Certificate"]
+__all__ = ["Certificate", "Requested"]
 
 
-class Asked(NamedTuple):
-    """λ values that are to be within the tolerance; or a schedule of them."""
+class Requested(NamedTuple):
+    """λ values, or a schedule of them, for which the tolerance must be met."""
 
     lams: list[float]
     schedule: Any
-    lam_min: float  #: the smallest λ that was requested so far
+    lam_min: float  #: the smallest λ requested so far
 
 
 class Certificate:
-    """Bounds for the basis of a run as it is now, for ``n_steps`` steps, by λ."""
+    """Bounds for the current basis of a run, for ``n_steps`` steps, by λ."""
 
     def __init__(
         self, run: Lanczos, targets: Targets, filters: Filters, n_steps: int, total_weight: float
@@ -57,46 +57,48 @@ class Certificate:
         self._known: dict[float, tuple[np.ndarray, np.ndarray, Bound]] = {}
         self._met: set[float] = set()  # λ values that are within the tolerance
 
-    def within(self, asked: Asked) -> bool:
-        """Whether every step is within the tolerance for all that is requested."""
+    def within(self, requested: Requested) -> bool:
+        """Whether every step is within the tolerance for all requested λ values."""
         goal = self.targets.goal
-        if asked.schedule is not None:
-            bound = self.recursion_of_schedule(asked.schedule)
-            bound += self.floor(min(asked.lams), asked.lam_min)[: len(bound)]
+        if requested.schedule is not None:
+            bound = self.recursion_of_schedule(requested.schedule)
+            bound += self.floor(min(requested.lams), requested.lam_min)[: len(bound)]
             return bool((bound <= goal).all())
-        for lam in asked.lams:
+        for lam in requested.lams:
             if lam in self._met:
                 continue
-            bound = self.recursion(lam, self.n_steps) + self.floor(lam, asked.lam_min)
+            bound = self.recursion(lam, self.n_steps) + self.floor(lam, requested.lam_min)
             if not (bound <= goal).all():
-                bound = self.certified(lam)[0]  # not by the triangle inequality
+                bound = self.certified(lam)[0]  # sharper: without the triangle inequality
                 if not (bound <= goal).all():
                     return False
             self._met.add(lam)
         return True
 
-    def excess(self, asked: Asked, room: Any) -> float:
-        """By what factor the residuals of exact arithmetic exceed ``room`` (T, p) at most."""
+    def excess(self, requested: Requested, room: Any) -> float:
+        """The largest factor by which the residuals of exact arithmetic exceed ``room`` (T, p)."""
         room = np.maximum(np.broadcast_to(room, (self.n_steps, self.p)), 1e-300)
-        bounds = [self.recursion(lam, self.n_steps) for lam in {asked.lam_min, *asked.lams}]
-        if asked.schedule is not None:
-            bounds.append(self.recursion_of_schedule(asked.schedule))
+        bounds = [self.recursion(lam, self.n_steps) for lam in {requested.lam_min, *requested.lams}]
+        if requested.schedule is not None:
+            bounds.append(self.recursion_of_schedule(requested.schedule))
         return max(float(np.max(b / room[: len(b)], initial=0.0)) for b in bounds)
 
-    def good_from(self, asked: Asked) -> float:
+    def good_from(self, requested: Requested) -> float:
         """A λ whose certificate meets the tolerance; inf if there is none.
 
-        Not far above the smallest for which it does not, and above all that were asked for
-        and whose residuals exceed it (which need not fall as λ grows).
+        It is close to the smallest such λ, and above all requested λ values whose residuals
+        exceed the tolerance (residuals need not fall as λ grows).
         """
         goal = self.targets.goal
-        lam, top = asked.lam_min, max(asked.lam_min, self.run.norm) * 1e12
-        for one in asked.lams:
-            met = asked.schedule is None and self.recursion(one, self.n_steps) <= goal
+        lam, top = requested.lam_min, max(requested.lam_min, self.run.norm) * 1e12
+        for one in requested.lams:
+            met = requested.schedule is None and self.recursion(one, self.n_steps) <= goal
             lam = lam if np.all(met) else max(lam, one)
 
         def likely(lam: float) -> bool:
-            bound = self.recursion(lam, self.n_steps) + self.floor(lam, asked.lam_min, likely=True)
+            bound = self.recursion(lam, self.n_steps) + self.floor(
+                lam, requested.lam_min, likely=True
+            )
             return bool((bound <= goal).all())
 
         for attempt in range(12):
@@ -112,7 +114,7 @@ class Certificate:
         return math.inf
 
     def certified(self, lam: float) -> tuple[np.ndarray, np.ndarray, Bound]:
-        """The certificate (T, p), its share of rounding (T, p), and the parts of the first."""
+        """The certificate (T, p), its share of rounding (T, p), and the certificate's parts."""
         if lam not in self._known:
             whole, floor = self._explicit(lam)
             norms = self.K.feature_norm, self.K.largest_magnitude**0.5
@@ -120,11 +122,11 @@ class Certificate:
         return self._known[lam]
 
     def floor(self, lam: float, lam_min: float, *, likely: bool = False) -> np.ndarray:
-        """Rounding in the certificate at λ, (T, p), from that at a λ where it is known.
+        """Rounding in the certificate at λ, (T, p), from its value at a λ where it is known.
 
-        That is ``lam_min`` if there is no other. It falls as λ grows, since ‖c_s‖ and the gains
-        do, and grows with λ^(−3/2) at most towards smaller ones. ``likely``: as it changes with
-        ‖c₁‖ and the gain.
+        That λ is ``lam_min`` if there is no other. Rounding falls as λ grows, since ‖c_s‖ and the
+        gains do, and grows at most like λ^(−3/2) towards smaller λ. ``likely``: an estimate from
+        ‖c₁‖ and the gain instead.
         """
         if not self._known:
             self.certified(lam_min)
@@ -150,9 +152,9 @@ class Certificate:
         return bound * self.K.feature_norm
 
     def recursion_of_schedule(self, lam_steps: np.ndarray) -> np.ndarray:
-        """As :meth:`recursion` for a ridge for each step: of the chains s..τ the worst.
+        """As :meth:`recursion`, with one λ for each step: the worst of the chains s..τ.
 
-        What a residual does later is at most what it does at once, max √d/(d + λ_τ).
+        The later effect of a residual is at most its immediate effect, max √d/(d + λ_τ).
         """
         T = len(lam_steps)
         schedule = Penalties(lam_steps, T, scheduled=True)
@@ -204,14 +206,14 @@ class Certificate:
         KC = xp.moveaxis(self.K.centred(values).reshape(n, T, p), 1, 0)
         R = xp.empty_like(C)
         t = self.targets.t[:, targets]
-        seen = np.zeros((T, p))  # what the residuals have beyond those of exact arithmetic
+        seen = np.zeros((T, p))  # the excess of the residuals over those of exact arithmetic
         for s in range(T):
             R[s] = self.K.centred(t - KC[s] - lam * C[s])
             t = t - lam * C[s]
             known = self.run.next.T @ (self._coupling @ (filters[s][:, None] * z))
             seen[s] = norms((R[s] + known)[None], be)[0]
         sizes = norms(R, be)
-        # what the basis holds of R, in Ritz coordinates, and the rest
+        # the part of R in the basis, in Ritz coordinates, and the rest
         inside = self.run.ritz_coordinates(R)
         R = R - self.run.rows_of(inside)
         held = self._propagated_inside(inside, lam)
@@ -240,9 +242,9 @@ class Certificate:
         return whole, rounding._replace(size=propagated(by * seen) + size)
 
     def _gains_of_rounding(self, lam: float, n_steps: int) -> np.ndarray:
-        """As :func:`gains`, for a residual that may have any direction, with what is known of K.
+        """As :func:`gains`, for a residual of any direction, using the available bounds of K.
 
-        In the basis K is known from the Ritz values and the coupling; on its complement it is
+        In the basis, K is known from the Ritz values and the coupling; on the complement it is
         at most its trace there.
         """
         cap = 0.5 / lam**0.5
@@ -271,10 +273,11 @@ class Certificate:
     ) -> tuple[np.ndarray, Bound]:
         """First-order bounds of rounding, for dual coefficients C (T, n, p) and K C.
 
-        The first (T, p) is of residuals: of the entries of K times C and of the sums. In the
-        second: that C is not orthogonal to q; and of predictions κ(x, X)ᵀc, from the entries,
-        the sums, c, and the constant ȳ − r·c. ``seen`` and ``lost`` (T, p) are measured, of the
-        residuals and of the predictions. See docs/certificate.md.
+        The first (T, p) is the rounding of residuals, from the entries of K times C and from the
+        sums. The second contains the non-orthogonality of C to q, and the rounding of predictions
+        κ(x, X)ᵀc, from the entries, the sums, c, and the constant ȳ − r·c. ``seen`` and ``lost``
+        (T, p) are measured errors of the residuals and of the predictions. See
+        docs/certificate.md.
         """
         be, xp = self.backend, self.backend.xp
         n, u = C.shape[1], self.K.unit_roundoff
@@ -289,7 +292,7 @@ class Certificate:
         off, off_squares, off_all = weighted(self.K.off)
 
         noise = 3.0 * sums * all_ * added + 8.0 * UNIT * norms(self.targets.t[None, :, targets], be)
-        if self.K.many_rows:  # it would be seen, in so many rows
+        if self.K.many_rows:  # with so many rows it would show in the residuals
             noise = np.minimum(noise, 2.0 * seen)
         noise = noise + off_all * np.minimum(off, MANY * off_squares)
 
@@ -304,7 +307,7 @@ class Certificate:
         point = np.minimum(point, 4.0 * lost) + 3.0 * u * np.minimum(added, ANY * squares)
         square = be.to_numpy((C * KC).sum(1))
         point += 3.0 * u * np.sqrt(np.maximum(square, 0.0))
-        again = (2.0 * self.run.k**0.5 + 4.0) * UNIT * length  # of c, which is computed once more
+        again = (2.0 * self.run.k**0.5 + 4.0) * UNIT * length  # of c, which is recomputed
         again = again * min(all_, ANY * largest(self.K.magnitude))
         point += again
         if self.K.q is None:
@@ -317,10 +320,11 @@ class Certificate:
         return noise, Bound((along + sums * length) * self.K.mean_length, point, fixed)
 
     def _propagated_inside(self, u: Any, lam: float) -> np.ndarray:
-        """What residuals V u do i = 0, 1, … steps later, (T, T, p), for u (T, k, p).
+        """The effect of residuals V u i = 0, 1, … steps later, (T, T, p), for u (T, k, p).
 
         ‖K^½(K + λ)⁻¹ h(K) V u‖ with h = 1 for i = 0 and λ(K + λ)⁻¹ A^(i−1) after that. Each
-        factor passes V as (K + λ)⁻¹V u = V(Θ + λ)⁻¹u − (K + λ)⁻¹ Q₊BEᵀS (Θ + λ)⁻¹u.
+        factor commutes with V up to a coupling term:
+        (K + λ)⁻¹V u = V(Θ + λ)⁻¹u − (K + λ)⁻¹ Q₊BEᵀS (Θ + λ)⁻¹u.
         """
         be = self.backend
         theta = self._d.astype("float64")[:, None]

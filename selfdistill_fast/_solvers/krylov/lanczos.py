@@ -20,27 +20,27 @@ from selfdistill_fast._validation import largest
 
 __all__ = ["Lanczos"]
 
-#: length that a vector may lose in an orthogonalisation that need not be repeated
+#: loss of length in an orthogonalisation up to which it need not be repeated
 _ENOUGH = 0.7
 
 
 class Lanczos:
-    """A run of the process for given targets, which may be continued at any time.
+    """A run of the process for given targets; it can be continued at any time.
 
     Attributes
     ----------
     k : int
-        Vectors so far.
+        Number of vectors so far.
     max_rank : int
-        Vectors that the run may have.
+        Largest number of vectors of the run.
     done : bool
-        An invariant subspace: nothing is left to find.
+        Whether the subspace is invariant, so that the run is complete.
     norm : float
-        The norm of K, as seen so far.
-    next : (b, n) the block that is to be appended
+        The largest norm of K observed so far.
+    next : (b, n) the block to be appended next
     d : (k,) Ritz values
     z : (k, p) rotated targets, in their units
-    coupling : (b, k) B Eᵀ S: what couples Ritz vectors to ``next``
+    coupling : (b, k) B Eᵀ S, the coupling of Ritz vectors to ``next``
     """
 
     def __init__(self, K: KernelProduct, targets: Targets, max_rank: int) -> None:
@@ -54,11 +54,11 @@ class Lanczos:
         self._last: Any = None  # block that was appended last
         self.done = False
         self.k = 0
-        #: S with Ritz vectors V = Q S, by k: coordinates may be from before the run went on
+        #: S with Ritz vectors V = Q S, by k: coordinates may predate the latest continuation
         self.bases: dict[int, Any] = {0: xp.zeros((0, 0))}
         block, coefficients = self._orthonormal(xp.ascontiguousarray(targets.t.T), 0.0)
         if K.q is not None and len(block):
-            # a short direction of the targets is not orthogonal to q to as many digits as they
+            # a short direction of the targets is orthogonal to q to fewer digits than the targets
             block -= (block @ K.q)[:, None] * K.q
             block, change = self._orthonormal(block, 0.5)
             coefficients = change @ coefficients
@@ -67,23 +67,23 @@ class Lanczos:
         coefficients = xp.concatenate([coefficients, missing])
         self.next = block
         self._first = self.backend.to_numpy(coefficients)
-        self._first[:, targets.scale == 0.0] = 0.0  # not the rounding of the others
+        self._first[:, targets.scale == 0.0] = 0.0  # not the rounding errors of the others
 
     @property
     def scale(self) -> float:
-        """A bound of the norm of K_w before it is centred, as seen so far."""
+        """A bound of the norm of K_w before centring, as observed so far."""
         return max(self.K.scale, self.K.mean_norm, self.norm)
 
     @property
     def ended(self) -> bool:
-        """Whether the run cannot go on."""
+        """Whether the run cannot continue."""
         return self.done or self.k + len(self.next) > self.max_rank
 
     def extend(self, lam: float, goal: np.ndarray, excess: Callable[[], float]) -> None:
-        """Steps of the process, until ``excess()`` is at most 1.
+        """Take steps of the process until ``excess()`` is at most 1.
 
-        It is computed as soon as the residual of the first pure step is within ``goal``, (p,). That
-        follows from T = LDLᵀ by blocks, with Δ_j = A_j + λ − B_(j−1) Δ_(j−1)⁻¹ B_(j−1)ᵀ:
+        ``excess()`` is evaluated once the residual of the first pure step is within ``goal``, (p,).
+        That residual follows from a block LDLᵀ of T, Δ_j = A_j + λ − B_(j−1) Δ_(j−1)⁻¹ B_(j−1)ᵀ:
         the last block of (T + λ)⁻¹ E₁ C₀, times B_m, is ± Π_j B_j Δ_j⁻¹ C₀.
         """
         if len(self.next) == 0:
@@ -92,7 +92,7 @@ class Lanczos:
 
         def advance(j: int, residual: np.ndarray, delta: Any) -> tuple[np.ndarray, Any]:
             D = self._A[j] + lam * np.eye(len(self._A[j]))
-            if j and delta is None:  # λ is below the rounding of T: go on to the end
+            if j and delta is None:  # λ is below the rounding of T: run to the end
                 return residual, None
             if j:
                 B = self._B[j - 1]
@@ -100,7 +100,7 @@ class Lanczos:
             try:
                 L = small.cholesky(0.5 * (D + D.T))
             except LinAlgError:
-                self.diagonalise()  # names the eigenvalue, if it is more than round-off
+                self.diagonalise()  # reports the eigenvalue, if it exceeds round-off
                 return np.full_like(residual, np.inf), None
             return self._B[j] @ small.cholesky_solve(L, residual), L
 
@@ -118,7 +118,7 @@ class Lanczos:
             residual, delta = advance(len(self._A) - 1, residual, delta)
 
     def bound_by_solves(self, lam: float, n_steps: int) -> np.ndarray:
-        """What :meth:`_recursion` says, (T, p), without eigenvectors of T."""
+        """The result of :meth:`_recursion`, (T, p), without eigenvectors of T."""
         small = get_backend("cpu")  # blocks of four are faster in NumPy, T in LAPACK
         T = self._projected()
         T[np.diag_indices_from(T)] += lam
@@ -140,7 +140,7 @@ class Lanczos:
         if k in self.bases and k:
             return
         theta, S = be.eigh(xp.asarray(self._projected()))
-        # entries kept in float32 are a reason for eigenvalues below zero, whatever θ's precision
+        # entries stored in float32 can cause negative eigenvalues, whatever the precision of θ
         single = self.K.storage == "float32"
         limit = rounding(self.scale, np.float32 if single else self.K.dtype)
         self.d = clamp(theta, self.K.kernel, xp, limit, self.K.n)
@@ -149,10 +149,10 @@ class Lanczos:
         last = self._sizes[-1] if self._sizes else 0
         coupling = xp.asarray(self._B[-1]) if self._B else xp.zeros((0, 0))
         self.coupling = coupling @ S[k - last :]  # B Eᵀ S, (b, k)
-        self.bases[k] = S  # last: from here on all of it is there
+        self.bases[k] = S  # last: from here on the update is complete
 
     def rows_of(self, coordinates: Any) -> Any:
-        """V @ coordinates in float64; (..., k, p) may be from before the run went on."""
+        """V @ coordinates in float64; (..., k, p) may predate the run's latest continuation."""
         xp, k = self.backend.xp, coordinates.shape[-2]
 
         def product(a: Any) -> Any:
@@ -173,7 +173,7 @@ class Lanczos:
         return xp.moveaxis(xp.tensordot(self.bases[self.k].T, inside, 1), 0, 1)
 
     def _step(self) -> None:
-        """Append the next block and find the one after it; all of it, or nothing."""
+        """Append the next block and compute the one after it; if interrupted, change nothing."""
         k, blocks = self.k, len(self._A)
         try:
             self._extend()
@@ -187,7 +187,7 @@ class Lanczos:
         be, xp = self.backend, self.backend.xp
         block = self.next
         W = xp.ascontiguousarray(self.K.apply(block.T).T)
-        # K couples a block to itself, by A, and to the last, by B, which is known
+        # K couples a block to itself, by A, and to the previous one, by B, which is known
         earlier = [] if self._last is None else [self._last]
         A = be.to_numpy(be.project_out([*earlier, block], W))[-len(block) :]
         A = 0.5 * (A + A.T)
@@ -206,7 +206,7 @@ class Lanczos:
         following, B = self._orthonormal(W, cutoff)
         lengths = norms(B.T[None], be)  # singular values
         if len(following) and lengths.min() < 1e-2 * lengths.max():
-            # a short direction of W is not orthogonal to as many digits as W is
+            # a short direction of W is orthogonal to fewer digits than W
             following = self._orthogonalise(following)
             following, change = self._orthonormal(following, 0.5)
             B = change @ B
@@ -228,7 +228,7 @@ class Lanczos:
             self.k += take
 
     def _orthogonalise(self, W: Any) -> Any:
-        """W (b, n) made orthogonal to all vectors so far and to q, in place, twice if need be."""
+        """Make W (b, n) orthogonal to all vectors so far and to q, in place, twice if necessary."""
         be = self.backend
         before = self._shortest(W)
         for _ in range(3):
@@ -248,7 +248,7 @@ class Lanczos:
     def _orthonormal(self, W: Any, cutoff: float) -> tuple[Any, Any]:
         """Orthonormal rows U (r, n) and coefficients C (r, b) with Wᵀ = Uᵀ C; W (b, n).
 
-        Directions no longer than ``cutoff``, or that rounding alone separates, are dropped.
+        Directions no longer than ``cutoff``, or separated by rounding errors only, are dropped.
         """
         be, xp = self.backend, self.backend.xp
         eps = float(np.finfo(np.float64).eps)
@@ -262,7 +262,7 @@ class Lanczos:
         return xp.ascontiguousarray(V[:, real].T), s[real][:, None] * G[real]
 
     def _widened(self, block: Any) -> Any:
-        """The block with random vectors up to ``WIDTH`` of them."""
+        """The block, filled up to ``WIDTH`` vectors with random ones."""
         xp = self.backend.xp
         count = min(WIDTH, self.max_rank) - len(block)
         if len(block) == 0 or count <= 0:

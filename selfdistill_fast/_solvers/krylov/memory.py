@@ -1,4 +1,4 @@
-"""What a Krylov run takes: memory, vectors, time."""
+"""The cost of a Krylov run: memory, vectors, time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["fitting_rank", "krylov_bytes", "krylov_rank", "krylov_work"]
 
 #: vectors that are allocated at a time
 CHUNK = 64
-#: vectors in a block at least: a product with so many takes hardly longer than with one, and
-#: random vectors beside the targets find the large eigenvalues, so that half as many products
-#: are needed
+#: least number of vectors in a block: a product with this many takes hardly longer than with one,
+#: and random vectors added to the targets capture the large eigenvalues, which halves the number
+#: of products
 WIDTH = 4
-#: columns of a certificate that are worked on at a time, for each target (of one all steps)
+#: columns of a certificate processed at a time, for each target (at least all steps of one)
 CERTIFIED = 3
 
 
 def krylov_bytes(
     be: Any, n: int, d: int, p: int, dtype: Any, rank: int, storage: str, n_steps: int = 6
 ) -> int:
-    """Peak bytes of a run of ``rank`` vectors: half of K, the basis, and blocks of work."""
+    """Peak bytes of a run of ``rank`` vectors: packed K, the basis, and work blocks."""
     itemsize = np.dtype(dtype).itemsize
     rank = min(rank, n)
     basis = -(-rank // CHUNK) * CHUNK * n * 8
@@ -46,7 +46,7 @@ def fitting_rank(
     storage: str,
     n_steps: int,
 ) -> int:
-    """The largest rank up to ``most`` whose :func:`krylov_bytes` fit, but at least a chunk."""
+    """The largest rank up to ``most`` whose :func:`krylov_bytes` fit, but at least one chunk."""
     low, high = min(CHUNK, most), most
     while low < high:
         middle = (low + high + 1) // 2
@@ -58,9 +58,9 @@ def fitting_rank(
 
 
 def krylov_rank(n: int, lam: float, tol: float) -> int:
-    """Vectors that a run is expected to take, which depends on the data.
+    """Expected number of vectors of a run; the actual number depends on the data.
 
-    22 (n/λ)^¼ for eight digits, and in proportion for others: a fit to smooth kernels of a few
+    22 (n/λ)^¼ for eight digits, and proportionally for others: fitted to smooth kernels of a few
     columns, in blocks of four vectors.
     """
     digits = -math.log10(tol) / 8.0
@@ -68,9 +68,9 @@ def krylov_rank(n: int, lam: float, tol: float) -> int:
 
 
 def krylov_work(problem: Problem, rates: Rates, tol: float, max_rank: int) -> Work:
-    """Leading terms: 2 n² r flops in r/4 passes over half of K, which is stored where it fits.
+    """Leading terms: 2 n² r flops in r/4 passes over packed K, which is stored if it fits.
 
-    A run may have ``max_rank`` vectors where they fit, and needs room for half more than expected.
+    A run may have ``max_rank`` vectors if they fit, and needs room for 50 % more than expected.
     """
     be, dtype, budget = problem.backend, problem.dtype, problem.budget
     n, p, n_steps = problem.n, problem.p, problem.n_steps

@@ -1,4 +1,4 @@
-"""Products with K on the complement of q, and what rounding does to them."""
+"""Products with K on the complement of q, and their rounding errors."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ __all__ = ["KernelProduct"]
 
 #: unit roundoff of the sums with K
 UNIT = 2.0**-53
-#: different rows from which the rounding of a product with K is judged by what is seen of it
+#: number of different rows from which the rounding of a product with K is judged by measurement
 _SEEN = 64
 
 
 class KernelProduct:
-    """K_w of the kept rows as an operator, in float64, and its scales.
+    """K_w of the retained rows as an operator, in float64, and its scales.
 
     Attributes
     ----------
-    X : (n, d) kept rows, or None for a precomputed kernel
+    X : (n, d) retained rows, or None for a precomputed kernel
     n : int
-    root : (n, 1) roots of the weights, or None. In float64 also where predictions are float32: as
-        many digits as q has, or K_w mixes with what an intercept takes out.
-    q : (n,) the unit vector that an intercept takes out, or None
+    root : (n, 1) square roots of the weights, or None. In float64 even if predictions are float32:
+        with fewer digits than q, K_w would mix with the direction that an intercept removes.
+    q : (n,) the unit vector that an intercept removes, or None
     dtype : float32 or float64, of the rows and of predictions
-    storage : "float64", "float32" (half of K is kept, either way) or "none"
+    storage : "float64", "float32" (in both cases packed symmetric storage of K) or "none"
     largest_diagonal, trace, scale : the largest entry of diag K; of K_w the trace, and that entry
     magnitude : (n,) m with |K_w| <= m_i m_j
     off, off_elsewhere : (n,)
-        Entries of K_w are off by at most off_i off_j; those of κ(x, X) by √κ(x, x) off_elsewhere_j.
+        Errors of entries of K_w are at most off_i off_j; of κ(x, X), √κ(x, x) off_elsewhere_j.
     entry, largest_magnitude : the largest rounding of an entry, and κ(x, x)
     mean_norm : ‖K_w q‖, 0 without an intercept
     offset : K_w q / √Σw, or None
@@ -43,7 +43,7 @@ class KernelProduct:
     feature_norm : the largest ‖φ(x) − φ̄‖
     slack : rounding of K as an operator
     centred_trace : on the complement of q
-    many_rows : whether enough rows are different to judge rounding by what is seen of it
+    many_rows : whether there are enough different rows to judge rounding by measurement
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class KernelProduct:
         self._half: Any = None
 
     def measure(self, diagonal: Any) -> None:
-        """Scales of K_w from the diagonal of K, and how much rounding its entries have."""
+        """Scales of K_w from the diagonal of K, and the rounding of its entries."""
         xp = self.backend.xp
         self.n = len(diagonal)
         self.largest_diagonal = largest(diagonal)
@@ -80,13 +80,13 @@ class KernelProduct:
         eps = (2.0**-24 if half else UNIT) * eps  # of the entries in an exact _product
         size = xp.maximum(size, 0.0)
         self.largest_magnitude = largest(size)
-        # entries of K_w are at most m_i m_j, and off by e_i e_j; those of κ(x, X) by a_j √κ(x, x)
+        # entries of K_w are at most m_i m_j, with errors e_i e_j; errors of κ(x, X): a_j √κ(x, x)
         self.magnitude = xp.sqrt(size * weight)
         self.off, self.off_elsewhere = self.magnitude * xp.sqrt(eps), self.magnitude * elsewhere
         self.entry = largest(elsewhere)
 
     def measure_mean(self, total_weight: float) -> None:
-        """Scales of the part along q, and of what is left of K without it."""
+        """Scales of the part of K along q, and of the remainder."""
         xp = self.backend.xp
         self.offset: Any = None
         self.mean_norm = self.mean_feature = self.mean_root = along = 0.0
@@ -106,19 +106,19 @@ class KernelProduct:
         self.many_rows = self._different_rows() >= _SEEN
 
     def keep(self, K: Any) -> None:
-        """Half of a matrix that no backend computes: precomputed, or the caller's function."""
+        """Pack a matrix that no backend computes: precomputed, or from the caller's function."""
         self.measure(self.backend.xp.diagonal(K).astype("float64"))
         self._half = self.backend.half_of(K, dtype=self.storage)
 
     def keep_matrix(self) -> bool:
-        """Compute and keep half of K for many products; whether that was done here."""
+        """Compute K in packed symmetric storage for many products; whether that was done here."""
         if self._half is not None or self.storage == "none":
             return False
         self._half = native_half(self.backend, self.X, self.kernel, dtype=self.storage)
         return True
 
     def forget_matrix(self) -> None:
-        """Release what :meth:`keep_matrix` has computed."""
+        """Release the matrix computed by :meth:`keep_matrix`."""
         self._half = None
 
     def apply(self, V: Any) -> Any:
@@ -126,14 +126,14 @@ class KernelProduct:
         return self.centred(self.product(V))
 
     def centred(self, P: Any) -> Any:
-        """P (n, b) on the complement of q, in place; twice, since little of P may be left."""
+        """Project P (n, b) off q, in place; twice, since little of P may remain."""
         if self.q is not None:
             for _ in range(2):
                 P -= self.q[:, None] * (self.q @ P)
         return P
 
     def product(self, V: Any, *, exactly: bool = False) -> Any:
-        """K_w V, (n, b). ``exactly``: with the entries of K in float64, if they are ours."""
+        """K_w V, (n, b). ``exactly``: with float64 entries of K, if the package computes them."""
         be, xp = self.backend, self.backend.xp
         U = V if self.root is None else V * self.root
         ours = self.kernel.pair != ""
@@ -154,16 +154,16 @@ class KernelProduct:
 
     @property
     def unit_roundoff(self) -> float:
-        """Of the entries of K and of the predictions."""
+        """Unit roundoff of the entries of K and of the predictions."""
         return 0.5 * float(np.finfo(self.dtype).eps)
 
     @property
     def rounded(self) -> bool:
-        """Whether K is kept with fewer digits than it has."""
+        """Whether K is stored with fewer digits than it has."""
         return bool(self.storage == "float32" and self.dtype == np.float64)
 
     def _different_rows(self) -> int:
-        """How many rows are not equal, or nearly so, to others; their rounding is alike."""
+        """Number of rows not (nearly) equal to others, whose rounding would be the same."""
         xp, n = self.backend.xp, self.n
         width = n if self.X is None else self.X.shape[1]
         g = xp.asarray(np.random.default_rng(0).normal(size=(width, 1)))
@@ -177,10 +177,11 @@ class KernelProduct:
         return 1 + int((np.diff(v) > 1e-9 * (v[-1] - v[0])).sum())
 
     def lost_by_single(self, dual: Any, values: Any) -> np.ndarray:
-        """What predictions in float32 lose at a training row at most, over √κ(x, x), (b,).
+        """The largest error of float32 predictions at a training row, over √κ(x, x), (b,).
 
-        That of ``dual`` itself is in it, but no measure of others, being the same for all rows.
-        From the exact ``values`` K_w dual (n, b); inf where that is not to be known.
+        It includes the rounding of ``dual`` itself, which is the same for all rows and therefore
+        not a measure for other rows. Computed from the exact ``values`` K_w dual (n, b); inf if
+        that is not possible.
         """
         be, xp = self.backend, self.backend.xp
         n = len(dual)

@@ -1,4 +1,4 @@
-"""Options of a run, and how K is kept."""
+"""Options of a run, and how K is stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfdistill_fast.kernels import Kernel
 
 __all__ = ["KrylovOptions", "automatic_storage", "check_storage"]
 
-#: how K is kept: half of it, or not at all
+#: how K is stored: packed in one of two precisions, or not at all
 STORAGES = ("auto", "float64", "float32", "none")
 
 
@@ -45,11 +45,11 @@ def check_storage(storage: str, kernel: Kernel, dtype: Any) -> None:
     if storage == "float64" and dtype == np.float32:
         raise ValueError("storage='float64' needs float64 rows; X is float32")
     if storage == "none" and not kernel.pair:
-        raise ValueError(f"{kernel!r} cannot be computed again: storage='none' is not for it")
+        raise ValueError(f"{kernel!r} cannot be recomputed: use a storage other than 'none'")
 
 
 def automatic_storage(training: TrainingSet, fits: list[str], lam: float, tol: float) -> str:
-    """How to keep K: what ``fits`` the budget, and what its precision allows."""
+    """How to store K: the first of ``fits`` (within the budget) whose precision suffices."""
     widest = str(training.dtype)
     if widest in fits or not training.kernel.pair:
         return widest

@@ -1,4 +1,4 @@
-"""The solver: a run that is continued until what is requested is within its tolerance."""
+"""The solver: a run that is continued until all requested results are within the tolerance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfdistill_fast._gram import native_matmul
 from selfdistill_fast._solvers.base import Spectrum
 from selfdistill_fast._solvers.evaluation import check_values
 from selfdistill_fast._solvers.krylov.bounds import Bound
-from selfdistill_fast._solvers.krylov.certificate import Asked, Certificate
+from selfdistill_fast._solvers.krylov.certificate import Certificate, Requested
 from selfdistill_fast._solvers.krylov.lanczos import Lanczos
 from selfdistill_fast._solvers.krylov.memory import fitting_rank, krylov_bytes, krylov_work
 from selfdistill_fast._solvers.krylov.operator import KernelProduct
@@ -28,10 +28,10 @@ from selfdistill_fast.kernels import Precomputed
 
 __all__ = ["KrylovSpectrum"]
 
-#: vectors that a full run is expected to need at most
+#: largest number of vectors that a full run is expected to need
 MAX_RANK = 3000
-#: share of the tolerance that the residuals of exact arithmetic are to meet, and the least of
-#: it that they are left beside rounding
+#: share of the tolerance allotted to the residuals of exact arithmetic, and the smallest share
+#: that rounding leaves them
 _SHARE, _ROOM = 0.8, 0.25
 
 #: trace of K below which squares of its entries, and what is bounded by them, underflow
@@ -41,25 +41,25 @@ _SMALLEST = 1e-140
 class KrylovSpectrum(Spectrum):
     """Ritz values and vectors of K for given targets; made by :func:`~selfdistill_fast.spectrum`.
 
-    Asking for a smaller λ or for more steps than it was made for continues the same run.
+    Requesting a smaller λ or more steps than before continues the same run.
 
     Attributes
     ----------
     tol : float
-        Bound asked for of the error of every pure step 1..n_steps, for every λ that is asked
-        for, at every x with κ(x, x) <= max_i κ(x_i, x_i), relative to max |y| (centred, with
-        an intercept) of each target. Where it is not met there is a RuntimeWarning.
+        Requested bound of the error of every pure step 1..n_steps, for every requested λ, at
+        every x with κ(x, x) <= max_i κ(x_i, x_i), relative to max |y| (centred, with an
+        intercept) of each target. If it is not met, a RuntimeWarning is issued.
     lam_min : float
-        The smallest ridge that was asked for so far.
+        The smallest λ requested so far.
     n_steps : int
-        The largest number of steps that was asked for so far.
+        The largest number of steps requested so far.
     certificate_ : (T, p) ndarray
         Bound of the error of each pure step at ``lam_min``, in units of y; see
         :meth:`certificate`.
     max_rank : int
-        Vectors that the run may have.
+        Largest number of vectors of the run.
     storage : str
-        How K was kept: "float64", "float32" (half of it, either way) or "none".
+        How K was stored: "float64", "float32" (packed symmetric storage in both cases) or "none".
     """
 
     name = "krylov"
@@ -71,12 +71,12 @@ class KrylovSpectrum(Spectrum):
 
     @classmethod
     def serves(cls, problem: Problem) -> str | None:
-        """A known smallest λ."""
+        """Problems with a known smallest λ."""
         return "needs lam (or lam_min)" if problem.lam is None else None
 
     @classmethod
     def cost(cls, problem: Problem, rates: Rates) -> Work:
-        """2 n² r flops in r/4 passes over half of K, which is stored where that fits."""
+        """2 n² r flops in r/4 passes over packed K, which is stored if it fits."""
         tol = _default_tol(problem.dtype) if problem.tol is None else problem.tol
         return krylov_work(problem, rates, tol, MAX_RANK)
 
@@ -84,15 +84,15 @@ class KrylovSpectrum(Spectrum):
         be, X, kernel = training.backend, training.X, training.kernel
         options, lam = request.options, request.lam
         if options.lam_min is None and lam is None:
-            raise ValueError("solver='krylov' needs lam_min (or lam): its run depends on it")
+            raise ValueError("solver='krylov' needs lam_min (or lam): the run depends on it")
         smallest = float(np.min(lam if options.lam_min is None else options.lam_min))
         check_lam(smallest, batch=False, dtype=X.dtype)
         n_steps = int(options.n_steps)
         self.tol = _default_tol(X.dtype) if options.tol is None else float(options.tol)
         n, p = training.n_kept, training.p
         most = n - bool(training.fit_intercept)
-        asked = None if options.max_rank is None else int(options.max_rank)
-        self.max_rank = max(0, min(most, max(MAX_RANK, 4 * p) if asked is None else asked))
+        requested = None if options.max_rank is None else int(options.max_rank)
+        self.max_rank = max(0, min(most, max(MAX_RANK, 4 * p) if requested is None else requested))
         budget = request.max_memory
         sizes = (be, n, X.shape[1], p, X.dtype)
         self.storage = options.storage
@@ -101,7 +101,7 @@ class KrylovSpectrum(Spectrum):
             fits = [s for s in (str(X.dtype), "float32") if usual(s) <= budget]
             self.storage = automatic_storage(training, fits, smallest, self.tol)
         check_storage(self.storage, kernel, X.dtype)
-        if asked is None:
+        if requested is None:
             self.max_rank = fitting_rank(budget, self.max_rank, *sizes, self.storage, n_steps)
         needed = krylov_bytes(*sizes, self.max_rank, self.storage, n_steps)
         self._prepare(training, request, needed=needed)
@@ -126,15 +126,15 @@ class KrylovSpectrum(Spectrum):
                 raise Unsuitable
             raise ValueError(
                 f"max_rank={self.max_rank} is less than the {begins_with} independent targets "
-                "that the run begins with; use a larger max_rank"
-                + (" or max_memory" if asked is None else "")
+                "with which the run begins; use a larger max_rank"
+                + (" or max_memory" if requested is None else "")
                 + ", or fewer targets at a time"
             )
         self.lam_min, self.n_steps = smallest, n_steps
         self._automatic = request.automatic
         self._good = 0.0  # λ values that are not below this are within the tolerance
         lams = np.array([smallest]) if lam is None else np.unique(lam)
-        self._continue(Asked(lams[lams >= smallest].tolist(), None, smallest))
+        self._continue(Requested(lams[lams >= smallest].tolist(), None, smallest))
         self._automatic = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class KrylovSpectrum(Spectrum):
         self.__dict__.update(state, _lock=threading.RLock())
 
     def _operator(self, training: TrainingSet) -> KernelProduct:
-        """K as an operator, measured; of a matrix that no backend computes, half is kept."""
+        """K as an operator, measured; a matrix that no backend computes is packed and stored."""
         be, kernel, w = self.backend, self.kernel, self.sample_weight
         root = None if w is None else be.xp.sqrt(self.kept(w))[:, None]
         X = None if self.X is None else self.kept(self.X)
@@ -158,8 +158,8 @@ class KrylovSpectrum(Spectrum):
         return K
 
     # ------------------------------------------------------------ the run
-    def _continue(self, asked: Asked) -> None:
-        """Go on until all that was asked for meets ``tol``; a warning where it does not."""
+    def _continue(self, requested: Requested) -> None:
+        """Continue until all requests meet ``tol``; warn if some do not."""
         run, goal = self._run, self._targets.goal
         kept = False
         floor: Any = 0.0
@@ -171,23 +171,23 @@ class KrylovSpectrum(Spectrum):
             for _ in range(20):
                 room = np.maximum(goal - floor, _ROOM * goal)
                 self._extend(_SHARE / strictness * room)
-                excess = self._certificate.excess(asked, room)
+                excess = self._certificate.excess(requested, room)
                 if excess > 1.0 and not self._run.ended:
                     strictness *= 2.0 * min(excess, 1e3)
                     continue
                 floor = self._certified(self.lam_min)[1]
                 room = np.maximum(goal - floor, _ROOM * goal)
-                if self._run.ended or self._certificate.excess(asked, room) <= 1.0:
+                if self._run.ended or self._certificate.excess(requested, room) <= 1.0:
                     break
-            for k in set(run.bases) - before - {run.k}:  # nobody has seen these
+            for k in set(run.bases) - before - {run.k}:  # not handed out to any caller
                 del run.bases[k]
-            self._warn(asked)
+            self._warn(requested)
         finally:
             if kept:
                 run.K.forget_matrix()
 
     def _extend(self, room: np.ndarray) -> None:
-        """Steps of the process, until residuals of exact arithmetic are within ``room``."""
+        """Take steps of the process until residuals of exact arithmetic are within ``room``."""
         run, lam = self._run, self.lam_min
         room = np.broadcast_to(room, (self.n_steps, self.p))
 
@@ -204,7 +204,7 @@ class KrylovSpectrum(Spectrum):
         self._forget()
 
     def _ensure(self, penalties: Penalties) -> None:
-        """Continue the run where what is asked for is not within the tolerance."""
+        """Continue the run if the request is not within the tolerance."""
         penalties.check_range(self.dtype)
         lams, n_steps = penalties.values.reshape(-1), penalties.n_steps
         smallest = penalties.smallest
@@ -214,21 +214,21 @@ class KrylovSpectrum(Spectrum):
             # a warning has named those for which the tolerance cannot be met
             open_ = lams if new else lams[lams >= self._good]
             schedule = lams if penalties.scheduled and len(open_) == len(lams) else None
-            asked = Asked(np.unique(open_).tolist(), schedule, min(smallest, self.lam_min))
+            requested = Requested(np.unique(open_).tolist(), schedule, min(smallest, self.lam_min))
             try:
                 self.lam_min = min(smallest, self.lam_min)
                 if n_steps > self.n_steps:
                     self.n_steps = n_steps
                     self._forget()
-                if self.k != self._run.k or not self._certificate.within(asked):
-                    self._continue(asked)
-            except BaseException:  # interrupted: ask again the next time
+                if self.k != self._run.k or not self._certificate.within(requested):
+                    self._continue(requested)
+            except BaseException:  # interrupted: check again the next time
                 self.lam_min, self.n_steps = before
                 self._forget()
                 raise
 
     def _forget(self) -> None:
-        """What was certified, since the basis or the number of steps is another one."""
+        """Discard what was certified, since the basis or the number of steps has changed."""
         parts = self._run, self._targets, self.spectral, self.n_steps, self.total_weight
         self._certificate = Certificate(*parts)
 
@@ -239,18 +239,19 @@ class KrylovSpectrum(Spectrum):
     def certificate(self, lam: Any, n_steps: int, X: Any = None) -> np.ndarray:
         """Bound of the error of each pure step, rounding included.
 
-        Without ``X`` it holds at every x with κ(x, x) <= max_i κ(x_i, x_i), so for a stationary
-        kernel at every x; with ``X`` at its rows. From residuals that are computed anew, with
+        Without ``X`` it holds at every x with κ(x, x) <= max_i κ(x_i, x_i), hence at every x for
+        a stationary kernel; with ``X`` it holds at those rows. It recomputes the residuals with
         about 2 L T p products with K. The error of a mixed chain is at most Σ_k |c_k| times
         this. See docs/certificate.md.
 
         Parameters
         ----------
         lam : float, or array_like of shape (L,)
-            The ridge λ. A 1-D array is a batch of ridges, never a schedule.
+            The ridge λ. A 1-D array is a batch of λ values, never a schedule.
         n_steps : int T
         X : array_like of shape (m, d), optional
-            Rows to bound the error at. Not with a precomputed kernel, whose κ(x, x) is not known.
+            Rows at which to bound the error. Not available with a precomputed kernel, whose
+            κ(x, x) is not known.
 
         Returns
         -------
@@ -260,8 +261,8 @@ class KrylovSpectrum(Spectrum):
         lam, n_steps = check_lam(lam, batch=True), check_n_steps(n_steps)
         if X is not None and self.X is None:
             raise ValueError(
-                "κ(x, x) at new points is not known for a precomputed kernel: leave X out, and "
-                "multiply the bound by the root of κ(x, x) / max K_ii where that is above 1"
+                "κ(x, x) at new points is not known for a precomputed kernel: omit X, and "
+                "multiply the bound by the root of κ(x, x) / max K_ii where that exceeds 1"
             )
         X = None if X is None else self.check_new(X)
         self._ensure(Penalties(lam, n_steps))
@@ -286,16 +287,16 @@ class KrylovSpectrum(Spectrum):
         with self._lock:
             return self._certified(self.lam_min)[0] * self._targets.unit
 
-    def _warn(self, asked: Asked) -> None:
-        """RuntimeWarning where the run ended before its tolerance was met."""
+    def _warn(self, requested: Requested) -> None:
+        """RuntimeWarning if the run ended before its tolerance was met."""
         run, goal = self._run, self._targets.goal
         bound = self._certified(self.lam_min)[0]
-        if self._certificate.within(asked) and (bound <= goal).all():
+        if self._certificate.within(requested) and (bound <= goal).all():
             self._good = 0.0
             return
         if self._automatic and not run.done and run.ended:
             raise Unsuitable
-        self._good = self._certificate.good_from(asked)
+        self._good = self._certificate.good_from(requested)
         ended = (
             f"the tolerance is below rounding{' of K to float32' if run.K.rounded else ''}"
             if run.done or not run.ended
@@ -303,9 +304,9 @@ class KrylovSpectrum(Spectrum):
         )
         good = f"only for lam >= {self._good:.3g}" if self._good < math.inf else "for no lam"
         warn_caller(
-            f"solver='krylov' stopped after {self.k} vectors: {ended}; its answers are to "
-            f"tol={self.tol:g} {good}, and at lam={self.lam_min:g} to "
-            f"{float((bound * self._targets.unit).max()):.2g}; use a larger tol or max_rank, "
+            f"solver='krylov' stopped after {self.k} vectors: {ended}; its error bound meets "
+            f"tol={self.tol:g} {good}, and is {float((bound * self._targets.unit).max()):.2g} at "
+            f"lam={self.lam_min:g}; use a larger tol or max_rank, "
             f"{'another storage, ' if run.K.rounded else ''}or solver='eigh'",
             RuntimeWarning,
         )
@@ -313,7 +314,7 @@ class KrylovSpectrum(Spectrum):
     # ------------------------------------------------------------ the protocol
     @property
     def V(self) -> Any:
-        """Ritz vectors, (n, k); formed when it is asked for."""
+        """Ritz vectors, (n, k); computed on access."""
         with self._lock:
             return self._run.rows_of(self.backend.xp.eye(self.k)).astype(self.dtype)
 
@@ -345,20 +346,20 @@ class KrylovSpectrum(Spectrum):
         return mean - r.astype(self.dtype)
 
     def _filters_for(self, penalties: Penalties) -> Filters:
-        """Of a run that is continued for a smaller λ, or more steps."""
+        """Coordinates from a run that is first continued for a smaller λ or more steps."""
         with self._lock:
             self._ensure(penalties)
             return self.spectral
 
     def limit(self, lam: float, alpha: float) -> Any:
-        """As for a full spectrum: one step with λ/α in the place of λ."""
+        """As for a full spectrum: one step with λ/α instead of λ."""
         with self._lock:
-            if alpha > 0.0:  # λ is requested with it: continued, and warned, once
+            if alpha > 0.0:  # requested together with λ: one continuation, one warning
                 self._ensure(Penalties.of([lam, lam / alpha], self.n_steps))
             return self.spectral.limit(lam, alpha)
 
     def warn_below_rounding(self, lam: Any) -> None:
-        """Nothing: the certificate has rounding in it, and warns."""
+        """Do nothing: the certificate includes rounding, and warns."""
 
 
 def _default_tol(dtype: Any) -> float:

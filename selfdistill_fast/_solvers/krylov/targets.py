@@ -1,4 +1,4 @@
-"""The targets of a run, each in its own unit."""
+"""The targets of a run, each scaled by its own unit."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Targets"]
 class Targets:
     """Centred targets in units of powers of two, and the tolerance of each.
 
-    So targets of very different sizes are alike to a run, and no square over- or underflows. A
-    target that is constant but for the rounding of its mean is 0, and its tolerance is relative
-    to the constant.
+    A run thus treats targets of very different sizes alike, and no square over- or underflows. A
+    target that is constant up to the rounding of its mean is 0, and its tolerance is relative to
+    the constant.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Targets:
     unit : (p,)
     scale : (p,) the largest |t|, 0 for a constant target
     goal : (p,) the tolerance, in units
-    mean_rounding : (p,) of ȳ, which every prediction contains, whatever λ is
+    mean_rounding : (p,) rounding of ȳ, which every prediction contains for every λ
     dropped : (p,) size of a target that was set to 0
     """
 
@@ -46,7 +46,7 @@ class Targets:
         rounding = 8.0 * float(np.finfo(np.float64).eps) * len(target) ** 0.5
         mean = abs(be.to_numpy(y_mean))
         constant = scale <= rounding * mean
-        size = np.where(constant, mean, scale)  # what the error of a constant is relative to
+        size = np.where(constant, mean, scale)  # the error of a constant is relative to its mean
         scale[constant] = 0.0
         unit = np.exp2(np.floor(np.log2(np.where(size > 0.0, size, 1.0))))
         unit = np.maximum(unit, 1e-300)

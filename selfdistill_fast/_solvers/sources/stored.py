@@ -11,7 +11,7 @@ from selfdistill_fast._backend import get_backend
 from selfdistill_fast._solvers.sources.blocks import checked, pairs, rebatched
 from selfdistill_fast._solvers.sources.memory import StreamedRows
 
-#: rows of a chunk of a stored array that has no chunks of its own
+#: rows per chunk of a stored array that is not chunked itself
 _RANGE = 65536
 
 

@@ -13,7 +13,7 @@ __all__ = ["CropFlip", "ImageSet", "check_labels"]
 
 
 class ImageSet(Dataset):
-    """Images as bytes with their labels; kept on the device by the trainer.
+    """Images as bytes with their labels; the trainer holds them on the device.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class ImageSet(Dataset):
     Raises
     ------
     ValueError
-        Wrong shapes or types, or labels that are no class.
+        Wrong shapes or types, or labels without a class.
 
     Examples
     --------
@@ -129,7 +129,7 @@ class CropFlip:
 
 
 def check_labels(labels: torch.Tensor, n_classes: int, name: str) -> None:
-    """ValueError where a label is no class."""
+    """ValueError if a label is not a class."""
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < n_classes):
         raise ValueError(
             f"{name} out of range: with {n_classes} classes labels are 0 to {n_classes - 1}, found "

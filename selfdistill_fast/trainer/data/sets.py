@@ -24,12 +24,12 @@ _CACHE = ".selfdistill_fast-images.pt"
 
 
 def load_digits(*, seed: int = 0) -> tuple[TensorDataset, TensorDataset]:
-    """scikit-learn's handwritten digits, a stand-in where there is no CIFAR-10.
+    """scikit-learn's handwritten digits, a substitute where CIFAR-10 is not available.
 
     Parameters
     ----------
     seed : int
-        Of the stratified split.
+        Seed of the stratified split.
 
     Returns
     -------
@@ -60,11 +60,11 @@ def load_cifar10(root: Any, source: str = "torchvision") -> tuple[ImageSet, Imag
     Parameters
     ----------
     root : path
-        Where the data are, or go to.
+        Location of the data, existing or to be downloaded.
     source : "torchvision" or "folder"
-        "torchvision": its own files below ``root``, downloaded and checked where they are
-        missing. "folder": a tree ``root/train/CLASS/*.jpg``, ``root/test/CLASS/*.jpg``, as
-        :func:`load_folder` takes it.
+        "torchvision": torchvision's files below ``root``, downloaded and verified if they are
+        missing. "folder": a tree ``root/train/CLASS/*.jpg``, ``root/test/CLASS/*.jpg``, as for
+        :func:`load_folder`.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def load_cifar10(root: Any, source: str = "torchvision") -> tuple[ImageSet, Imag
     Raises
     ------
     FileNotFoundError
-        The data are not there and cannot be downloaded.
+        The data do not exist and cannot be downloaded.
     ValueError
         Unknown ``source``, or a tree that is not CIFAR-10.
     """
@@ -110,8 +110,8 @@ def load_cifar10(root: Any, source: str = "torchvision") -> tuple[ImageSet, Imag
 def load_folder(root: Any) -> tuple[ImageSet, ImageSet]:
     """Images of ``root/train/CLASS/*`` and ``root/val/CLASS/*`` (or ``test``), as bytes.
 
-    The decoded images are kept in one file in ``root`` and read from there as long as the tree has
-    the same files; where ``root`` cannot be written they are decoded every time.
+    The decoded images are cached in one file in ``root`` and read from there as long as the tree
+    has the same files. If ``root`` is not writable, they are decoded every time.
 
     Parameters
     ----------
@@ -125,9 +125,9 @@ def load_folder(root: Any) -> tuple[ImageSet, ImageSet]:
     Raises
     ------
     FileNotFoundError
-        There is no such tree, or a class without images.
+        The tree does not exist, or a class has no images.
     ValueError
-        Images of different sizes, other classes in the two parts, a file that is no image.
+        Images of different sizes, different classes in the two parts, a file that is not an image.
     """
     _need_torchvision()
     from torchvision.datasets import ImageFolder
@@ -167,7 +167,7 @@ def load_folder(root: Any) -> tuple[ImageSet, ImageSet]:
         try:
             write(cache, stored)
         except OSError as error:
-            warnings.warn(f"the decoded images are not kept: {error}", stacklevel=2)
+            warnings.warn(f"the decoded images are not cached: {error}", stacklevel=2)
     sets = [
         ImageSet(images, labels, folders[0].classes, CIFAR10_MEAN, CIFAR10_STD)
         for images, labels in zip(stored["images"], stored["labels"], strict=True)

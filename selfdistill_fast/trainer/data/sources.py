@@ -1,11 +1,11 @@
-"""Sources of batches: training data where the network is.
+"""Sources of batches: training data on the network's device.
 
-A source hands out batches by row numbers, so that order, targets and predictions belong
-together whatever the data are:
+A source returns batches by row numbers, so that order, targets and predictions correspond for
+every kind of data:
 
 * arrays, tensors, ``TensorDataset``, :class:`ImageSet` and subsets of these are *resident*: on
-  the device as they are (images as uint8, rows × height × width × channels, so that a gathered
-  batch is channels-last without a copy), converted and augmented there a batch at a time;
+  the device in their original form (images as uint8, rows × height × width × channels, so that a
+  gathered batch is channels-last without a copy), converted and augmented there batch by batch;
 * any other map-style ``Dataset`` is read through torch's ``DataLoader``.
 """
 
@@ -32,15 +32,15 @@ class Source:
     ----------
     n : int
     name : str
-        What error messages call it.
+        Its name in error messages.
     sample_shape : tuple
         Shape of one input, as the network sees it.
     classes : int or None
-        Number of classes where the data know it.
+        Number of classes, if the data specify it.
     labelled : bool
-        Integer labels (set by :meth:`bind`), else rows of numbers.
+        Whether targets are integer labels (set by :meth:`bind`), else rows of numbers.
     classification : bool
-        The largest of the targets is the class: accuracy means something.
+        Whether the largest target is the class, so that accuracy is meaningful.
     channels_last : bool
     """
 
@@ -67,19 +67,19 @@ class Source:
         raise NotImplementedError
 
     def labels(self) -> torch.Tensor | None:
-        """Integer targets (n,), where they are that and at hand."""
+        """Integer targets (n,), if targets are integers and in memory."""
         raise NotImplementedError
 
     def bind(self, width: int, output: str) -> None:
-        """Settle how targets are encoded for a network with ``width`` outputs."""
+        """Determine the encoding of targets for a network with ``width`` outputs."""
         raise NotImplementedError
 
     def network_input(self, x: torch.Tensor) -> torch.Tensor:
-        """Raw inputs as the network takes them."""
+        """Raw inputs converted to the network's inputs."""
         return x.to(self.dtype)
 
     def fingerprint(self) -> str:
-        """Tells data sets apart, for checkpoints."""
+        """A digest that distinguishes data sets, for checkpoints."""
         raise NotImplementedError
 
     def _encode(self, y: torch.Tensor, width: int) -> torch.Tensor:
@@ -110,7 +110,7 @@ class Source:
 
 
 class Resident(Source):
-    """Data that stay on the device."""
+    """Data held on the device."""
 
     def __init__(
         self,
@@ -140,15 +140,15 @@ class Resident(Source):
         shape = tuple(inputs.shape[1:])
         self.sample_shape = (shape[2], *shape[:2]) if images else shape
         self.channels_last = images or (device.type == "cuda" and len(shape) == 3)
-        # more than half of the free memory stays on the host, and batches travel
-        place = device
+        # data larger than half of the free memory stay on the host; batches are transferred
+        home = device
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
             if inputs.numel() * inputs.element_size() > free // 2:
-                place = torch.device("cpu")
+                home = torch.device("cpu")
         if inputs.is_floating_point():
             inputs = inputs.to(dtype)
-        self.inputs = inputs.to(place)
+        self.inputs = inputs.to(home)
         if normaliser is None and inputs.dtype == torch.uint8:
             normaliser = tuple(torch.tensor([1.0 / 255.0, 0.0], dtype=torch.float64))
         self.normaliser = normaliser
@@ -268,7 +268,7 @@ class Stream(Source):
             batch_sampler=[batch.tolist() for batch in rows],  # type: ignore[arg-type]
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
-            # never drawn from, but a loader without one takes a number from the global stream
+            # never used, but a loader without one draws a number from the global stream
             generator=torch.Generator().manual_seed(torch.initial_seed() % 2**63),
         )
         for batch, sample in zip(rows, loader, strict=True):
@@ -290,7 +290,7 @@ class Stream(Source):
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
     def fingerprint(self) -> str:
-        # its rows may be random or large: kind, size and shape must do
+        # its rows may be random or large: identify it by kind, size and shape only
         return f"{type(self.dataset).__name__} {self.n} {self.sample_shape}"
 
 
@@ -304,21 +304,21 @@ def as_source(
     like: Source | None = None,
     with_targets: bool = True,
 ) -> Source:
-    """A source of the batches of whatever a user gives.
+    """A source of batches for any kind of user data.
 
     Parameters
     ----------
     data : (X, y), ImageSet, TensorDataset, Dataset, or X alone without targets
     name : str
-        What error messages call it.
+        Its name in error messages.
     device, dtype
-        Where and in what the network computes.
+        Device and dtype of the network's computations.
     num_workers : int
-        Of a DataLoader.
+        Number of workers of a DataLoader.
     like : Source, optional
-        The training set: inputs are brought to the same scale and must have its shape.
+        The training set: inputs are scaled in the same way and must have its shape.
     with_targets : bool
-        False: only inputs are wanted.
+        False: only inputs are needed.
 
     Returns
     -------
@@ -327,7 +327,7 @@ def as_source(
     Raises
     ------
     TypeError, ValueError
-        Not data, of no rows, not finite, or of another shape than ``like``.
+        Not data, no rows, not finite, or a shape different from that of ``like``.
     """
     rows: Any = None
     dataset = data
