@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._gram import native_half, native_matmul
-from selfdistill_fast._solvers.krylov.bounds import entry_rounding, magnitudes, sum_rounding
+from selfdistill_fast._solvers.krylov.bounds import entry_rounding, magnitudes, norms, sum_rounding
 from selfdistill_fast._solvers.matrix import check_weighted
 from selfdistill_fast._validation import largest
 from selfdistill_fast.kernels import Kernel
@@ -92,7 +92,7 @@ class KernelProduct:
         self.mean_norm = self.mean_feature = self.mean_root = along = 0.0
         if self.q is not None:
             m = self.product(self.q.astype("float64")[:, None], exactly=True)[:, 0]
-            self.mean_norm = float(xp.sqrt((m * m).sum()))
+            self.mean_norm = float(norms(m[None, :, None], self.backend)[0, 0])
             self.offset = m / total_weight**0.5
             along = max(float(self.q @ m), 0.0)
             self.mean_feature = (along / total_weight) ** 0.5

@@ -34,8 +34,8 @@ MAX_RANK = 3000
 #: that rounding leaves them
 _SHARE, _ROOM = 0.8, 0.25
 
-#: trace of K below which squares of its entries, and what is bounded by them, underflow
-_SMALLEST = 1e-140
+#: trace of K below which rounding of its entries is that of subnormal numbers
+_SMALLEST = float(np.finfo(np.float64).tiny / np.finfo(np.float64).eps)
 
 
 class KrylovSpectrum(Spectrum):
@@ -112,7 +112,7 @@ class KrylovSpectrum(Spectrum):
             if request.automatic:
                 raise Unsuitable
             raise ValueError(
-                f"the kernel (its trace is {K.trace:.2g}) is so small that squares of it underflow "
+                f"the kernel (its trace is {K.trace:.2g}) is so small that its rounding underflows "
                 "in solver='krylov': multiply the kernel and lam by one number, which changes no "
                 "prediction, or scale X up"
             )
