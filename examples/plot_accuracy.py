@@ -24,7 +24,8 @@ import warnings
 import numpy as np
 
 from selfdistill_fast import RBF, distill, spectrum
-from selfdistill_fast.plotting import BLUE, GREEN, GREY, ORANGE, VERMILION, save_figure
+from selfdistill_fast.plotting import save_figure
+from selfdistill_fast.plotting.style import BLUE, GREEN, GREY, ORANGE, VERMILION
 
 rng = np.random.default_rng(0)
 X, X_new = rng.uniform(-1.0, 1.0, (60, 2)), rng.uniform(-1.0, 1.0, (40, 2))
