@@ -487,7 +487,8 @@ def test_constrained_path_of_landmarks_that_do_not_reach_every_target(
 
 
 @pytest.mark.parametrize(
-    ("tol", "message"), [(0.0, "tol"), (-1, "tol"), (np.nan, "tol"), ("a", "tol"), (1e3, "already met by the zero")]
+    ("tol", "message"),
+    [(0.0, "tol"), (-1, "tol"), (np.nan, "tol"), ("a", "tol"), (1e3, "already met by the zero")],
 )
 def test_constrained_path_bad_tolerance(tol, message, rng):
     X, y = noisy(rng)
