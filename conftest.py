@@ -6,8 +6,8 @@ import importlib.util
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # There is a process of tests for each processor already. Threads of OpenMP (torch's) that
-    # wait for each other there make small networks a hundred times slower. BLAS keeps its own.
+    # There is already one test process per processor. More OpenMP threads (torch's) would only
+    # wait for each other. BLAS keeps its threads, because tests rely on them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(os.cpu_count()))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

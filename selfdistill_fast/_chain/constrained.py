@@ -149,7 +149,8 @@ def _energies(spectrum: Spectrum) -> tuple[np.ndarray, float]:
         return np.square(spectrum.backend.to_numpy(a).astype(np.float64)).sum(1)
 
     energy = squares(spectrum.z)
-    if spectrum.k == len(spectrum.target) - spectrum.fit_intercept:
+    full = spectrum.k == len(spectrum.target) - spectrum.fit_intercept
+    if full and not spectrum.spectral.complement:
         return energy / total, 0.0  # every target; the difference would be rounding alone
     outside = max(squares(spectrum.target).sum() - energy.sum(), 0.0)
     return energy / total, float(outside) / total

@@ -138,11 +138,14 @@ class OnRows:
         Q = xp.empty((len(self.diagonals), b), self.dtype)
         if len(Q):
             V *= V
-            kept = xp.ones(b)  # of e_i without its part along q
+            length = xp.ones(
+                b
+            )  # squared, of the unit vector e_i projected onto the complement of q
             if model.mean is not None:
-                kept -= (1.0 if root is None else root**2) / model.total_weight
-            f, outside = self.diagonals, self.diagonals[:, k:]
-            # differences to f(0): where f is nearly that, V may be as inexact as it is there
-            mixed = (f[:, :k] - outside) @ V.T + outside * kept
-            Q[...] = xp.clip(mixed, f.min(1)[:, None] * kept, f.max(1)[:, None] * kept)
+                length -= (1.0 if root is None else root**2) / model.total_weight
+            f, at_zero = self.diagonals, self.diagonals[:, k:]
+            # columns of V for small eigenvalues are inexact; f − f(0) is small for them
+            diagonals = (f[:, :k] - at_zero) @ V.T + at_zero * length
+            # which lie between the smallest and the largest value of f
+            Q[...] = xp.clip(diagonals, f.min(1)[:, None] * length, f.max(1)[:, None] * length)
         return F, Q

@@ -148,7 +148,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
         triangle = np.zeros((batch, batch))
         for i in range(batch):
             rest = G[i, i] - triangle[i] @ triangle[i]
-            if not accepted:  # the same as in ``left`` but for rounding: never proposed in vain
+            if not accepted:  # equals ``left`` up to rounding; 0 stops further proposals of it
                 left[int(proposed[i])] = rest if rest > floor else 0.0
             if rest > floor and random.uniform() * start[i] <= rest:
                 column = len(accepted)

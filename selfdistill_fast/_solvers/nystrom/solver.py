@@ -74,7 +74,7 @@ __all__ = ["NystromOptions", "NystromSpectrum"]
 
 #: rounding of the trace of the model's kernel matrix, in ε tr(K), up to which landmarks are kept
 _LOST = 5000.0
-#: sums are made anew where centring takes away this many times what it leaves
+#: sums are recomputed about the mean where centring would subtract this many times what remains
 _FAR = 10.0
 
 
@@ -193,7 +193,7 @@ class NystromSpectrum(Spectrum):
         be, kernel = self.backend, self.kernel
         xp, eps = be.xp, float(be.xp.finfo(self.dtype).eps)
         features = Features(be, kernel, self.basis, R)
-        # sums are about a point near the mean: first that of the landmarks, whose features are Rᵀ
+        # centre the sums at the mean of the landmarks, whose features are Rᵀ
         middle = R.mean(1) if self.fit_intercept and len(R) else xp.zeros(len(R))
         job = Sums(features, middle if self.fit_intercept else None)
         S, b, mean, traces = self.X.total(job, self.block, *self._aligned)
@@ -214,7 +214,7 @@ class NystromSpectrum(Spectrum):
         held = float(squares[:r].sum())
         self.approximation_error = max(total - held, 0.0) / total if total > 0 else 0.0
         self._lost = float(lost[r - 1]) if r else 0.0
-        spread = float((pivots[:1] / pivots[:r]).sum())  # no power of max κ, which may overflow
+        spread = float((pivots[:1] / pivots[:r]).sum())  # a power of max κ could overflow
         self._far = eps * float(largest(pivots)) * (self.total_weight * spread) ** 0.5
         if r == len(R):
             return features, S, b, mean, middle
@@ -233,7 +233,7 @@ class NystromSpectrum(Spectrum):
         self.scale = largest(d)
         if self.fit_intercept:
             self.scale += total_weight * float(middle @ middle)
-        # at a new sample far from the others even directions of no weight here may matter
+        # raised, not dropped: a new sample may be far along a direction that is negligible here
         d = xp.maximum(d, rounding(self.scale, d.dtype))
         self.k = int(d.shape[0])
         scale = xp.sqrt(d)
@@ -249,7 +249,7 @@ class NystromSpectrum(Spectrum):
         return max(rounding(self.scale, self.dtype), self._lost)
 
     def warn_below_rounding(self, lam: Any) -> None:
-        """Also where samples far from all landmarks may be predicted without a correct digit."""
+        """Also warn where predictions far from the training samples may have no correct digit."""
         super().warn_below_rounding(lam)
         smallest = float(np.min(lam))
         if 10.0 * self.rounding <= smallest < 10.0 * self._far:
