@@ -486,6 +486,18 @@ def test_constrained_path_of_landmarks_that_do_not_reach_every_target(
         constrained_path(s, 1.01 * (inside + outside))
 
 
+def test_constrained_path_of_a_landmark_model_with_negligible_directions(rng):
+    """k counts directions that are raised to rounding and reach hardly any target."""
+    X = np.repeat(rng.normal(size=(6, 2)), 2, axis=0) + 1e-7 * rng.normal(size=(12, 2))
+    y = rng.normal(size=12)
+    s = spectrum(X, y, RBF(1.0), solver="nystrom", n_landmarks=12, random_state=0)
+    inside = np.square(s.z).sum() / 12
+    outside = np.square(s.target).sum() / 12 - inside
+    tol = outside + 0.3 * inside
+    F = constrained_path(s, tol, max_steps=1).path.predict(X)
+    np.testing.assert_allclose(np.square(F - y).mean(), tol, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("tol", "message"),
     [(0.0, "tol"), (-1, "tol"), (np.nan, "tol"), ("a", "tol"), (1e3, "already met by the zero")],
