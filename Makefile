@@ -183,8 +183,9 @@ $(VENV)/.dev: $(VENV)/.editable
 	  --config-settings=build-dir=$(VENV)/build
 	@touch $@
 
-# uv resolves for every Python and platform at once, and for the oldest releases
-RESOLVE := UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV_TOOLS)/bin/uv pip compile --quiet --no-annotate --prerelease disallow \
+# uv resolves for every Python and platform at once, and for the oldest releases; it trusts the
+# certificates of the system, as pip does
+RESOLVE := UV_SYSTEM_CERTS=true UV_CUSTOM_COMPILE_COMMAND='make lock' $(VENV_TOOLS)/bin/uv pip compile --quiet --no-annotate --prerelease disallow \
   --python-version 3.11 --extra test --extra bench --extra docs --extra dev
 
 $(VENV_TOOLS)/.python:

@@ -33,7 +33,6 @@ from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingS
 from selfdistill_fast._validation import (
     check_coefficients,
     check_lam,
-    largest,
     warn_caller,
 )
 
@@ -200,7 +199,7 @@ class CholeskySpectrum(Spectrum):
             )
         b = self._solve(self.target)
         size = abs(b).max(0)
-        size = xp.where(size > 0.0, size, 1.0).astype(self.dtype)  # squares must not underflow
+        size[size == 0.0] = 1.0  # squares must not underflow
         b = b / size
 
         def image(c: Any) -> Any:
@@ -272,8 +271,9 @@ class CholeskySpectrum(Spectrum):
         return self._inverse @ t
 
     def _product(self, t: Any) -> Any:
-        """x t = λM t; M t alone may underflow where K is large and t small."""
-        size = largest(abs(t)) or 1.0
+        """x t = λM t; M t alone may underflow where K is large and a column of t small."""
+        size = abs(t).max(0)
+        size[size == 0.0] = 1.0
         return (self.lam * self._solve(t / size)) * size
 
     def _explicit_inverse(self) -> Any:
