@@ -171,6 +171,7 @@ def assemble(
     xp = spectrum.backend.xp
     native_C, (lam, lam_steps) = xp.asarray(C), (penalties.lam, penalties.lam_steps)
     spectrum.warn_below_rounding(penalties.values)
+    spectrum._warn_of_underflow(penalties.values)
     pure = spectrum._steps(penalties)
     shrinkage = spectrum.shrinkage(native_C, lam, lam_steps)
     alarm = alarm_of(

@@ -333,18 +333,8 @@ class Spectrum(Solver):
             )
 
     def _check_underflow(self) -> Self:
-        """Return self; ValueError if coefficients underflow for every λ.
-
-        Coefficients are y/(K + λ), of the weighted and of the caller's problem. Their resolution
-        is the smallest number of the dtype; K times that number must be small relative to y.
-        """
-        info, size = np.finfo(self.dtype), largest(abs(self.target))
-        root = (self.total_weight / max(len(self.target), 1)) ** 0.5
-        if (
-            0.0
-            < info.eps * size
-            < 8.0 * self.scale * float(info.smallest_subnormal) * max(1.0, 1.0 / root)
-        ):
+        """Return self; ValueError if coefficients underflow for every λ."""
+        if self._underflows(largest(abs(self.target))):
             raise ValueError(
                 f"y (at most {largest(abs(self.Y)):.2g}) is so small relative to the kernel (norm "
                 f"{self.scale:.2g}, with sample_weight) that coefficients underflow "
@@ -352,6 +342,30 @@ class Spectrum(Solver):
                 + (", or use float64" if self.dtype == np.float32 else "")
             )
         return self
+
+    def _warn_of_underflow(self, lam: Any) -> None:
+        """RuntimeWarning if coefficients of a target underflow for the largest λ."""
+        sizes, top = abs(self.target).max(0), float(np.max(lam))
+        smallest = float(self.backend.xp.where(sizes > 0.0, sizes, np.inf).min())
+        if self._underflows(smallest, top):
+            warn_caller(
+                f"coefficients of size y/lam underflow {self.dtype} at lam={top:g} (a target has "
+                f"numbers of at most {smallest:.2g}, with sample_weight), so its "
+                "predictions lose digits: scale y up, or the kernel and lam down"
+                + (", or use float64" if self.dtype == np.float32 else ""),
+                RuntimeWarning,
+            )
+
+    def _underflows(self, size: float, lam: float = 0.0) -> bool:
+        """Whether coefficients of a target of this size lose digits because they are so small.
+
+        Coefficients are y/(K + λ), of the weighted and of the caller's problem. Their resolution
+        is the smallest number of the dtype; K + λ times that must be small relative to y.
+        """
+        info = np.finfo(self.dtype)
+        root = (self.total_weight / max(len(self.target), 1)) ** 0.5
+        lost = 8.0 * (self.scale + lam) * float(info.smallest_subnormal) * max(1.0, 1.0 / root)
+        return 0.0 < float(info.eps) * size < lost
 
     def check_new(self, X_new: Any, name: str = "X") -> Any:
         """New points as a native array with the right number of columns."""

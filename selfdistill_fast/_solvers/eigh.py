@@ -68,6 +68,8 @@ class EighSpectrum(Spectrum):
         d, V = be.eigh(self._kernel_matrix(training.X, shift=-1.0))
         if fit_intercept:
             d, V = _without(d, V, self.q, be.xp)
+            if self.scale == 0.0:
+                d[:] = 0.0  # K = 0, and the rest is rounding of the shift
         # ‖K‖ <= ‖H K H‖ + qᵀKq for a positive semi-definite K
         along = float(self.q @ self._offset) * self.total_weight**0.5 if fit_intercept else 0.0
         self.scale = min(self.scale, largest(abs(d)) + abs(along))

@@ -475,7 +475,7 @@ def _certificate(problem, data, s, both):
     def expect(certificate):
         answer = _chain(replace(problem, alphas="zero"), data, alpha=0.0)
         diagonal = _diagonal(problem, data)
-        covered = diagonal <= diagonal[: problem.n].max()
+        covered = diagonal <= _largest_seen(data, diagonal)
         actual = np.asarray(pure).reshape(answer.pure.shape)
         gaps = np.abs(actual - answer.pure)[:, covered].max(1) - answer.error
         return float(_ratio(np.maximum(gaps, 0), certificate).max())
@@ -487,6 +487,12 @@ def _diagonal(problem, data):
     """κ(x, x) at X and X_new; of the kernel, though K may be given rounded."""
     rows = np.concatenate([data.X, data.X_new])
     return np.array([judge.kernel_matrix(problem.kernel, x[None])[0, 0] for x in rows])
+
+
+def _largest_seen(data, diagonal):
+    """max κ(x, x) of the training samples of positive weight."""
+    training = diagonal[: data.problem.n]
+    return (training if data.weight is None else training[data.weight > 0]).max()
 
 
 def _chain(problem, data, lam=None, alpha=None):
@@ -544,10 +550,7 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
         gap = np.abs(actual[t] - answer.chain[t])
         if len(gap) > problem.n:  # promised where κ(x, x) is not above that of training samples
             diagonal = _diagonal(problem, data)
-            seen = diagonal[: problem.n][
-                data.weight > 0 if data.weight is not None else slice(None)
-            ]
-            gap = gap / np.sqrt(np.maximum(diagonal / seen.max(), 1))[:, None]
+            gap = gap / np.sqrt(np.maximum(diagonal / _largest_seen(data, diagonal), 1))[:, None]
         error = gap.max(0)
         worst = max(worst, float(_ratio(error, allowed).max()))
     return worst

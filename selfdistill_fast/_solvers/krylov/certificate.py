@@ -117,8 +117,8 @@ class Certificate:
         """The certificate (T, p), its share of rounding (T, p), and the certificate's parts."""
         if lam not in self._known:
             whole, floor = self._explicit(lam)
-            norms = self.K.feature_norm, self.K.largest_magnitude**0.5
-            self._known[lam] = whole.at(*norms), floor.at(*norms), whole
+            sizes = self.K.feature_norm, self.K.largest_magnitude**0.5
+            self._known[lam] = whole.at(*sizes), floor.at(*sizes), whole
         return self._known[lam]
 
     def floor(self, lam: float, lam_min: float, *, likely: bool = False) -> np.ndarray:

@@ -239,8 +239,9 @@ class KrylovSpectrum(Spectrum):
     def certificate(self, lam: Any, n_steps: int, X: Any = None) -> np.ndarray:
         """Bound of the error of each pure step, rounding included.
 
-        Without ``X`` it holds at every x with κ(x, x) <= max_i κ(x_i, x_i), hence at every x for
-        a stationary kernel; with ``X`` it holds at those rows. It recomputes the residuals with
+        Without ``X`` it holds at every x with κ(x, x) <= max_i κ(x_i, x_i), over the training
+        rows of positive weight, hence at every x for a stationary kernel; with ``X`` it holds at
+        those rows. It recomputes the residuals with
         about 2 L T p products with K. The error of a mixed chain is at most Σ_k |c_k| times
         this. See docs/certificate.md.
 

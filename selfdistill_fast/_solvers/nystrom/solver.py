@@ -51,7 +51,12 @@ from selfdistill_fast._gram import native_gram
 from selfdistill_fast._solvers.base import Spectrum
 from selfdistill_fast._solvers.evaluation import one_product
 from selfdistill_fast._solvers.fold import Fold
-from selfdistill_fast._solvers.matrix import check_diagonal, check_symmetric, rounding
+from selfdistill_fast._solvers.matrix import (
+    check_diagonal,
+    check_symmetric,
+    check_weighted,
+    rounding,
+)
 from selfdistill_fast._solvers.nystrom.features import Basis, Features, OnRows, Project, Sums
 from selfdistill_fast._solvers.nystrom.fold import NystromFold
 from selfdistill_fast._solvers.nystrom.landmarks import (
@@ -233,6 +238,7 @@ class NystromSpectrum(Spectrum):
         self.scale = largest(d)
         if self.fit_intercept:
             self.scale += total_weight * float(middle @ middle)
+        check_weighted(self.scale, self.dtype)
         # raised, not dropped: a new sample may be far along a direction that is negligible here
         d = xp.maximum(d, rounding(self.scale, d.dtype))
         self.k = int(d.shape[0])
