@@ -41,6 +41,10 @@ from selfdistill_fast.kernels import Kernel, Precomputed
 __all__ = ["Spectrum"]
 
 
+#: relative error of predictions, caused by unequal weights, that gives no warning
+_LOST_BY_WEIGHTS = 1e-2
+
+
 class Spectrum(Solver):
     """A factorised training set: the part common to all solvers.
 
@@ -329,6 +333,26 @@ class Spectrum(Solver):
                 f"norm is {self.scale:.3g}): predictions may have no correct digit (a relative "
                 f"error of {min(error, 1.0):.2g}); the error is at most 1e-3 for lam >= "
                 f"{1e4 * self.rounding:.2g}: use a larger lam" + (" or float64" if single else ""),
+                RuntimeWarning,
+            )
+
+    def _warn_of_unequal_weights(self, lam: Any) -> None:
+        """RuntimeWarning if eigenvectors have too few digits in rows of small weight.
+
+        K_w is known to ε ‖K_w‖, although the entries of such rows are far smaller. The effect on
+        predictions is at most ε (‖K_w‖/λ) min(√(max w/min w), √(‖K_w‖/λ)), relative to y.
+        """
+        if self.sample_weight is None:
+            return
+        w, smallest = self.kept(self.sample_weight), float(np.min(lam))
+        condition = self.scale / smallest
+        growth = min(float(w.max() / w.min()), condition) ** 0.5
+        error = float(np.finfo(self.dtype).eps) * condition * growth
+        if growth > 100.0 and error > _LOST_BY_WEIGHTS:
+            warn_caller(
+                f"the weights are so different that predictions lose digits at lam={smallest:g} "
+                f"with solver={self.name!r}: the relative error may reach {min(error, 1.0):.2g}; "
+                "use solver='cholesky', a larger lam, or weight 0 for rows of negligible weight",
                 RuntimeWarning,
             )
 

@@ -106,8 +106,9 @@ class EighSpectrum(Spectrum):
 
     # --------------------------------------------------------------- helpers
     def warn_below_rounding(self, lam: Any) -> None:
-        """Also warn where negative eigenvalues of the caller's matrix were set to 0."""
+        """Also warn of unequal weights, and of negative eigenvalues that were set to 0."""
         super().warn_below_rounding(lam)
+        self._warn_of_unequal_weights(lam)
         count, smallest = len(self._negative), float(np.min(lam))
         if count == 0 or self.kernel.definite:
             return

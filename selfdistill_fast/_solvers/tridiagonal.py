@@ -59,6 +59,11 @@ class TridiagonalSpectrum(Spectrum):
         self._diagonal, self._off, self._reflectors = be.tridiagonalise(K)
         self._rotated = be.tridiagonal_rotate(self._reflectors, self.target, transpose=True)
 
+    def warn_below_rounding(self, lam: Any) -> None:
+        """Also warn of unequal weights."""
+        super().warn_below_rounding(lam)
+        self._warn_of_unequal_weights(lam)
+
     # ------------------------------------------------------------ new points
     def project(self, X_new: Any) -> Any:
         """Basis functions at new points: κ(x, X) W^½ Q, centred with an intercept, (m, n)."""

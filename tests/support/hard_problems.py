@@ -542,6 +542,9 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
             rtol = max(tolerance.floor(data.dtype), lost)
         else:
             rtol = tolerance.silent(problem.n, condition, 1.0, c, data.dtype)
+            if s.name in ("eigh", "tridiagonal"):
+                grown = rtol * tolerance.unequal_weights(data.weight, condition)
+                rtol = min(grown, max(rtol, tolerance.UNPROMISED))
             lost = min(rtol, tolerance.conditioning(condition, 1.0, c, data.dtype))
         allowed = np.maximum(rtol * pure, lost * sizes) + flushed
         tol = getattr(s, "tol", None)
