@@ -37,7 +37,7 @@ from selfdistill_fast._solvers.solvers import (
     solver_named,
     with_steps,
 )
-from selfdistill_fast._solvers.sources import as_rows, in_memory, is_dask, map_dask
+from selfdistill_fast._solvers.sources import Rows, as_rows, in_memory, is_dask, map_dask
 from selfdistill_fast._validation import (
     check_lam,
     check_sample_weight,
@@ -281,6 +281,8 @@ def _unless_unsuitable(
     solver: type[Spectrum], training: TrainingSet, request: Request
 ) -> Spectrum | None:
     """The spectrum, or None if the solver is unsuitable; its memory is then free again."""
+    if solver.streams:
+        training = replace(training, X=Rows(training.backend, training.X))
     try:
         return solver(training, request)
     except Unsuitable:

@@ -21,8 +21,10 @@ __all__ = [
     "check_symmetric",
     "check_weighted",
     "kernel_diagonal",
+    "overflow",
     "rounding",
     "scale_of",
+    "underflow",
 ]
 
 #: rows of K processed by one step of a blocked O(n²) pass
@@ -64,14 +66,27 @@ def check_diagonal(diagonal: Any, X: Any, kernel: Kernel, dtype: Any) -> None:
     dtype : float32 or float64
     """
     info, size = np.finfo(dtype), largest(abs(diagonal))
-    wider = ", or use float64" if dtype == np.float32 else ""
     if not size * len(diagonal) <= float(info.max):  # a bound of the largest eigenvalue
-        raise ValueError(f"{kernel!r} overflows {dtype} on these rows: scale X down{wider}")
+        raise overflow(kernel, dtype)
     nothing = size == 0.0 and not (
         X is not None and kernel.definite and largest(abs(X)) > 0.0  # definite: κ(x, x) > 0
     )
     if size < float(info.tiny) and not nothing:
-        raise ValueError(f"{kernel!r} underflows {dtype} on these rows: scale X up{wider}")
+        raise underflow(kernel, dtype)
+
+
+def overflow(kernel: Kernel, dtype: Any) -> ValueError:
+    """The error for a kernel that overflows."""
+    return ValueError(f"{kernel!r} overflows {dtype} on these rows: scale X down{_wider(dtype)}")
+
+
+def underflow(kernel: Kernel, dtype: Any) -> ValueError:
+    """The error for a kernel that underflows."""
+    return ValueError(f"{kernel!r} underflows {dtype} on these rows: scale X up{_wider(dtype)}")
+
+
+def _wider(dtype: Any) -> str:
+    return ", or use float64" if dtype == np.float32 else ""
 
 
 def check_weighted(size: float, dtype: Any) -> None:

@@ -14,6 +14,7 @@ from selfdistill_fast._solvers.cholesky import CholeskySpectrum
 from selfdistill_fast._solvers.eigh import EighSpectrum
 from selfdistill_fast._solvers.krylov import KrylovSpectrum
 from selfdistill_fast._solvers.nystrom import NystromSpectrum
+from selfdistill_fast._solvers.primal import PrimalSpectrum
 from selfdistill_fast._solvers.tridiagonal import TridiagonalSpectrum
 
 __all__ = ["SOLVERS", "check_leave_one_out", "check_solver", "solver_named", "with_steps"]
@@ -23,6 +24,7 @@ SOLVERS: list[type[Spectrum]] = [
     CholeskySpectrum,
     TridiagonalSpectrum,
     KrylovSpectrum,
+    PrimalSpectrum,
     NystromSpectrum,
 ]
 

@@ -29,6 +29,7 @@ from selfdistill_fast import (
     leave_one_out,
     spectrum,
 )
+from selfdistill_fast._solvers import NoLimit
 from support import judge
 
 SOLVERS = ("eigh", "cholesky", "tridiagonal", "krylov", "nystrom", "auto")
@@ -45,7 +46,7 @@ FAMILIES = (
 )
 #: families whose numbers may leave the range of a dtype: a request to scale them is honest
 EXTREME = ("large", "small")
-HONEST = (ValueError, np.linalg.LinAlgError)
+HONEST = (ValueError, NoLimit, np.linalg.LinAlgError)
 ALPHAS = {
     "zero": 0.0,
     "half": 0.5,

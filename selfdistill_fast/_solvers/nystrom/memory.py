@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._backend.threads import n_threads_now
+from selfdistill_fast._solvers.feature_space import block_rows
 
-__all__ = ["BATCH", "block_rows", "nystrom_bytes", "pilot_rows", "pool_rows"]
+__all__ = ["BATCH", "nystrom_bytes", "pilot_rows", "pool_rows"]
 
 #: landmarks that are drawn at a time, and columns of R that are computed at a time
 BATCH = 128
@@ -18,18 +19,9 @@ _POOL, _POOL_ROWS = 10, 32_768
 #: "auto" decides by models of a quarter of the landmarks (at least so many) on so many rows at
 #: least and at most, of which a quarter is held out
 _PILOT_LANDMARKS, _PILOT_ROWS = 16, (4096, 32_768)
-#: rows of a block: as many as make a block of features this large, within the limits
-_BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
 #: bytes that the C library keeps of blocks that were freed, and that BLAS packs blocks into on
 #: each of its threads; and what scikit-learn's clustering takes when it is imported
 _RESERVE, _PACKED, _CLUSTERING = 16 << 20, 16 << 20, 144 << 20
-
-
-def block_rows(block: Any, m: int) -> int:
-    """Rows of a block of features."""
-    if block is not None:
-        return int(block)
-    return min(max(_BLOCK_REALS // max(m, 1), _BLOCK_ROWS[0]), _BLOCK_ROWS[1])
 
 
 def pool_rows(n: int, m: int, streaming: bool) -> int:

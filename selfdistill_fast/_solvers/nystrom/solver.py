@@ -2,24 +2,11 @@
 
 With the pivoted Cholesky factor K_LL = RᵀR, cut where its pivots fall below round-off, the
 landmark model is ridge regression on the features φ(x) = κ(x, L) R⁻¹: the kernel is replaced
-by φ(x)·φ(z). After the landmarks one pass over row blocks adds up, in float64,
+by φ(x)·φ(z). The rest is in feature_space. The pass over the rows also adds up
 
-    S = Φᵀ W Φ (m, m),   Φᵀ W y (m, p),   Σ w φ,   Σ w κ(x, x)   and   Σ w ‖φ(x)‖²;
+    Σ w κ(x, x)   and   Σ w min(κ(x, x) − ‖φ(x)‖², 0).
 
-with weights W and an intercept (base.py) μ is the weighted mean of φ, and
-
-    H W^½ φ(X) = V D^½ Gᵀ,   from   S − (Σ w) μ μᵀ = G D Gᵀ.
-
-Then everything is as for a full spectrum, with k <= m eigenvalues instead of n, and a
-complement of V (and q) where the model's kernel matrix is zero: A = V a Vᵀ there, and I − A is
-the identity outside of V. Eigenvalues below rounding are raised to it and stay: V is then short
-there, but V D^½ Gᵀ and so all that is linear in D is not, and a new sample may be far along G.
-A filter is held as its values on the eigenvalues and, last, on that complement: (k + 1,).
-project(x) = (φ(x) − μ) G D^½. V (n, k) is not held: what needs its rows (leave-one-out, folds)
-computes them again, block by block, in another pass.
-
-Digits: S squares the condition number of Φ, but not that of the problem. D are the eigenvalues
-of the model's kernel matrix, and what remains is the rounding of κ. A pivot p_j of K_LL is known
+Digits: to those of a full spectrum comes the rounding of κ in the features. A pivot p_j of K_LL is known
 to ε max κ, so that the trace of the model's kernel matrix is known to
 
     δ = ε max κ(x, x) Σ_j (Σ_i w_i φ_j(x_i)²) / p_j.
@@ -41,24 +28,16 @@ row that is left out of the fit may still be a landmark.
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from selfdistill_fast._gram import native_gram
-from selfdistill_fast._solvers.base import Spectrum
 from selfdistill_fast._solvers.evaluation import one_product
-from selfdistill_fast._solvers.fold import Fold
-from selfdistill_fast._solvers.matrix import (
-    check_diagonal,
-    check_symmetric,
-    check_weighted,
-    rounding,
-)
-from selfdistill_fast._solvers.nystrom.features import Basis, Features, OnRows, Project, Sums
-from selfdistill_fast._solvers.nystrom.fold import NystromFold
+from selfdistill_fast._solvers.feature_space import FeatureSpectrum, block_rows
+from selfdistill_fast._solvers.matrix import check_diagonal, check_symmetric, rounding
+from selfdistill_fast._solvers.nystrom.features import Features, TracedSums
 from selfdistill_fast._solvers.nystrom.landmarks import (
     SAMPLINGS,
     better_sampling,
@@ -68,19 +47,15 @@ from selfdistill_fast._solvers.nystrom.landmarks import (
     pivoted_cholesky,
     sample,
 )
-from selfdistill_fast._solvers.nystrom.memory import block_rows, nystrom_bytes
+from selfdistill_fast._solvers.nystrom.memory import nystrom_bytes
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Work
-from selfdistill_fast._solvers.sources import is_dask, map_dask
-from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import check_n_steps, largest, warn_caller
-from selfdistill_fast.kernels import Kernel, Precomputed
+from selfdistill_fast.kernels import Precomputed
 
 __all__ = ["NystromOptions", "NystromSpectrum"]
 
 #: rounding of the trace of the model's kernel matrix, in ε tr(K), up to which landmarks are kept
 _LOST = 5000.0
-#: sums are recomputed about the mean where centring would subtract this many times what remains
-_FAR = 10.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +75,7 @@ class NystromOptions:
             check_n_steps(self.block, "block")
 
 
-class NystromSpectrum(Spectrum):
+class NystromSpectrum(FeatureSpectrum):
     """Spectrum of a landmark model; made by :func:`~selfdistill_fast.spectrum`.
 
     Attributes
@@ -120,7 +95,6 @@ class NystromSpectrum(Spectrum):
     name = "nystrom"
     Options = NystromOptions
     exact = False
-    streams = True
     memory_hint = "fewer landmarks (n_landmarks)"
 
     @classmethod
@@ -138,7 +112,6 @@ class NystromSpectrum(Spectrum):
 
     def __init__(self, training: TrainingSet, request: Request) -> None:
         be, kernel = training.backend, training.kernel
-        w = training.sample_weight
         if isinstance(kernel, Precomputed):
             raise ValueError("solver='nystrom' computes κ(x, landmarks): it needs rows, not K")
         options = request.options
@@ -159,8 +132,6 @@ class NystromSpectrum(Spectrum):
         )
         self._prepare(training, request, needed=needed)
         R = self._choose(training, request, m)
-        root = None if w is None else be.xp.sqrt(self.sample_weight)
-        self._aligned = (root, self._all(self.target))
         self._decompose(*self._summed(R, m))
 
     def _choose(self, training: TrainingSet, request: Request, m: int) -> Any:
@@ -198,16 +169,9 @@ class NystromSpectrum(Spectrum):
         be, kernel = self.backend, self.kernel
         xp, eps = be.xp, float(be.xp.finfo(self.dtype).eps)
         features = Features(be, kernel, self.basis, R)
-        # centre the sums at the mean of the landmarks, whose features are Rᵀ
-        middle = R.mean(1) if self.fit_intercept and len(R) else xp.zeros(len(R))
-        job = Sums(features, middle if self.fit_intercept else None)
-        S, b, mean, traces = self.X.total(job, self.block, *self._aligned)
-        far = float(mean @ mean) / self.total_weight
-        if self.fit_intercept and far > _FAR * max(float(xp.trace(S)) - far, 0.0):
-            middle = middle + mean / self.total_weight
-            S, b, mean, traces = self.X.total(Sums(features, middle), self.block, *self._aligned)
-        if not bool(xp.isfinite(traces).all()):
-            raise _overflow(kernel, self.dtype)
+        # the features of the landmarks are Rᵀ
+        middle = R.mean(1) if len(R) else xp.zeros(0)
+        S, b, mean, traces, middle = self._sums(TracedSums, features, middle)
         total, below = float(traces[0]), float(traces[1])
         if not kernel.definite and below < -1e3 * m * eps * abs(total):
             raise indefinite(f"{below:g} in sum on the diagonal of the other rows")
@@ -227,28 +191,6 @@ class NystromSpectrum(Spectrum):
         features = Features(be, kernel, self.basis, R[:r, :r])
         return features, S[:r, :r], b[:r], mean[:r], middle[:r]
 
-    def _decompose(self, features: Features, S: Any, b: Any, mean: Any, middle: Any) -> None:
-        """Eigenvalues and filters of the model from its sums."""
-        be, xp, total_weight = self.backend, self.backend.xp, self.total_weight
-        if self.fit_intercept:
-            mean /= total_weight
-            S -= (total_weight * mean)[:, None] * mean[None, :]
-            middle = middle + mean
-        d, G = be.eigh(S)
-        self.scale = largest(d)
-        if self.fit_intercept:
-            self.scale += total_weight * float(middle @ middle)
-        check_weighted(self.scale, self.dtype)
-        # raised, not dropped: a new sample may be far along a direction that is negligible here
-        d = xp.maximum(d, rounding(self.scale, d.dtype))
-        self.k = int(d.shape[0])
-        scale = xp.sqrt(d)
-        z = (G.T @ b) / scale[:, None]
-        dtype = self.dtype
-        self.filters = Filters(be, d.astype(dtype), z.astype(dtype), dtype, complement=True)
-        mean = middle if self.fit_intercept else None
-        self._model = Basis(features, mean, G, scale, z, total_weight)
-
     @property
     def rounding(self) -> float:
         """Size of an eigenvalue that may be rounding alone, see the head of this module."""
@@ -266,17 +208,6 @@ class NystromSpectrum(Spectrum):
                 RuntimeWarning,
             )
 
-    # ------------------------------------------------------------ new points
-    def project(self, X_new: Any) -> Any:
-        """Basis functions at new points, (m, k): φ(x) G D^½, centred with an intercept.
-
-        Of a dask array the result is one, too, and lazy.
-        """
-        if is_dask(X_new):
-            job = Project(self._model.alone(), self.dtype, self.block)
-            return map_dask(X_new, self.basis.shape[1], job, (None, self.k), self.dtype)
-        return Project(self._model, self.dtype, self.block)(self.check_new(X_new))
-
     def dual(self, coordinates: Any) -> Any:
         """Dual coefficients of the landmarks, (…, r, p)."""
         be, u = self.backend, self._in_features(coordinates)
@@ -285,80 +216,7 @@ class NystromSpectrum(Spectrum):
             u = one_product(lambda a: be.triangular_solve(R, a, lower=False), u, be.xp)
         return u.astype(self.dtype)
 
-    def constant(self, coordinates: Any) -> Any:
-        """What a prediction adds to κ(x, L) @ dual: ȳ − μ·u, (…, p)."""
-        xp = self.backend.xp
-        constant = xp.zeros((*coordinates.shape[:-2], coordinates.shape[-1])) + self.y_mean
-        if self._model.mean is not None:
-            constant -= self._model.mean @ self._in_features(coordinates)
-        return constant.astype(self.dtype)
-
-    def _in_features(self, coordinates: Any) -> Any:
-        """u = G D^½ coordinates (…, r, p): predictions are φ(x)·u + constant."""
-        scaled = self._model.scale[:, None] * coordinates
-        return self._model.G @ scaled
-
-    # --------------------------------------------- training rows, in one more pass
-    def diagonals(self, filters: Any) -> Any:
-        """Diagonals at the kept training rows: filters (…, k + 1) → (…, n)."""
-        return self._on_rows([], [filters])[0]
-
-    def applied(self, filters: Any) -> Any:
-        """Filtered targets at the kept training rows: filters (…, k + 1) → (…, n, p)."""
-        return self._on_rows([filters], [])[0]
-
-    def applied_and_diagonals(self, filters: list[Any]) -> list[Any]:
-        """Both, of several filters, in one pass over the rows."""
-        return self._on_rows(filters, filters)
-
-    def _on_rows(self, applied: list[Any], diagonals: list[Any]) -> list[Any]:
-        """Filtered targets of some filters and diagonals of others, one pass for all."""
-        xp, k, p = self.backend.xp, self.k, self.p
-
-        def flat(filters: list[Any]) -> Any:
-            rows = [f.reshape(math.prod(f.shape[:-1]), k + 1) for f in filters]
-            return xp.concatenate(rows) if rows else xp.zeros((0, k + 1))
-
-        job = OnRows(self._model, flat(applied), flat(diagonals), self.dtype)
-        n = self.n
-        F = xp.empty((len(job.applied), n, p), self.dtype)
-        Q = xp.empty((len(job.diagonals), n), self.dtype)
-        for start, (F_block, Q_block) in self.X.each(job, self.block, *self._aligned):
-            F[:, start : start + F_block.shape[1]] = F_block
-            Q[:, start : start + Q_block.shape[1]] = Q_block
-        if self.rows is not None:
-            F, Q = F[:, self.rows], Q[:, self.rows]
-        results: list[Any] = []
-        for filters, a in ((applied, F), (diagonals, Q)):
-            start = 0
-            for f in filters:
-                lead = f.shape[:-1]
-                stop = start + math.prod(lead)
-                results.append(a[start:stop].reshape(*lead, *a.shape[1:]))
-                start = stop
-        count = len(applied)
-        return [self.unweighted(a) for a in results[:count]] + results[count:]
-
-    def fold(self, rows: Any) -> Fold:
-        """A set S of kept rows to leave out."""
-        return NystromFold(self, rows)
-
-    def _all(self, kept: Any) -> Any:
-        """An array over kept rows with zeros for the rows of weight 0."""
-        if self.rows is None:
-            return kept
-        full = self.backend.xp.zeros((self.n, *kept.shape[1:]), kept.dtype)
-        full[self.rows] = kept
-        return full
-
 
 def _pilot_model(request: Request, m: int, training: TrainingSet, sampling: str) -> NystromSpectrum:
     options = replace(request.options, n_landmarks=m, sampling=sampling)
     return NystromSpectrum(training, replace(request, random_state=0, options=options))
-
-
-def _overflow(kernel: Kernel, dtype: Any) -> ValueError:
-    return ValueError(
-        f"{kernel!r} overflows {dtype} on these rows: scale X down"
-        + (" or use float64" if dtype == np.float32 else "")
-    )

@@ -52,6 +52,8 @@ class ChunkedRows(StreamedRows):
             if len(here):
                 result[xp.asarray(here)] = chunk[xp.asarray(indices[here] - start)]
             start, done = stop, upto
+            if done == len(order):
+                break
         return result
 
     def blocks(self, size: int) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Rows that are left out of a landmark model."""
+"""Rows that are left out of a model in feature space."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from selfdistill_fast._solvers.fold import Fold
 from selfdistill_fast._validation import check_memory
 
-__all__ = ["NystromFold"]
+__all__ = ["FeatureFold"]
 
 
-class NystromFold(Fold):
+class FeatureFold(Fold):
     """Blocks V_S f V_Sᵀ + f(0) (I − V_S V_Sᵀ − q_S q_Sᵀ); a correction is held with V_Sᵀ δ."""
 
     def __init__(self, spectrum: Any, rows: Any) -> None:
@@ -21,7 +21,7 @@ class NystromFold(Fold):
             spectrum.backend,
             8 * (3 * size * spectrum.k + 2 * order**2),
             f"a fold of {size} rows in {spectrum.k} coordinates",
-            hint="use more folds, or fewer landmarks",
+            hint="use more folds, or " + spectrum.memory_hint,
         )
         everywhere = rows if spectrum.rows is None else spectrum.rows[rows]
         root, _ = spectrum._aligned
