@@ -207,7 +207,7 @@ def main(names):
     limits = ceilings(xp)
     print(device, {name: f"{value:.3g}" for name, value in limits.items()})
     file = RESULTS / f"gpu-{re.sub('[^a-z0-9]+', '-', device.lower()).strip('-')}.json"
-    stored = json.loads(file.read_text()) if file.exists() else {"rows": []}
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"rows": []}
     found, failed = {row["case"]: row for row in stored["rows"]}, []
     for name in names or GROUPS:
         for row in GROUPS[name](xp, limits):
@@ -220,7 +220,9 @@ def main(names):
                 "rows": list(found.values()),
             }  # fmt: skip
             RESULTS.mkdir(exist_ok=True)
-            file.write_text(json.dumps(stored, indent=1) + "\n")  # a row at a time: nothing is lost
+            file.write_text(
+                json.dumps(stored, indent=1) + "\n", encoding="utf-8"
+            )  # a row at a time: nothing is lost
     print(f"written: {file}")
     if failed:
         raise RuntimeError("ours failed: " + "; ".join(failed))

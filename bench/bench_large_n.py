@@ -70,7 +70,7 @@ def summary(medians: dict[str, float | str]) -> str:
         "rows": table,
         "load": os.getloadavg()[0],
     }
-    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     lines = [
         f"data of the first four rows: {stored['data']}, {ROWS} rows",
         f"{'case':<42}{'us (s)':>9}{'ratio':>8}{'target':>8}  peer (s)",

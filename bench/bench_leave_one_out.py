@@ -44,7 +44,7 @@ def summary(medians: dict[str, float | str]) -> str:
     search = medians["test_sklearn_grid_search_one_step"]
     eigh = medians["test_eigendecomposition_of_one_gamma"]
     share = medians["test_leave_one_out_of_one_gamma_all_lams_and_steps"] / eigh
-    RESULTS.write_text(json.dumps(medians, indent=1, sort_keys=True) + "\n")
+    RESULTS.write_text(json.dumps(medians, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return "\n".join(
         [
             f"tuning n = {N}, {len(GAMMAS)} γ x {len(LAMS)} λ x {STEPS} steps: {ours:.2f} s",

@@ -38,7 +38,7 @@ def run(function, *arguments, env=None):
         done = subprocess.run(
             command,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env=environment,
             timeout=TIMEOUT,
             check=False,

@@ -33,7 +33,7 @@ LAMS, STEPS, GAMMA = [10.0, 1.0, 0.1, 0.01], 6, 0.1
 
 def peak() -> int:
     """Peak bytes of this process."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
 
 
@@ -119,7 +119,7 @@ def main() -> None:
     first, second = (np.array(results[job]["checksum"]) for job in KRYLOV)
     results["largest_difference"] = float(np.abs(first - second).max())
     print(f"largest difference of the two: {results['largest_difference']:.1e}")
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -168,12 +168,12 @@ def choose(data: tuple) -> dict[str, Any]:
 
 
 def run(path: Path, args: argparse.Namespace) -> None:
-    stored = json.loads(path.read_text()) if path.exists() else {}
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def store() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(stored, indent=1))
+        aside.write_text(json.dumps(stored, indent=1), encoding="utf-8")
         os.replace(aside, path)
 
     for name in SETS:
@@ -216,7 +216,7 @@ def named(method: str, rows: list[dict[str, Any]]) -> str:
 
 
 def table(path: Path) -> str:
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     lines = []
     for name, entry in stored.items():
         models = entry["models"]

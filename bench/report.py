@@ -160,7 +160,9 @@ def write(ceilings, medians):
     print("\n\n" + table(rows, ceilings) + "\n")
     found = {row["case"]: row for row in rows}
     if FILE.exists():
-        found = {row["case"]: row for row in json.loads(FILE.read_text())["rows"]} | found
+        found = {
+            row["case"]: row for row in json.loads(FILE.read_text(encoding="utf-8"))["rows"]
+        } | found
     rows = [found[case.name] for case in CASES if case.name in found]
     RESULTS.mkdir(exist_ok=True)
     stored = {
@@ -169,11 +171,11 @@ def write(ceilings, medians):
         "ceilings": ceilings,
         "rows": rows,
     }
-    FILE.write_text(json.dumps(stored, indent=1) + "\n")
+    FILE.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     picture(rows, RESULTS / "core.svg")
     print(f"written: {FILE} and core.svg")
 
 
 if __name__ == "__main__":
-    stored = json.loads(FILE.read_text())
+    stored = json.loads(FILE.read_text(encoding="utf-8"))
     print(table(stored["rows"], stored["ceilings"]))

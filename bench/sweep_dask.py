@@ -83,7 +83,7 @@ def main(n: int = 2000) -> None:
     if ratio is not None:
         print(f"2 workers against 1: {ratio:.2f}x (target 1.5x), on {available_cpus()} cores")
     results = {"n": n, "seconds": found, "ratio": ratio, "cores": available_cpus()}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

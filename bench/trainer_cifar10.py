@@ -218,7 +218,7 @@ def chains(root, args, device, precision):
     save_figure(figure_training(table, title=title), args.results.with_suffix(".png"))
     rows = []
     for file in sorted(out.glob("seed-*/alpha-*/chain.json")):
-        chain = json.loads(file.read_text())
+        chain = json.loads(file.read_text(encoding="utf-8"))
         rows += [{"chain": str(chain["alpha"]), "seed": chain["seed"], **s} for s in chain["steps"]]
     return rows
 
@@ -287,7 +287,7 @@ def main():
         args.batch_sizes, args.workers = [64], [0, 2]
         args.batches, args.images, args.repeats = 3, 0, 2
         args.run = args.run.with_name("trainer_cifar10_smoke")
-    stored = json.loads(args.results.read_text()) if args.results.exists() else {}
+    stored = json.loads(args.results.read_text(encoding="utf-8")) if args.results.exists() else {}
     if args.table:
         show(stored)
         return

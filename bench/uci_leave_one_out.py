@@ -64,7 +64,7 @@ def fit(method: str, X: np.ndarray, y: np.ndarray, seed: int):
 
 
 def run() -> None:
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     done = {(row["set"], row["fold"]) for row in rows}
     for name in SETS:
         for fold in range(10):
@@ -84,12 +84,12 @@ def run() -> None:
                     row[method]["steps"] = model.best_step_
             rows.append(row)
             RESULTS.parent.mkdir(parents=True, exist_ok=True)
-            RESULTS.write_text(json.dumps(rows, indent=1))
+            RESULTS.write_text(json.dumps(rows, indent=1), encoding="utf-8")
             print(name, fold, flush=True)
 
 
 def table() -> str:
-    rows = json.loads(RESULTS.read_text())
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))
     lines = [
         "| set | n | " + " | ".join(METHODS) + " | seconds: " + " / ".join(METHODS) + " |",
         "|---|---|" + "---|" * (len(METHODS) + 1),

@@ -107,5 +107,5 @@ best cell.
 if __name__ == "__main__":
     directory = Path(sys.argv[1])
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "benchmarks.md").write_text(page(), "utf-8")
+    (directory / "benchmarks.md").write_text(page(), encoding="utf-8")
     shutil.copy(RESULTS / "core.svg", directory)

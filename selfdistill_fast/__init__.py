@@ -29,12 +29,22 @@ from selfdistill_fast.alpha import (
     optimal_alpha,
     weights_to_alphas,
 )
-from selfdistill_fast.kernels import NTK, RBF, Kernel, Laplacian, Linear, Matern, Polynomial
+from selfdistill_fast.kernels import (
+    NTK,
+    RBF,
+    Features,
+    Kernel,
+    Laplacian,
+    Linear,
+    Matern,
+    Polynomial,
+)
 
 __all__ = [
     "NTK",
     "RBF",
     "DistillationPath",
+    "Features",
     "Kernel",
     "Laplacian",
     "Linear",

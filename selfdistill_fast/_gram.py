@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 from selfdistill_fast import _ranges as ranges
 from selfdistill_fast._backend import Array, Backend, Half, deliver, get_backend, run_where_it_pays
 from selfdistill_fast._validation import check_memory, plain
-from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
+from selfdistill_fast.kernels import RBF, Custom, Features, Kernel, Precomputed, as_kernel
 
 __all__ = ["gram", "gram_matmul", "gram_sweep"]
 
@@ -80,8 +80,9 @@ def gram(
     array([[1.    , 0.6065],
            [0.6065, 1.    ]])
     """
-    be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
     kernel = as_kernel(kernel)
+    X, Z = _features(kernel, X, Z)
+    be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
 
     def compute(be: Backend) -> Array:
         A, B = _rows(be, X, Z, kernel)
@@ -141,9 +142,10 @@ def gram_matmul(
     >>> bool(np.allclose(gram_matmul(X, None, w, RBF(0.1)), gram(X, kernel=RBF(0.1)) @ w))
     True
     """
+    kernel = as_kernel(kernel)
+    X, Z = _features(kernel, X, Z)
     arrays = {"X": X, "Z": Z, "W": W, "out": out}
     be = get_backend(backend, arrays, n_threads=n_threads)
-    kernel = as_kernel(kernel)
 
     def compute(be: Backend) -> Array:
         A, B = _rows(be, X, Z, kernel)
@@ -214,7 +216,7 @@ def gram_sweep(
     be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
     checked = [as_kernel(kernel) for kernel in kernels]
     pairs = {kernel.pair for kernel in checked}
-    if len(pairs) > 1 or "" in pairs:
+    if len(pairs) > 1 or "" in pairs or any(isinstance(k, Features) for k in checked):
         raise ValueError(
             "kernels must share one distance, got "
             + ", ".join(f"{type(k).__name__} ({k.pair or 'none'})" for k in checked)
@@ -230,6 +232,11 @@ def gram_sweep(
     if out is None and be.caller == "numpy" and be.xp is not np:
         out = np.empty(shape, dtype=X.dtype)  # one buffer on the host as well
     return (_delivered(be, K, out) for K in native_sweep(be, X, Z, checked, target))
+
+
+def _features(kernel: Kernel, X: Any, Z: Any) -> tuple[Any, Any]:
+    """The rows that the kernel's pair quantity is about."""
+    return kernel.rows(X), None if Z is None else kernel.rows(Z, "Z")
 
 
 def _sizes(be: Backend, X: Array, Z: Array, kernel: Kernel) -> tuple[int, int, int]:

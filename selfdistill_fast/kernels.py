@@ -18,6 +18,7 @@ class                 pair quantity  κ(x, z)
 ``NTK``               angle(x, z)    see :class:`NTK`
 ``Precomputed``       —              the caller supplies K itself
 ``Custom``            —              the caller supplies a function of (X, Z)
+``Features``          ⟨φ(x), φ(z)⟩   s, where the caller supplies φ
 ====================  =============  =============================================
 
 Every backend computes exactly these kernels. ``c_spec`` is all that the C and CUDA loops
@@ -41,6 +42,7 @@ __all__ = [
     "NTK",
     "RBF",
     "Custom",
+    "Features",
     "Kernel",
     "Laplacian",
     "Linear",
@@ -107,6 +109,10 @@ class Kernel:
     def diagonal(self, xp: Any, xx: Array) -> Array:
         """κ(x, x) from ‖x‖², shape (n,)."""
         return xp.ones_like(xx)
+
+    def rows(self, X: Any, name: str = "X") -> Any:
+        """The rows that :meth:`of_pair` is about: X itself, or features that are made of it."""
+        return X
 
     # _ranges.py uses these to keep squares and products within the range of a dtype: the first
     # two for a distance kernel, the last two for any other kernel with a pair quantity.
@@ -315,6 +321,62 @@ class Linear(Kernel):
 
     def diagonal(self, xp: Any, xx: Array) -> Array:
         return xx
+
+
+@dataclass(frozen=True)
+class Features(Linear):
+    """Linear kernel κ(x, z) = ⟨φ(x), φ(z)⟩ of a feature map φ with finitely many features.
+
+    Such as random Fourier features, the embeddings of a network, or a scikit-learn transformer.
+    Every solver serves it; ``solver="primal"`` never forms K, so its cost grows linearly with
+    the number of rows.
+
+    Parameters
+    ----------
+    function : callable, or object with a method ``transform``
+        ``function(X)`` with n samples returns their features, (n, D). X is whatever
+        ``spectrum`` and ``predict`` are given (images, texts, …), or blocks of rows, where X is
+        no array in memory. Each row of the result must depend on the same row of X only; a
+        transformer must have been fitted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from selfdistill_fast import Features, distill, spectrum
+    >>> X = np.linspace(0, 1, 50)[:, None]
+    >>> waves = Features(lambda X: np.cos(np.pi * X * np.arange(6)))
+    >>> s = spectrum(X, np.cos(2 * np.pi * X[:, 0]), waves, solver="primal")
+    >>> distill(s, lam=1e-3, alpha=0.5, n_steps=2).coef().round(2) + 0.0
+    array([0., 0., 1., 0., 0., 0.])
+    """
+
+    function: Any
+    name: ClassVar[str] = "features"
+
+    def __post_init__(self) -> None:
+        if not (callable(self.function) or hasattr(self.function, "transform")):
+            raise TypeError(
+                f"Features: function must be callable, or have a method transform; got "
+                f"{self.function!r}"
+            )
+
+    def rows(self, X: Any, name: str = "X") -> Any:
+        """φ(X), (n, D)."""
+        features = getattr(self.function, "transform", self.function)(X)
+        shape, n = getattr(features, "shape", None), len(X) if hasattr(X, "__len__") else None
+        if shape is None or len(shape) != 2 or (n is not None and shape[0] != n):
+            raise ValueError(
+                f"Features: the function must return an array (n, D) for n samples; it returned "
+                f"{type(features).__name__ if shape is None else f'shape {tuple(shape)}'} for "
+                f"{name} with {n} samples"
+            )
+        return features
+
+    def to_dict(self) -> dict[str, Any]:
+        raise TypeError(
+            "a feature map cannot be saved: code is not data. Use Linear() on the features, and "
+            "keep the function yourself"
+        )
 
 
 @dataclass(frozen=True)

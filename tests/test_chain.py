@@ -35,8 +35,9 @@ def check(backend, kernel, X, Y, X_new, lam, alpha, *, weight=None, intercept=Fa
     """
     dtype = X.dtype
     options = {"sample_weight": weight, "fit_intercept": intercept, "backend": backend}
+    options["solver"] = solver
     if solver != "eigh":
-        options |= {"solver": solver, "lam": lam}
+        options["lam"] = lam
     s = spectrum(X, Y, kernel, **options)
     path = (
         distill(s, lam, alpha, T)

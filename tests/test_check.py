@@ -84,7 +84,8 @@ def test_a_process_that_ends_early_is_a_fault(tmp_path, monkeypatch, ending, fau
     python.write_text(
         "#!/bin/sh\n"
         """echo '{"call": "load"}'; echo '{"call": "load", "seconds": 0.5, "fault": null}'\n"""
-        """echo '{"call": "gram"}'\n""" + ending + "\n"
+        """echo '{"call": "gram"}'\n""" + ending + "\n",
+        encoding="utf-8",
     )
     python.chmod(0o755)
     monkeypatch.setattr(check.sys, "executable", str(python))
@@ -98,7 +99,9 @@ def test_a_process_that_ends_early_is_a_fault(tmp_path, monkeypatch, ending, fau
 def test_what_is_checked_is_what_is_installed(tmp_path, monkeypatch):
     """Not a folder of the same name, such as that of a clone, in the working directory."""
     (tmp_path / "selfdistill_fast").mkdir()
-    (tmp_path / "selfdistill_fast" / "__init__.py").write_text("raise ImportError('a clone')\n")
+    (tmp_path / "selfdistill_fast" / "__init__.py").write_text(
+        "raise ImportError('a clone')\n", encoding="utf-8"
+    )
     monkeypatch.chdir(tmp_path)
     commands = []
     run = check.subprocess.run  # an editable install is found first in any case

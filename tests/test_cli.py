@@ -128,19 +128,19 @@ def test_every_format_gives_the_same_results(kind, frame, csv, tmp_path):
 
 def test_names_and_text_may_hold_other_delimiters(tmp_path):
     file = tmp_path / "odd.csv"
-    file.write_text('"a, mm";b c;"y"\n1;u, v;3\n2;;4\n')
+    file.write_text('"a, mm";b c;"y"\n1;u, v;3\n2;;4\n', encoding="utf-8")
     table = read_table(file)
     assert table.names == ["a, mm", "b c", "y"]
     assert table.array([0, 2]).tolist() == [[1, 3], [2, 4]]
-    file.write_text(",2.5\n1,3.5\n")  # a missing value is not a name
+    file.write_text(",2.5\n1,3.5\n", encoding="utf-8")  # a missing value is not a name
     assert not read_table(file).has_names
-    file.write_text("y,note\n1,u\n2,v\n")  # a header above text
+    file.write_text("y,note\n1,u\n2,v\n", encoding="utf-8")  # a header above text
     assert read_table(file).names == ["y", "note"]
 
 
 def test_a_header_can_be_forced(tmp_path):
     file = tmp_path / "years.csv"
-    file.write_text("2001,2002\n1,2\n3,5\n4,4\n")
+    file.write_text("2001,2002\n1,2\n3,5\n4,4\n", encoding="utf-8")
     assert read_table(file).has_names is False
     assert len(read_table(file)) == 4
     assert read_table(file, header=True).names == ["2001", "2002"]
@@ -369,7 +369,7 @@ def test_predict_refuses_what_does_not_fit(frame, csv, tmp_path):
 )
 def test_bad_data(text, message, tmp_path):
     file = tmp_path / "bad.csv"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     output = run("fit", file, code=0 if message is None else 2)
     if message is not None:
         assert message in output
@@ -379,7 +379,7 @@ def test_bad_data(text, message, tmp_path):
 
 def test_unreadable_files(csv, tmp_path):
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)) * 4)
-    (tmp_path / "fake.parquet").write_text("a,b\n1,2\n")
+    (tmp_path / "fake.parquet").write_text("a,b\n1,2\n", encoding="utf-8")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(csv.read_bytes())[:80])
     for name in ("binary.csv", "fake.parquet", "cut.csv.gz", "none.csv", "."):
         output = run("fit", tmp_path / name, code=2)
@@ -428,9 +428,9 @@ def test_bad_masks(csv, tmp_path):
         ("1\n" * 60, "none is left to train on"),
         ("0\n2\n" + "1\n" * 58, "row 2: a mask holds 0 and 1, got 2"),
     ):
-        (tmp_path / "mask.csv").write_text(text)
+        (tmp_path / "mask.csv").write_text(text, encoding="utf-8")
         assert message in run("fit", csv, "--test", f"{tmp_path}/mask.csv:0", code=2)
-    (tmp_path / "mask.csv").write_text("1\n" + "0\n" * 59)
+    (tmp_path / "mask.csv").write_text("1\n" + "0\n" * 59, encoding="utf-8")
     both = ("--test", f"{tmp_path}/mask.csv:0", "--val", f"{tmp_path}/mask.csv:0")
     assert "row 1 is held out by" in run("fit", csv, *both, code=2)
 
@@ -448,14 +448,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     write_table(target, ["a"], np.ones((3, 1)))
 
     def full(self, file, **_):
-        Path(file).write_text("half a fi")
+        Path(file).write_text("half a fi", encoding="utf-8")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
     with pytest.raises(OSError, match="no space"):
         write_table(target, ["a"], np.zeros((3, 1)))
     assert [file.name for file in tmp_path.iterdir()] == ["out.csv"]
-    assert target.read_text().split() == ["a", "1.0", "1.0", "1.0"]
+    assert target.read_text(encoding="utf-8").split() == ["a", "1.0", "1.0", "1.0"]
 
 
 # --------------------------------------------------------------------- info
@@ -595,7 +595,6 @@ def _process(*arguments, code=0, cwd=None, **environment):
     result = subprocess.run(
         [sys.executable, "-m", "selfdistill_fast", *map(str, arguments)],
         capture_output=True,
-        text=True,
         encoding="utf-8",
         cwd=cwd,
         env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
@@ -621,7 +620,9 @@ def test_a_closed_pipe_is_no_error(csv, tmp_path):
     big = tmp_path / "big.csv"
     pd.concat([pd.read_csv(csv)] * 2000).to_csv(big, index=False)
     command = f'"{sys.executable}" -m selfdistill_fast predict m.npz big.csv | head -n 1'
-    result = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        command, shell=True, cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
     assert result.stdout == "y\n"
     assert result.stderr == ""
 
@@ -637,7 +638,7 @@ def test_a_traceback_on_request(csv):
 
 def test_a_failed_report_leaves_the_old_file(csv, tmp_path, monkeypatch):
     report = tmp_path / "report.json"
-    report.write_text("old")
+    report.write_text("old", encoding="utf-8")
 
     def full(self, text, **_):
         with self.open("w") as file:
@@ -646,7 +647,7 @@ def test_a_failed_report_leaves_the_old_file(csv, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", full)
     assert "no space left" in run("fit", csv, "--report", report, code=1)
-    assert report.read_text() == "old"
+    assert report.read_text(encoding="utf-8") == "old"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["data.csv", "report.json"]
 
 

@@ -33,7 +33,9 @@ def test_report_does_not_import_heavy_packages():
         "import sys; from selfdistill_fast import show_config; show_config();"
         "print([m for m in ('torch', 'pandas', 'matplotlib', 'sklearn') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert found.stdout.strip() == "[]"
 
 

@@ -32,7 +32,7 @@ def test_example(name, output, written, tmp_path):
     result = subprocess.run(
         [sys.executable, str(script), output.format(tmp_path)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=tmp_path,
         check=False,
     )
@@ -48,7 +48,9 @@ def test_the_sweep_of_the_readme(tmp_path):
     """``selfdistill-fast sweep examples/sweep.toml``, on a machine without anything else."""
     shutil.copy(ROOT / "examples" / "sweep.toml", tmp_path)
     command = [sys.executable, "-m", "selfdistill_fast", "sweep", "sweep.toml"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    result = subprocess.run(
+        command, capture_output=True, encoding="utf-8", cwd=tmp_path, check=False
+    )
     assert result.returncode == 0, result.stderr
     assert "11 kernels" in result.stdout
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")

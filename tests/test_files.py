@@ -20,39 +20,39 @@ def names(folder):
 
 def test_a_file_is_replaced_in_one_step(tmp_path):
     path = tmp_path / "a.tar.gz"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     with replacing(path) as aside:
         assert aside.parent == tmp_path
         assert aside.name.endswith(".tar.gz")
-        aside.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
+        aside.write_text("new", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == "new"
     assert names(tmp_path) == ["a.tar.gz"]
 
 
 @pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
 def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path, error):
     path = tmp_path / "a"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
 
     def write():
         with replacing(path) as aside:
-            aside.write_text("ne")
+            aside.write_text("ne", encoding="utf-8")
             raise error
 
     with pytest.raises(type(error)):
         write()
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert names(tmp_path) == ["a"]
 
 
 def test_a_fixed_name_is_overwritten(tmp_path):
     path, aside = tmp_path / "a", tmp_path / "a.tmp"
-    aside.write_text("left by a killed process")
+    aside.write_text("left by a killed process", encoding="utf-8")
     with replacing(path, aside) as given:
         assert given == aside
-        given.write_text("new")
-    assert path.read_text() == "new"
+        given.write_text("new", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == "new"
     assert names(tmp_path) == ["a"]
 
 
@@ -66,7 +66,7 @@ def test_the_file_and_its_name_are_forced_to_the_disk(tmp_path, monkeypatch, syn
 
     monkeypatch.setattr(os, "fsync", counted)
     with replacing(tmp_path / "a", sync=sync) as aside:
-        aside.write_text("new")
+        aside.write_text("new", encoding="utf-8")
     expected = [False, True] if os.name != "nt" else [False]
     assert done == (expected if sync else [])
 
@@ -82,11 +82,11 @@ def test_a_directory_without_fsync_is_no_error_and_a_failing_disk_is(tmp_path, m
 
     monkeypatch.setattr(os, "fsync", failing)
     with replacing(tmp_path / "a") as aside:
-        aside.write_text("new")
-    assert (tmp_path / "a").read_text() == "new"
+        aside.write_text("new", encoding="utf-8")
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "new"
     number = errno.EIO
     with pytest.raises(OSError, match="rror"), replacing(tmp_path / "b") as aside:
-        aside.write_text("new")
+        aside.write_text("new", encoding="utf-8")
 
 
 @pytest.mark.skipif(not hasattr(os, "umask"), reason="no umask on this system")
@@ -115,7 +115,7 @@ def test_one_process_holds_a_lock(tmp_path):
         locked(path)
     code = "import sys; from pathlib import Path; from selfdistill_fast._files import locked; "
     command = [sys.executable, "-c", code + "locked(Path(sys.argv[1]))", str(path)]
-    other = subprocess.run(command, capture_output=True, text=True, check=False)
+    other = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert "BlockingIOError" in other.stderr
     held.release()
     subprocess.run(command, check=True)

@@ -50,7 +50,9 @@ def test_silence_means_right(solver, family, data):
 
 #: problems that were once answered wrongly without a word, refused without need, or never
 #: answered, as they print themselves
-FOUND = (Path(__file__).parent / "data" / "hard_problems.txt").read_text().splitlines()
+FOUND = (
+    (Path(__file__).parent / "data" / "hard_problems.txt").read_text(encoding="utf-8").splitlines()
+)
 
 
 @pytest.mark.parametrize("text", FOUND, ids=lambda text: text[8:40])

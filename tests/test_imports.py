@@ -58,7 +58,7 @@ def imports(name):
 
     What only a type checker imports is left out: the name of a type is no flow of data.
     """
-    found, tree = set(), ast.parse(FILES[name].read_text())
+    found, tree = set(), ast.parse(FILES[name].read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
@@ -106,7 +106,7 @@ def test_only_the_backend_touches_the_compiled_module(name):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solvers_speak_to_the_backend(name):
     """No linear algebra of their own: a GPU backend must not need a rewrite."""
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 assert not alias.name.startswith(("scipy", "numpy.linalg")), alias.name
@@ -131,7 +131,7 @@ def test_alpha_is_a_leaf():
 @pytest.mark.parametrize("name", [name for name in FILES if room(name) != "trainer"])
 def test_torch_lives_in_the_trainer(name):
     """The only torch imports; elsewhere its arrays are known by what they can do."""
-    for node in ast.walk(ast.parse(FILES[name].read_text())):
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
         modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         assert not any(module.split(".")[0] == "torch" for module in modules)
@@ -161,7 +161,9 @@ def test_every_public_name_exists_and_has_a_docstring():
 
 
 def run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

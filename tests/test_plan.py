@@ -79,7 +79,7 @@ def test_no_solver_takes_more_memory_than_planned(solver, n, d, p, dtype, option
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MEASURE, *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     used, planned = map(int, done.stdout.split())

@@ -272,7 +272,7 @@ def test_weights_that_leave_the_range_are_refused(solver, size, rng):
 
 
 def test_predictions_and_weights_that_overflow_are_refused(rng):
-    X, y = rng.normal(size=(12, 2)), rng.normal(size=12)
+    X, y = rng.normal(size=(12, 2)), 100 * rng.normal(size=12)
     s = spectrum(X, y, Linear())
     with pytest.raises(ValueError, match="predictions overflow float64"):
         distill(s, 0.1, 0.3, 2).predict(np.full((1, 2), 1e308))

@@ -393,9 +393,13 @@ CLUSTER = """
 def test_a_killed_worker_changes_nothing(tmp_path):
     pytest.importorskip("distributed")
     script = tmp_path / "cluster.py"
-    script.write_text(textwrap.dedent(CLUSTER))
+    script.write_text(textwrap.dedent(CLUSTER), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, str(script)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=300,
     )
     assert done.stdout.split() == ["fine"], done.stderr
 
@@ -459,7 +463,7 @@ def test_peak_memory_is_what_is_said(kind, sampling, dtype, n, m, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(MEMORY), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr

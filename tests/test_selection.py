@@ -495,7 +495,8 @@ def test_constrained_path_of_a_landmark_model_with_negligible_directions(rng):
     outside = np.square(s.target).sum() / 12 - inside
     tol = outside + 0.3 * inside
     F = constrained_path(s, tol, max_steps=1).path.predict(X)
-    np.testing.assert_allclose(np.square(F - y).mean(), tol, rtol=1e-4)
+    # the energy in raised directions is known to the root of rounding only
+    np.testing.assert_allclose(np.square(F - y).mean(), tol, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

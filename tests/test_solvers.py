@@ -152,6 +152,6 @@ def test_the_command_sees_it(data, tmp_path):
     arguments = ["fit", str(file), "--no-header", "--solver", "toy", "--report", str(report)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert json.loads(report.read_text())["solver"] == "toy"
+    assert json.loads(report.read_text(encoding="utf-8"))["solver"] == "toy"
     shown = CliRunner().invoke(app, ["plan", "100", "2"])
     assert "toy" in shown.output

@@ -494,7 +494,9 @@ def test_nystrom_goes_on_with_the_seed_that_it_drew(problem, tmp_path, factorise
         shutil.rmtree(tmp_path / "store" / name)
     assert same(first, go(problem, tmp_path / "store", **options))
     assert len(factorised) == 6
-    manifest = json.loads((tmp_path / "store" / ".sweep" / "manifest.json").read_text())
+    manifest = json.loads(
+        (tmp_path / "store" / ".sweep" / "manifest.json").read_text(encoding="utf-8")
+    )
     assert same(first, go(problem, random_state=manifest["random_state"], **options))
 
 
@@ -526,9 +528,9 @@ def test_a_damaged_group_is_noticed_and_computed_again(damage, problem, tmp_path
     elif damage == "missing":
         chunk.unlink()  # zarr would read fill values
     elif damage == "metadata":
-        (store / "kernel-0002" / ".zmetadata").write_text("{")
+        (store / "kernel-0002" / ".zmetadata").write_text("{", encoding="utf-8")
     elif damage == "marker":
-        (store / ".sweep" / "done" / "kernel-0002.json").write_text('{"files": ')
+        (store / ".sweep" / "done" / "kernel-0002.json").write_text('{"files": ', encoding="utf-8")
     elif damage == "extra":
         (store / "kernel-0002" / "mse_loo" / "0.0.0.0.1").write_bytes(b"x")
     if damage != "marker":
@@ -582,7 +584,7 @@ def test_leftovers_are_removed_and_never_read(problem, tmp_path, factorised):
 
 
 def test_a_strange_directory_is_left_alone(problem, tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(ValueError, match=r"not a store of a sweep .*thesis\.tex"):
         go(problem, tmp_path, overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
@@ -650,7 +652,7 @@ def in_a_mount(script, folder, options):
         pytest.skip(f"cannot mount a file system here: {error}")
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", command],
-        input=textwrap.dedent(script), capture_output=True, text=True, check=False,
+        input=textwrap.dedent(script), capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -856,7 +858,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path)],
-        env={**os.environ, **threads}, capture_output=True, text=True, check=False,
+        env={**os.environ, **threads}, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     kills, stages, compared = map(int, done.stdout.split())
@@ -929,7 +931,7 @@ def config(tmp_path, rng):
     X, y, _, _ = draw(rng, n=60, p=2)
     frame = pd.DataFrame({"a": X[:, 0], "b": 30 * X[:, 1], "y": 100 * y[:, 0], "z": y[:, 1]})
     frame.to_csv(tmp_path / "data.csv", index=False)
-    (tmp_path / "sweep.toml").write_text(CONFIG)
+    (tmp_path / "sweep.toml").write_text(CONFIG, encoding="utf-8")
     return tmp_path / "sweep.toml"
 
 
@@ -1018,9 +1020,9 @@ def test_the_command_prints_the_best_cells_in_the_units_of_the_data(config, fact
     ],
 )
 def test_mistakes_in_the_file_are_named(old, new, message, config):
-    text = config.read_text()
+    text = config.read_text(encoding="utf-8")
     assert old in text
-    config.write_text(text.replace(old, new, 1))
+    config.write_text(text.replace(old, new, 1), encoding="utf-8")
     output = command(
         config,
         code=2
@@ -1237,6 +1239,8 @@ def test_a_store_of_another_format_is_not_read(problem, tmp_path):
     store = tmp_path / "s.zarr"
     go(problem, store)
     manifest = store / ".sweep" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("store, version 1", "store, version 2"))
+    manifest.write_text(
+        manifest.read_text(encoding="utf-8").replace("store, version 1", "store, version 2")
+    )
     with pytest.raises(ValueError, match="this version reads"):
         SweepResult.load(store)

@@ -5,6 +5,7 @@ On a CUDA device they are test_gpu.py's.
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 
 import numpy as np
@@ -192,6 +193,8 @@ def test_what_numpy_cannot_read_is_named():
 
 def test_array_api_dispatch():
     """scikit-learn's dispatch is switched on: tensors in, tensors of predictions out."""
+    if importlib.util.find_spec("sklearn.externals.array_api_compat") is None:
+        pytest.importorskip("array_api_compat")  # older scikit-learn has none of its own
     code = """
         import numpy as np, sklearn, torch
         from sklearn.model_selection import GridSearchCV, cross_val_score

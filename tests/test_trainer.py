@@ -621,7 +621,7 @@ def test_killed_and_run_again_it_is_the_same_fit(tmp_path):
         return subprocess.run(
             [sys.executable, "-c", KILLED, str(directory), str(step), role, str(epoch)],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
 
@@ -770,7 +770,7 @@ assert torch.equal(again.steps_[1].state["3.bias"], chain.steps_[1].state["3.bia
 
 def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
     script = tmp_path / "train.py"
-    script.write_text(SHARED)
+    script.write_text(SHARED, encoding="utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for command in (
         [*launch, script, tmp_path / "two", 16],
@@ -779,7 +779,7 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
         done = subprocess.run(
             [str(part) for part in command],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
             timeout=300,
         )
@@ -903,5 +903,7 @@ def test_without_torch_the_extra_is_named():
         "try:\n    import selfdistill_fast.trainer\n"
         "except ImportError as error:\n    print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True
+    )
     assert "pip install 'selfdistill_fast[torch]'" in done.stdout

@@ -50,9 +50,14 @@ def test_a_run_is_chains_and_seeds(trained):
     for seed in (0, 1):
         for fit in ("first/step-1", "alpha-0.3/step-2", "alpha-optimal/step-2-student"):
             assert f"seed-{seed}/{fit}/fit.pt" in names
-            assert len(names[f"seed-{seed}/{fit}/log.csv"].read_text().splitlines()) == 3
-        best = json.loads(names[f"seed-{seed}/alpha-optimal/chain.json"].read_text())
-        fixed = json.loads(names[f"seed-{seed}/alpha-0.3/chain.json"].read_text())
+            assert (
+                len(names[f"seed-{seed}/{fit}/log.csv"].read_text(encoding="utf-8").splitlines())
+                == 3
+            )
+        best = json.loads(
+            names[f"seed-{seed}/alpha-optimal/chain.json"].read_text(encoding="utf-8")
+        )
+        fixed = json.loads(names[f"seed-{seed}/alpha-0.3/chain.json"].read_text(encoding="utf-8"))
         assert (best["n_fits"], fixed["n_fits"]) == (3, 2)
         assert best["steps"][0] == fixed["steps"][0]  # the shared first fit
         assert fixed["steps"][1]["alpha"] == 0.3
@@ -176,7 +181,11 @@ def test_a_killed_command_continues_with_the_same_result(tmp_path):
 
     def outcome(name, **extra):
         return subprocess.run(
-            command(name), capture_output=True, text=True, check=False, env=os.environ | extra
+            command(name),
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+            env=os.environ | extra,
         )
 
     assert outcome("whole").returncode == 0  # a process of its own, too: the same threads

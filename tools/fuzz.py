@@ -514,7 +514,7 @@ def work(start, calls, notes, *, verbose=False):
     """Make calls from one seed on; note each in a file. Returns the exit status."""
     found, done, seed, begun = Counter(), 0, start, time.monotonic()
 
-    with tempfile.TemporaryDirectory() as folder, open(notes, "w") as file:
+    with tempfile.TemporaryDirectory() as folder, open(notes, "w", encoding="utf-8") as file:
         while done < calls:
             lines = []
 
@@ -570,7 +570,7 @@ def watch(start, calls):
             status = max(status, int(code != 0))
             if code in (0, FOUND):
                 break
-            head, *lines = notes.read_text().split("\n") if notes.exists() else [""]
+            head, *lines = notes.read_text(encoding="utf-8").split("\n") if notes.exists() else [""]
             if not head:
                 print(f"the process ended with {code} before its first call")
                 break

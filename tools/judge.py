@@ -99,7 +99,7 @@ def main():
                 print(f"{done} problems, {printed} faults, {seconds:.0f} s", file=sys.stderr)
     text = table(found)
     if given.out:
-        given.out.write_text(text + "\n")
+        given.out.write_text(text + "\n", encoding="utf-8")
     else:
         print(text)
     sys.exit(printed > 0)

@@ -85,7 +85,7 @@ def outcome(call: str, n: int, threads: int) -> str:
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, __file__, "--child", call, "--rows", str(n)],
-        env=environment, capture_output=True, text=True, check=False,
+        env=environment, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     seconds = time.monotonic() - start
     if done.returncode < 0:

@@ -82,7 +82,9 @@ def has_isa(name: str) -> Callable[[Path, str], str]:
     """An instruction set that this processor must have."""
 
     def setup(copy: Path, command: str) -> str:
-        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        flags = re.search(
+            r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE
+        )
         needed = {"generic": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512dq"}}
         if not needed[name] <= set(flags[1].split() if flags else ()):
             raise CannotRun(f"not available on this processor ({processor()})")
@@ -137,7 +139,7 @@ LEGS = [
 
 
 def run_or_stop(command: list[str]) -> None:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise CannotRun(said[-1] if said else f"{command[0]} ended with {done.returncode}")
@@ -145,7 +147,9 @@ def run_or_stop(command: list[str]) -> None:
 
 def processor() -> str:
     """The model of this machine's processor."""
-    model = re.search(r"^model name\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    model = re.search(
+        r"^model name\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE
+    )
     return model[1].strip() if model else "unknown processor"
 
 
@@ -202,7 +206,9 @@ def counts(said: str) -> str:
 
 
 def git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    )
     return done.stdout.strip()
 
 
@@ -249,12 +255,12 @@ def main() -> int:
         result = run(leg)
         print(f"{leg.name}: {result['status']}: {result.get('counts') or result.get('why')}")
         failed |= result["status"] == "failed"
-        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         results[leg.name] = result
         RESULTS.write_text(
             json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-    write_table(json.loads(RESULTS.read_text()) if RESULTS.exists() else {})
+    write_table(json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {})
     return int(failed)
 
 

@@ -19,7 +19,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 def _number(path: Path) -> float | None:
     """First number in a cgroup file; None if the file is absent or says "max"."""
     try:
-        word = path.read_text().split()[0]
+        word = path.read_text(encoding="utf-8").split()[0]
         return None if word == "max" else float(word)
     except (OSError, ValueError, IndexError):
         return None
@@ -29,7 +29,7 @@ def _own_cgroups() -> list[Path]:
     """Directories of this process's cgroups and of all their parents."""
     directories = [_CGROUP, _CGROUP / "memory", _CGROUP / "cpu"]
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return directories
     for line in lines:
@@ -46,7 +46,7 @@ def available_memory() -> int:
     """Bytes that this process can still allocate without swapping."""
     free = math.inf
     try:
-        with open("/proc/meminfo") as file:
+        with open("/proc/meminfo", encoding="utf-8") as file:
             for line in file:
                 if line.startswith("MemAvailable:"):
                     free = 1024.0 * float(line.split()[1])

@@ -14,9 +14,17 @@ import numpy as np
 
 from selfdistill_fast._backend import deliver, get_backend, kind_of
 from selfdistill_fast._chain import io
-from selfdistill_fast._solvers import NoLimit, check_new, evaluate, is_dask, map_dask
+from selfdistill_fast._solvers import (
+    NoLimit,
+    check_new,
+    evaluate,
+    features_of,
+    is_dask,
+    linear_coefficients,
+    map_dask,
+)
 from selfdistill_fast._validation import check_coefficients, check_n_steps
-from selfdistill_fast.kernels import Kernel
+from selfdistill_fast.kernels import Kernel, Linear
 
 __all__ = ["DistillationPath", "load"]
 
@@ -174,6 +182,7 @@ class DistillationPath:
                 not isinstance(step, str),
             )
             if is_dask(X):
+                X = features_of(X, self.kernel)
                 shape = model.shape(None)
                 return map_dask(X, self.n_features_in, model.alone(), shape, duals.dtype)
             X = check_new(be, X, self.n_features_in, duals.dtype, self.kernel)
@@ -200,6 +209,39 @@ class DistillationPath:
         if self._one_target:
             duals = duals[..., 0]
         return deliver(self._backend, duals if isinstance(step, str) else duals[0])
+
+    def coef(self, step: Any = None) -> Any:
+        """Coefficients β of a linear model: its predictions are x·β (+ intercept), eq. (3).
+
+        For the kernel ``Linear()``; with ``Features``, β belongs to the features φ(x).
+
+        Parameters
+        ----------
+        step : None, int, "all" or inf
+            As in :meth:`predict`.
+
+        Returns
+        -------
+        ndarray of shape (D,) or (D, p); for "all" (T, D) or (T, D, p)
+
+        Raises
+        ------
+        ValueError
+            The kernel is not linear.
+        """
+        if not isinstance(self.kernel, Linear):
+            raise ValueError(
+                f"coef needs a linear model, kernel Linear() or Features(...); {self.kernel!r} "
+                "has no finite list of coefficients: use dual_coef"
+            )
+        be = self._backend
+        with be.on():
+            duals, _ = self._select(step)
+            beta = be.xp.stack([linear_coefficients(self._X, c, be.xp) for c in duals])
+            beta = check_coefficients(beta.astype(duals.dtype))
+            if self._one_target:
+                beta = beta[..., 0]
+            return deliver(be, beta if isinstance(step, str) else beta[0])
 
     def intercept(self, step: Any = None) -> Any:
         """Constant of a step, () or (p,); for "all" with a leading T. 0 without an intercept."""

@@ -26,7 +26,14 @@ import numpy as np
 
 from selfdistill_fast._backend import get_backend, unless_it_fails, with_fallback
 from selfdistill_fast._solvers.base import Spectrum
-from selfdistill_fast._solvers.evaluation import NoLimit, check_limit, check_new, evaluate, mix
+from selfdistill_fast._solvers.evaluation import (
+    NoLimit,
+    check_limit,
+    check_new,
+    evaluate,
+    linear_coefficients,
+    mix,
+)
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.planning import Plan, choose, memory_budget, plan, where_it_pays
 from selfdistill_fast._solvers.problem import Problem, Request, TrainingSet, Unsuitable
@@ -37,7 +44,14 @@ from selfdistill_fast._solvers.solvers import (
     solver_named,
     with_steps,
 )
-from selfdistill_fast._solvers.sources import Rows, as_rows, in_memory, is_dask, map_dask
+from selfdistill_fast._solvers.sources import (
+    Rows,
+    as_rows,
+    features_of,
+    in_memory,
+    is_dask,
+    map_dask,
+)
 from selfdistill_fast._validation import (
     check_lam,
     check_sample_weight,
@@ -55,7 +69,9 @@ __all__ = [
     "check_new",
     "check_solver",
     "evaluate",
+    "features_of",
     "is_dask",
+    "linear_coefficients",
     "map_dask",
     "mix",
     "plan",
@@ -86,7 +102,8 @@ def spectrum(
     Parameters
     ----------
     X : array_like of shape (n, d)
-        With ``kernel="precomputed"``, the matrix K, (n, n). With ``solver="nystrom"``, X need
+        With ``kernel="precomputed"``, the matrix K, (n, n). With a ``Features`` kernel,
+        whatever its function takes. With ``solver="primal"`` or ``"nystrom"``, X need
         not fit in memory: it may be a NumPy memory map, a zarr or h5py array, a dask array, or
         chunks of rows. Chunks are given as a list, an object whose ``__iter__`` restarts each
         time, or a function that returns an iterator; each chunk is an array (rows, d) or a
@@ -95,7 +112,7 @@ def spectrum(
         None if the chunks are pairs.
     kernel : Kernel or callable
         Such as ``RBF(0.1)``; "precomputed"; or a function of (X, Z).
-    solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"}
+    solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "primal", "nystrom"}
         "eigh": the full decomposition K = V D Vᵀ. Exact, serves every λ, O(n³) time.
         "cholesky": a single λ, about twenty times cheaper, leave-one-out for at most four
         steps, no eigenvalues. "tridiagonal": every λ, no leave-one-out, half the time of
@@ -105,6 +122,9 @@ def spectrum(
         in memory. Options: ``lam_min`` (default: the smallest ``lam``; a smaller value
         requested later continues the run), ``n_steps`` (6), ``tol`` (1e-8; 1e-3 in float32),
         ``max_rank`` (3000) and ``storage`` of K ("auto", "float64", "float32", "none").
+        "primal": for ``Linear()`` and ``Features(...)`` with D features. Exact, serves every λ,
+        O(n D² + D³) time, O(D²) memory (besides X) and one pass over the rows; leave-one-out
+        takes another. Option: ``block``, the number of rows processed at a time.
         "nystrom": a model on m landmark rows. An approximation, with O(m²) memory (besides X),
         O(nm²) time and one pass over the rows. Options: ``n_landmarks`` (default 1000);
         ``sampling`` ("rpcholesky", randomly pivoted Cholesky; "uniform"; "kmeans", the rows
@@ -207,9 +227,10 @@ def _checked(be: Any, given: TrainingSet, solver: str) -> TrainingSet:
     X, y = given.X, given.y
     named = solver_named(solver)
     if named is not None and named.streams:
-        X, y = as_rows(be, X, y)
+        X, y = as_rows(be, X, y, given.kernel)
     else:
-        X = be.asarray(in_memory(X, solver, be.available_memory()), "X", ndim=2)
+        X = given.kernel.rows(in_memory(X, solver, be.available_memory()))
+        X = be.asarray(X, "X", ndim=2)
     n, n_features = X.shape
     if n == 0 or n_features == 0:
         raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")

@@ -10,9 +10,21 @@ import numpy as np
 
 from selfdistill_fast._gram import native_matmul
 from selfdistill_fast._validation import check_coefficients
-from selfdistill_fast.kernels import Kernel, Precomputed
+from selfdistill_fast.kernels import Kernel, Linear, Precomputed
 
-__all__ = ["NoLimit", "check_limit", "check_new", "check_values", "evaluate", "mix", "one_product"]
+__all__ = [
+    "NoLimit",
+    "check_limit",
+    "check_new",
+    "check_values",
+    "evaluate",
+    "linear_coefficients",
+    "mix",
+    "one_product",
+]
+
+#: rows converted to float64 at a time
+_ROWS = 8192
 
 
 class NoLimit(ValueError):
@@ -36,7 +48,11 @@ def check_limit(d: Any, lam: float, alpha: float) -> None:
 def check_new(
     be: Any, X_new: Any, n_features: int, dtype: Any, kernel: Kernel, name: str = "X"
 ) -> Any:
-    """New points as a native array (m, n_features) of ``dtype``; ValueError if they do not fit."""
+    """New points as a native array (m, n_features) of ``dtype``; ValueError if they do not fit.
+
+    With a ``Features`` kernel, their features.
+    """
+    X_new = kernel.rows(X_new, name)
     X_new = be.asarray(X_new, name, ndim=2, dtype=dtype)
     if X_new.shape[1] != n_features:
         if isinstance(kernel, Precomputed):
@@ -68,9 +84,30 @@ def evaluate(be: Any, X_new: Any, X: Any, kernel: Kernel, dual: Any, constant: A
     check_coefficients(dual, n)
     W = be.xp.ascontiguousarray(be.xp.moveaxis(dual, 0, 1).reshape(n, S * p))
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
+        if isinstance(kernel, Linear):
+            F = _linear(X_new, linear_coefficients(X, W, be.xp), W.dtype, be.xp)
+        else:
+            F = native_matmul(be, X_new, X, W, kernel) if p else W[:0]
     F = be.xp.moveaxis(F.reshape(X_new.shape[0], S, p), 1, 0) + constant[:, None, :]
     return check_values(be, F, kernel, "predictions")
+
+
+def linear_coefficients(X: Any, W: Any, xp: Any) -> Any:
+    """β = Xᵀ W of a linear model in float64: κ(x, X) @ W is x·β."""
+    beta = xp.zeros((X.shape[1], W.shape[1]))
+    for start in range(0, X.shape[0], _ROWS):
+        rows = slice(start, start + _ROWS)
+        beta += X[rows].T.astype("float64") @ W[rows].astype("float64")
+    return beta
+
+
+def _linear(X: Any, beta: Any, dtype: Any, xp: Any) -> Any:
+    """X β of a linear model, (m, p)."""
+    F = xp.empty((X.shape[0], beta.shape[1]), dtype)
+    for start in range(0, X.shape[0], _ROWS):
+        rows = slice(start, start + _ROWS)
+        F[rows] = X[rows].astype("float64") @ beta
+    return F
 
 
 def mix(C: Any, F: Any, xp: Any, *, scheduled: bool = False) -> Any:

@@ -11,14 +11,15 @@ coefficients.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from selfdistill_fast._backend.threads import n_threads_now
-from selfdistill_fast._solvers.feature_space import FeatureSpectrum, Sums, block_rows, weighted
-from selfdistill_fast._solvers.matrix import underflow
+from selfdistill_fast._solvers.feature_space import FeatureSpectrum, Sums, block_rows
+from selfdistill_fast._solvers.matrix import overflow, underflow
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Work
 from selfdistill_fast._validation import check_n_steps
 from selfdistill_fast.kernels import Kernel, Linear
@@ -53,6 +54,7 @@ class PrimalSpectrum(FeatureSpectrum):
     name = "primal"
     Options = PrimalOptions
     memory_hint = "fewer features"
+    pairwise = True
 
     @classmethod
     def serves(cls, problem: Problem) -> str | None:
@@ -98,8 +100,10 @@ class PrimalSpectrum(FeatureSpectrum):
         first = be.xp.arange(self.block) if self.rows is None else self.rows[: self.block]
         middle = features(self.X[first]).mean(0) if self.fit_intercept else None
         S, b, mean, traces, middle = self._sums(RowSums, features, middle)
-        info = np.finfo(self.dtype)
-        if float(traces[1]) > 0.0 and float(traces[0]) < self.total_weight * float(info.tiny):
+        squares, sizes = float(traces[0]), float(traces[1])
+        if not squares <= float(np.finfo(self.dtype).max):
+            raise overflow(kernel, self.dtype)
+        if squares < float(np.finfo(self.dtype).tiny) and sizes > 0.0:
             raise underflow(kernel, self.dtype)
         self._decompose(features, S, b, mean, middle)
 
@@ -124,13 +128,13 @@ class RowFeatures:
 
 
 class RowSums(Sums):
-    """Also Σ w ‖x‖² and Σ w ‖x‖₁, which tell underflow from zero rows."""
+    """Also Σ ‖x‖² and Σ ‖x‖₁ of the retained rows, which tell underflow from zero rows."""
 
     def traces(self, X: Any, phi: Any, root: Any) -> Any:
         """Both sums."""
         xp = self.features.backend.xp
-        squares = xp.einsum("ij,ij->i", phi, phi)
-        return xp.stack([weighted(a, root, xp).sum() for a in (squares, abs(phi).sum(1))])
+        phi = phi if root is None else phi[root > 0]
+        return xp.stack([xp.einsum("ij,ij->", phi, phi), abs(phi).sum()])
 
 
 def _bytes(
@@ -139,6 +143,7 @@ def _bytes(
     """Peak bytes of the factorisation, beside the caller's X and Y."""
     size, rows = np.dtype(dtype).itemsize, min(n, block_rows(block, d))
     held = (0 if streaming else n * d * size) + n * (p * (24 + 2 * size) + 8) + d * d * size
-    one_pass = 24 * d * d + rows * (24 * d + (2 * d * size if streaming else 0) + 8 * p)
+    sums = max(1, math.ceil(n / rows)).bit_length() + 2
+    one_pass = 8 * sums * d * d + rows * (24 * d + (2 * d * size if streaming else 0) + 8 * p)
     solve = 8 * d * d + be.eigh_bytes(d, np.float64)
     return int(_RESERVE + _PACKED * n_threads_now() + held + max(one_pass, solve))

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_n_features, check_is_fitted, validat
 from selfdistill_fast._backend import device_of
 from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._validation import is_tensor, plain, to_host
-from selfdistill_fast.kernels import Kernel, Precomputed
+from selfdistill_fast.kernels import Kernel, Linear, Precomputed
 
 
 class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -31,6 +31,14 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.weights_ = path.weights
         self.dual_coef_ = path.dual_coef()
         self.intercept_ = path.intercept()
+
+    @property
+    def coef_(self) -> Any:
+        """Coefficients β of the last step, (D,) or (D, n_targets); only of a linear kernel."""
+        check_is_fitted(self)
+        if not isinstance(self.kernel_, Linear):
+            raise AttributeError("coef_ exists only for a linear kernel; use dual_coef_")
+        return self.path_.coef()
 
     def predict(self, X: Any, step: Any = None) -> Any:
         """Predictions of one step.

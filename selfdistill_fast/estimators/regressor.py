@@ -47,9 +47,11 @@ class SelfDistilledKernelRidge(Distilled):
         Whether to fit an unpenalised constant.
     clip : bool, default=False
         Restrict chosen α's to [0, 1].
-    solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "nystrom"}, default="auto"
-        As in :func:`~selfdistill_fast.spectrum`. "auto" is exact: "cholesky" if it has
-        leave-one-out (``n_steps`` <= 4 and a positive semi-definite kernel), else "eigh".
+    solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "primal", "nystrom"}, \
+            default="auto"
+        As in :func:`~selfdistill_fast.spectrum`. "auto" is exact: "primal" for a linear kernel
+        and fewer features than rows; else "cholesky" if it has leave-one-out (``n_steps`` <= 4
+        and a positive semi-definite kernel), else "eigh".
         "tridiagonal" and "krylov" have no leave-one-out: give α, or ``X_val``.
     solver_options : dict, optional
         Passed to :func:`~selfdistill_fast.spectrum`, such as ``{"max_memory": 2**30}`` or
@@ -66,7 +68,8 @@ class SelfDistilledKernelRidge(Distilled):
     weights_ : ndarray of shape (T,)
         Weights of the pure steps in the last step.
     dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Dual coefficients of the last step; with "nystrom" one for each landmark.
+        Dual coefficients of the last step; with "nystrom" one for each landmark,
+        with "primal" one for each feature.
     intercept_ : float or ndarray of shape (n_targets,)
         Constant of the last step; 0 without ``fit_intercept``.
     loo_mse_ : ndarray of shape (T,)
@@ -220,6 +223,8 @@ class SelfDistilledKernelRidge(Distilled):
     def __getattr__(self, name: str) -> Any:
         """``loo_mse_`` on first access after a fit that did not need it."""
         later = vars(self).get("_loo_later")
+        if name == "coef_":  # the property has raised
+            raise AttributeError("coef_ exists only for a linear kernel; use dual_coef_")
         if name != "loo_mse_" or later is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         self.loo_mse_ = later.mse(self.path_)

@@ -279,7 +279,7 @@ def test_twenty_thousand_rows(tmp_path, threads):
         done = subprocess.run(
             [sys.executable, "-c", program, str(tmp_path / name), "20000"],
             env={**os.environ, **dict.fromkeys(names, str(count))},
-            capture_output=True, text=True, check=False,
+            capture_output=True, encoding="utf-8", check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"status {done.returncode}: {done.stderr}"
         return np.load(tmp_path / name)

@@ -210,7 +210,7 @@ def test_c_level_under_sanitizers(tmp_path):
     """tests/c/test_sdf.c: every loop against long double, under ASan and UBSan."""
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     probe = tmp_path / "probe.c"
-    probe.write_text("int main(void) { return 0; }\n")
+    probe.write_text("int main(void) { return 0; }\n", encoding="utf-8")
     built = subprocess.run(
         [COMPILER, *sanitize, str(probe), "-o", str(tmp_path / "probe")], capture_output=True
     )
@@ -221,7 +221,7 @@ def test_c_level_under_sanitizers(tmp_path):
         program = c_build.build(tmp_path, list(_core.isa_available()), COMPILER, sanitize)
     except subprocess.CalledProcessError as error:
         pytest.fail(error.stderr)
-    result = subprocess.run([program], capture_output=True, text=True, timeout=110)
+    result = subprocess.run([program], capture_output=True, encoding="utf-8", timeout=110)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "all passed" in result.stdout
 
@@ -279,13 +279,14 @@ def test_another_cython_module_calls_the_loops(tmp_path, rng):
                     &B[0, 0, 0], 0, units) == sdf.SDF_OK
                 return out
             """
-        )
+        ),
+        encoding="utf-8",
     )
     package = Path(str(resources.files("selfdistill_fast") / "_sdf.pxd")).parent
     result = subprocess.run(
         [sys.executable, "-m", "cython", "-3", "-I", str(package.parent), str(source)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert result.returncode == 0, result.stderr
     module = tmp_path / ("guest" + sysconfig.get_config_var("EXT_SUFFIX"))
@@ -305,7 +306,7 @@ def test_another_cython_module_calls_the_loops(tmp_path, rng):
             str(module),
         ],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert result.returncode == 0, result.stderr
 

@@ -174,7 +174,7 @@ def test_ctrl_c_stops_our_loops():
             print("interrupted", (np.diag(K) == 1).all(), flush=True)
         """
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, encoding="utf-8"
     ) as process:
         try:
             assert process.stdout.readline().strip() == "started"

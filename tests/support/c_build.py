@@ -56,7 +56,7 @@ def build(folder: Path, isas: list[str], cc: str, flags: list[str]) -> Path:
 
     def run(*arguments: str) -> None:
         command = [cc, *always, *arguments]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
 
     def loops(isa: str, bits: str, source: Path) -> str:
         made = str(folder / f"{source.stem}-{isa}{bits}.o")

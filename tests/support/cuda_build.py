@@ -89,12 +89,12 @@ extern "C" void host_place(long long tile, long long tiles_z, int symmetric, lon
   at[0] = found.i;
   at[1] = found.j;
 }"""
-    file.write_text(f'#include "host.h"\n{source}\n{exports}\n')
+    file.write_text(f'#include "host.h"\n{source}\n{exports}\n', encoding="utf-8")
     library = file.with_suffix(".so")
     done = subprocess.run(
         [compiler(), "-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC",
          f"-DSDF_BITS={bits}", f"-I{HERE}", str(file), "-o", str(library)],
-        capture_output=True, text=True, check=False,
+        capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[:4000]
     return ctypes.CDLL(str(library))

@@ -32,7 +32,7 @@ from selfdistill_fast import (
 from selfdistill_fast._solvers import NoLimit
 from support import judge
 
-SOLVERS = ("eigh", "cholesky", "tridiagonal", "krylov", "nystrom", "auto")
+SOLVERS = ("eigh", "cholesky", "tridiagonal", "krylov", "primal", "nystrom", "auto")
 FAMILIES = (
     "plain",
     "offset",
@@ -117,12 +117,12 @@ def draw(pick, solver, family, most_rows=judge.MOST_ROWS):
     return Problem(
         solver=solver,
         family=family,
-        kernel=_kernel(pick, family, length),
+        kernel=Linear() if solver == "primal" else _kernel(pick, family, length),
         n=n,
         d=pick.one_of((1, 2, 3, 20)),
         seed=pick.integer(0, 10**6),
         size=size,
-        given="rows" if solver == "nystrom" else given,
+        given="rows" if solver in ("primal", "nystrom") else given,
         dtype=dtype,
         targets=pick.one_of(TARGETS),
         columns=columns,
@@ -543,7 +543,7 @@ def _worst(problem, data, s, actual, answer, lam=None, growth=None):
             rtol = max(tolerance.floor(data.dtype), lost)
         else:
             rtol = tolerance.silent(problem.n, condition, 1.0, c, data.dtype)
-            if s.name in ("eigh", "tridiagonal"):
+            if s.name in ("eigh", "tridiagonal", "primal"):
                 grown = rtol * tolerance.unequal_weights(data.weight, condition)
                 rtol = min(grown, max(rtol, tolerance.UNPROMISED))
             lost = min(rtol, tolerance.conditioning(condition, 1.0, c, data.dtype))

@@ -14,7 +14,7 @@ def run_python(code, **env):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=100,
         env={name: value for name, value in environment.items() if value is not None},
     )

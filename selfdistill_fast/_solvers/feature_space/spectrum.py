@@ -22,15 +22,18 @@ kernel matrix. So the digits are those of a full spectrum.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
+
+import numpy as np
 
 from selfdistill_fast._solvers.base import Spectrum
 from selfdistill_fast._solvers.feature_space.blocks import Basis, FeatureMap, OnRows, Project, Sums
 from selfdistill_fast._solvers.feature_space.fold import FeatureFold
 from selfdistill_fast._solvers.fold import Fold
 from selfdistill_fast._solvers.matrix import check_weighted, overflow, rounding
-from selfdistill_fast._solvers.sources import is_dask, map_dask
+from selfdistill_fast._solvers.sources import features_of, is_dask, map_dask
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import largest
 
@@ -44,6 +47,8 @@ class FeatureSpectrum(Spectrum):
     """Spectrum of a model in feature space; ``block`` rows are processed at a time."""
 
     streams = True
+    #: order in which the sums over blocks are added; see sources
+    pairwise = False
     block: int
 
     def _sums(self, job: type[Sums], features: FeatureMap, middle: Any) -> tuple[Any, ...]:
@@ -55,16 +60,17 @@ class FeatureSpectrum(Spectrum):
         xp = self.backend.xp
         root = None if self.sample_weight is None else xp.sqrt(self.sample_weight)
         self._aligned = (root, self._all(self.target))
-        sums = self.X.total(
-            job(features, middle if self.fit_intercept else None), self.block, *self._aligned
-        )
+        total = functools.partial(self.X.total, pairwise=self.pairwise)
+        job_at = functools.partial(job, features)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            sums = total(job_at(middle if self.fit_intercept else None), self.block, *self._aligned)
+            if not bool(xp.isfinite(sums[3]).all()):
+                raise overflow(self.kernel, self.dtype)
         middle = middle if self.fit_intercept else xp.zeros(len(sums[0]))
         far = float(sums[2] @ sums[2]) / self.total_weight
         if self.fit_intercept and far > _FAR * max(float(xp.trace(sums[0])) - far, 0.0):
             middle = middle + sums[2] / self.total_weight
-            sums = self.X.total(job(features, middle), self.block, *self._aligned)
-        if not bool(xp.isfinite(sums[3]).all()):
-            raise overflow(self.kernel, self.dtype)
+            sums = total(job_at(middle), self.block, *self._aligned)
         return (*sums, middle)
 
     def _decompose(self, features: FeatureMap, S: Any, b: Any, mean: Any, middle: Any) -> None:
@@ -80,7 +86,7 @@ class FeatureSpectrum(Spectrum):
             self.scale += total_weight * float(middle @ middle)
         check_weighted(self.scale, self.dtype)
         # raised, not dropped: a new sample may be far along a direction that is negligible here
-        d = xp.maximum(d, rounding(self.scale, d.dtype))
+        d = xp.maximum(d, rounding(self.scale, d.dtype) or 1.0)
         self.k = int(d.shape[0])
         scale = xp.sqrt(d)
         z = (G.T @ b) / scale[:, None]
@@ -95,6 +101,7 @@ class FeatureSpectrum(Spectrum):
         Of a dask array the result is one, too, and lazy.
         """
         if is_dask(X_new):
+            X_new = features_of(X_new, self.kernel)
             job = Project(self._model.alone(), self.dtype, self.block)
             return map_dask(X_new, self.basis.shape[1], job, (None, self.k), self.dtype)
         return Project(self._model, self.dtype, self.block)(self.check_new(X_new))

@@ -6,8 +6,8 @@ by φ(x)·φ(z). The rest is in feature_space. The pass over the rows also adds 
 
     Σ w κ(x, x)   and   Σ w min(κ(x, x) − ‖φ(x)‖², 0).
 
-Digits: to those of a full spectrum comes the rounding of κ in the features. A pivot p_j of K_LL is known
-to ε max κ, so that the trace of the model's kernel matrix is known to
+Digits: to those of a full spectrum comes the rounding of κ in the features. A pivot p_j of K_LL
+is known to ε max κ, so that the trace of the model's kernel matrix is known to
 
     δ = ε max κ(x, x) Σ_j (Σ_i w_i φ_j(x_i)²) / p_j.
 
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -212,7 +212,7 @@ class NystromSpectrum(FeatureSpectrum):
         """Dual coefficients of the landmarks, (…, r, p)."""
         be, u = self.backend, self._in_features(coordinates)
         if u.size:
-            R = self._model.features.R
+            R = cast(Features, self._model.features).R
             u = one_product(lambda a: be.triangular_solve(R, a, lower=False), u, be.xp)
         return u.astype(self.dtype)
 

@@ -28,22 +28,37 @@ import numpy as np
 
 from selfdistill_fast._solvers.sources.chunked import ChunkedRows, is_chunked
 from selfdistill_fast._solvers.sources.dask import DaskRows, is_dask, map_dask
-from selfdistill_fast._solvers.sources.memory import Rows
+from selfdistill_fast._solvers.sources.memory import MappedRows, Rows
 from selfdistill_fast._solvers.sources.stored import StoredRows, is_stored
+from selfdistill_fast.kernels import Features, Kernel
 
-__all__ = ["Rows", "as_rows", "in_memory", "is_dask", "map_dask"]
+__all__ = ["Rows", "as_rows", "features_of", "in_memory", "is_dask", "map_dask"]
 
 
-def as_rows(be: Any, X: Any, Y: Any) -> tuple[Rows, Any]:
+def as_rows(be: Any, X: Any, Y: Any, kernel: Kernel) -> tuple[Rows, Any]:
     """(rows, Y) for any kind of X; Y comes from the chunks if they are pairs."""
     if is_dask(X):
-        return DaskRows(be, X), Y
+        return DaskRows(be, features_of(X, kernel)), Y
     if is_stored(X):
-        return StoredRows(be, X), Y
+        return MappedRows.of(StoredRows(be, X), kernel), Y
     if is_chunked(X):
         rows = ChunkedRows(be, X, Y)
-        return rows, rows.y
-    return Rows(be, be.asarray(X, "X", ndim=2)), Y
+        return MappedRows.of(rows, kernel), rows.y
+    return Rows(be, be.asarray(kernel.rows(X), "X", ndim=2)), Y
+
+
+def features_of(X: Any, kernel: Kernel) -> Any:
+    """The rows that a kernel's pair quantity is about; lazy for a dask array."""
+    if not (isinstance(kernel, Features) and is_dask(X)):
+        return kernel.rows(X)
+    one = kernel.rows(np.zeros((1, *X.shape[1:]), X.dtype))
+    return X.map_blocks(
+        kernel.rows,
+        dtype=one.dtype,
+        chunks=(X.chunks[0], (one.shape[1],)),
+        drop_axis=[*range(2, X.ndim)],
+        meta=one[:0],
+    )
 
 
 def in_memory(X: Any, solver: str, available: int) -> Any:
@@ -58,7 +73,7 @@ def in_memory(X: Any, solver: str, available: int) -> Any:
     """
     hint = (
         "solver='nystrom' accepts it as it is (the landmark model, an approximation, so it must "
-        "be requested by name)"
+        "be requested by name), and for Linear() and Features(...) solver='primal', which is exact"
     )
     if is_dask(X) or is_chunked(X):
         what = "a dask array" if is_dask(X) else f"chunks of rows ({type(X).__name__})"

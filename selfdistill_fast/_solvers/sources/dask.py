@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -51,10 +52,13 @@ class DaskRows(StreamedRows):
             for start, part in blocks:
                 yield first + start, part
 
-    def total(self, function: Callable[..., Any], size: int, *aligned: Any) -> tuple[Any, ...]:
+    def total(
+        self, function: Callable[..., Any], size: int, *aligned: Any, pairwise: bool = False
+    ) -> tuple[Any, ...]:
         from dask import delayed
 
-        parts = self._tasks(_total_of_chunk, function, size, aligned)
+        run = functools.partial(_total_of_chunk, pairwise)
+        parts = self._tasks(run, function, size, aligned)
         add = delayed(_added, pure=False)
         while len(parts) > 1:  # a fixed order, whichever part is ready first
             parts = [
@@ -156,10 +160,19 @@ def _each_of_chunk(
 
 
 def _total_of_chunk(
-    function: Any, kind: Any, size: int, chunk: Any, name: str, start: int, aligned: Any
+    pairwise: bool,
+    function: Any,
+    kind: Any,
+    size: int,
+    chunk: Any,
+    name: str,
+    start: int,
+    aligned: Any,
 ) -> tuple[Any, ...]:
     with one_blas_thread():
-        return _rows_of_chunk(kind, chunk, name, start).total(function, size, *aligned)
+        return _rows_of_chunk(kind, chunk, name, start).total(
+            function, size, *aligned, pairwise=pairwise
+        )
 
 
 def _map_of_chunk(function: Any, chunk: Any, name: str, start: int) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from selfdistill_fast._backend import deliver
 from selfdistill_fast._solvers.sources.blocks import cut
+from selfdistill_fast.kernels import Features, Kernel
 
 
 class Rows:
@@ -50,17 +52,26 @@ class Rows:
             yield start, function(block, *cut(aligned, start, stop))
             start = stop
 
-    def total(self, function: Callable[..., Any], size: int, *aligned: Any) -> tuple[Any, ...]:
-        """Sum of the tuples function(block, …) over all blocks, in their order."""
-        sums: tuple[Any, ...] = ()
-        start = 0
-        for block in self.blocks(size):
-            stop = start + block.shape[0]
-            part = function(block, *cut(aligned, start, stop))
-            sums = _add(sums, part) if sums else part
-            start = stop
+    def total(
+        self, function: Callable[..., Any], size: int, *aligned: Any, pairwise: bool = False
+    ) -> tuple[Any, ...]:
+        """Sum of the tuples function(block, …) over all blocks, in their order.
+
+        ``pairwise``: by pairs of blocks, pairs of pairs, and so on. That is the order of dask
+        chunks, and needs the memory of log₂(number of blocks) sums.
+        """
+        sums: list[tuple[int, tuple[Any, ...]]] = []  # (rank, sum of 2^rank blocks), falling ranks
+        for _, part in self.each(function, size, *aligned):
+            rank = 0
+            while sums and (sums[-1][0] == rank or not pairwise):
+                rank, left = sums.pop()
+                part, rank = _add(left, part), rank + 1
+            sums.append((rank, part))
             del part
-        return sums
+        result = sums.pop()[1]
+        while sums:
+            result = _add(sums.pop()[1], result)
+        return result
 
 
 class StreamedRows(Rows):
@@ -71,6 +82,30 @@ class StreamedRows(Rows):
     def copy(self) -> Rows:
         """Return self: nothing is copied."""
         return self
+
+
+class MappedRows(StreamedRows):
+    """Features of rows that are not in memory, made block by block."""
+
+    def __init__(self, rows: Rows, kernel: Kernel) -> None:
+        self.backend, self._rows, self._kernel = rows.backend, rows, kernel
+        one = self[self.backend.xp.zeros(1, dtype=int)]
+        self.shape, self.dtype = (rows.shape[0], one.shape[1]), one.dtype
+
+    @classmethod
+    def of(cls, rows: Rows, kernel: Kernel) -> Rows:
+        """The rows themselves, or their features for a kernel that makes some."""
+        return cls(rows, kernel) if isinstance(kernel, Features) else rows
+
+    def __getitem__(self, indices: Any) -> Any:
+        return self._features(self._rows[indices])
+
+    def blocks(self, size: int) -> Iterator[Any]:
+        return (self._features(block) for block in self._rows.blocks(size))
+
+    def _features(self, block: Any) -> Any:
+        features = self._kernel.rows(deliver(self.backend, block))
+        return self.backend.asarray(features, "the features", ndim=2)
 
 
 def _add(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
