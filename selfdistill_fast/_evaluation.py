@@ -91,7 +91,7 @@ def evaluate_steps(
             F = path.predict(rows.X, step="all").reshape(T, *rows.Y.shape)
         else:  # a joint optimum without an α-sequence has only a last step
             F = np.full((T, *rows.Y.shape), np.nan)
-            F[-1] = path.predict(rows.X).reshape(rows.Y.shape)
+            F[-1] = path.predict(rows.X, step=T).reshape(rows.Y.shape)
         errors[name] = rows.rmse(restore(F))
     missing = _why_no_leave_one_out(fitted, T)
     if missing is None:

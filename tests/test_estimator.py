@@ -87,17 +87,22 @@ def test_default_alpha_is_by_exact_leave_one_out(backend, rng, intercept, weight
     alphas = oracle.algorithm_1(student([np.nan]), student, Y, 4, weight=weight)
     assert np.isnan(model.alphas_[0])
     assert_close(model.alphas_[1:], alphas[1:], 1e-8)
-    assert_close(model.weights_, oracle.weights_of(model.alphas_), 1e-12)
     left_out = oracle.leave_one_out(K, Y, 0.2, model.alphas_, weight, intercept)
     errors = np.square(left_out - Y).mean(2)
     expected = np.average(errors, axis=1, weights=weight)
     assert_close(model.loo_mse_, expected, 1e-10)
+    best = int(expected.argmin()) + 1
+    assert model.best_step_ == best
+    assert_close(model.weights_[:best], oracle.weights_of(model.alphas_[:best]), 1e-12)
+    assert not model.weights_[best:].any()
     # then the model itself: refits with those α's
     models = oracle.chain(K, Y, 0.2, model.alphas_, weight, intercept)
     X_new = rng.uniform(-1, 2, (5, 3))
     refits = oracle.predict(models, oracle.kernel_matrix(RBF(0.7), X_new, X))
     assert_close(model.predict_path(X_new), refits, 1e-10)
-    assert_close(model.predict(X_new), refits[-1], 1e-10)
+    assert_close(model.predict(X_new), refits[best - 1], 1e-10)
+    assert_close(model.predict(X_new, step="best"), refits[best - 1], 1e-10)
+    assert_close(model.predict(X_new, step="last"), refits[-1], 1e-10)
     assert_close(model.predict(X_new, step=2), refits[1], 1e-10)
     assert model.dual_coef_.shape == Y.shape
     assert model.n_features_in_ == 3

@@ -226,13 +226,17 @@ def test_a_header_that_says_something_else(tmp_path):
         ({"lam": None}, "edited"),
         ({"lam_steps": ["a", "b", "c"]}, "edited"),
         ({"lam_steps": [0.1]}, "edited"),
+        ({"default_step": 9}, "edited"),
+        ({"default_step": 0}, "edited"),
+        ({"default_step": True}, "edited"),
+        ({"default_step": "last"}, "edited"),
     ):
         text = json.dumps({**header, **change}).encode()
         _rewrite(tmp_path / "edited", {**arrays, name: np.frombuffer(text, np.uint8)})
         with pytest.raises(ValueError, match=match):
             load(tmp_path / "edited")
     for missing in header:
-        if missing in ("package_version", "metadata"):
+        if missing in ("package_version", "metadata", "default_step"):
             continue
         text = json.dumps({k: v for k, v in header.items() if k != missing}).encode()
         _rewrite(tmp_path / "edited", {**arrays, name: np.frombuffer(text, np.uint8)})
@@ -314,3 +318,25 @@ def test_the_file_has_the_permissions_of_an_ordinary_new_file(tmp_path):
     fit().save(tmp_path / "model.npz")
     modes = {p.name: p.stat().st_mode for p in tmp_path.iterdir()}
     assert modes["model.npz"] == modes["ordinary"]
+
+
+def test_the_default_step_is_saved(tmp_path):
+    path = fit()
+    path.default_step = 2
+    path.save(tmp_path / "model.npz")
+    again = load(tmp_path / "model.npz")
+    X = np.random.default_rng(1).normal(size=(4, again.n_features_in))
+    np.testing.assert_array_equal(again.predict(X), path.predict(X, step=2))
+    np.testing.assert_array_equal(again.dual_coef(), path.dual_coef(2))
+    np.testing.assert_array_equal(again.predict(X, step="last"), path.predict(X, step=path.n_steps))
+
+
+def test_a_file_of_an_earlier_version_predicts_by_its_last_step(tmp_path):
+    path = fit()
+    path.save(tmp_path / "model.npz")
+    with np.load(tmp_path / "model.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    name, text = _header(arrays)
+    older = {k: v for k, v in json.loads(text).items() if k != "default_step"}
+    _rewrite(tmp_path / "old", {**arrays, name: np.frombuffer(json.dumps(older).encode(), np.uint8)})
+    assert load(tmp_path / "old").default_step == path.n_steps

@@ -33,7 +33,7 @@ def write(path: Any, header: dict[str, Any], arrays: dict[str, Any]) -> None:
     path : str or path-like
     header : dict
         ``kernel`` (a Kernel), ``lam``, ``lam_steps``, ``one_target``, ``limit`` (why there is
-        none, or None), ``selection`` and ``metadata``, as :func:`read` returns them.
+        none, or None), ``selection``, ``default_step`` and ``metadata``, as :func:`read` returns them.
     arrays : dict of ndarray
         ``alphas`` and ``step_weights`` (float64), ``duals``, ``constants``; and, if they exist,
         ``shrinkage``, ``X``, ``limit_dual`` and ``limit_constant``.
@@ -154,8 +154,18 @@ def _checked(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> dict[str,
         "one_target": bool(header["one_target"]),
         "limit": header["limit"],
         "selection": None if selection is None else _arrays(selection),
+        "default_step": _default_step(header.get("default_step"), T),
         "metadata": header["metadata"],
     }
+
+
+def _default_step(step: Any, T: int) -> int:
+    """The step of a header; the last one, where an earlier version has written the file."""
+    if step is None:
+        return T
+    if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= T:
+        raise _Refused(f"damaged: default_step {step!r} of {T} steps")
+    return step
 
 
 def _listed(selection: dict[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,9 @@ class DistillationPath:
         diag B^(τ): the filter of each step on the eigenvalues. Raises ValueError if the solver
         has no eigenvalues.
     n_steps : int
+    default_step : int
+        The step of ``step=None``: the last one, unless it is set; saved. Estimators and the
+        command line set it to the best step, where α was chosen on held-out data.
     selection : dict or None
         How the α's of "optimal" and "joint" were chosen: ``on`` ("leave-one-out",
         "leave-fold-out" or "validation"), its ``mse`` (T,) at every step, and ``best_step``: a
@@ -79,9 +82,11 @@ class DistillationPath:
         backend: Any,
         selection: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
+        default_step: int | None = None,
         alarm: str | None = None,
     ) -> None:
         self.alarm = alarm
+        self.default_step = len(alphas) if default_step is None else default_step
         self.kernel, self.lam, self.lam_steps, self.alphas = kernel, lam, lam_steps, alphas
         self.step_weights, self._shrinkage = step_weights, shrinkage
         self.selection, self.metadata = selection, dict(metadata or {})
@@ -109,6 +114,22 @@ class DistillationPath:
         return deliver(self._backend, self._shrinkage)
 
     @property
+    def best_step(self) -> int:
+        """The step of the smallest held-out error; the last one for "joint", which is chosen whole.
+
+        Raises
+        ------
+        ValueError
+            Nothing was chosen on held-out data.
+        """
+        if self.selection is None:
+            raise ValueError(
+                "there is no best step: the α's were given, not chosen on held-out data; give the "
+                "number of a step, or compare leave_one_out of all steps"
+            )
+        return self.n_steps if "condition" in self.selection else int(self.selection["best_step"])
+
+    @property
     def n_features_in(self) -> int:
         """Number of columns that :meth:`predict` expects."""
         return int(self._duals.shape[1] if self._X is None else self._X.shape[1])
@@ -121,14 +142,17 @@ class DistillationPath:
 
     def _select(self, step: Any) -> tuple[Any, Any]:
         """Dual coefficients (S, n, p) and constants (S, p) of a step, "all" or inf."""
+        known = f"None, 1..{self.n_steps}, 'best', 'last', 'all' or inf"
+        if step == "best":
+            step = self.best_step
+        elif step == "last":
+            step = self.n_steps
+        elif step is None:
+            step = self.default_step
         if isinstance(step, str):
             if step != "all":
-                raise ValueError(
-                    f"step must be None, 1..{self.n_steps}, 'all' or inf; got {step!r}"
-                )
+                raise ValueError(f"step must be {known}; got {step!r}")
             chosen = slice(None)
-        elif step is None:
-            chosen = slice(self.n_steps - 1, None)
         elif isinstance(step, float) and math.isinf(step) and step > 0:
             if isinstance(self._limit, str):
                 raise NoLimit(self._limit)
@@ -136,9 +160,7 @@ class DistillationPath:
         else:
             tau = check_n_steps(step, "step")
             if tau > self.n_steps:
-                raise ValueError(
-                    f"step must be 1..{self.n_steps}, 'all', inf or None; got {step!r}"
-                )
+                raise ValueError(f"step must be {known}; got {step!r}")
             chosen = slice(tau - 1, tau)
         if np.isnan(self.step_weights[chosen]).any():
             raise ValueError(
@@ -154,9 +176,9 @@ class DistillationPath:
         ----------
         X : array_like or dask array of shape (m, d)
             With a precomputed kernel, K(X, X_train), (m, n).
-        step : None, int, "all" or inf
-            None: the last step. 1..T: that step. "all": every step in one pass over
-            K(X, X_train), which is never formed. ``math.inf``: the limit of infinitely many
+        step : None, int, "best", "last", "all" or inf
+            None: ``default_step``. 1..T: that step. "best": ``best_step``. "last": step T.
+            "all": every step in one pass over K(X, X_train), which is never formed. ``math.inf``: the limit of infinitely many
             steps, for a path with one constant α.
 
         Returns
@@ -179,7 +201,7 @@ class DistillationPath:
                 duals,
                 constants,
                 self._one_target,
-                not isinstance(step, str),
+                step != "all",
             )
             if is_dask(X):
                 X = features_of(X, self.kernel)
@@ -193,7 +215,7 @@ class DistillationPath:
 
         Parameters
         ----------
-        step : None, int, "all" or inf
+        step : None, int, "best", "last", "all" or inf
             As in :meth:`predict`.
 
         Returns
@@ -208,7 +230,7 @@ class DistillationPath:
         duals = check_coefficients(self._select(step)[0])
         if self._one_target:
             duals = duals[..., 0]
-        return deliver(self._backend, duals if isinstance(step, str) else duals[0])
+        return deliver(self._backend, duals if step == "all" else duals[0])
 
     def coef(self, step: Any = None) -> Any:
         """Coefficients β of a linear model: its predictions are x·β (+ intercept), eq. (3).
@@ -217,7 +239,7 @@ class DistillationPath:
 
         Parameters
         ----------
-        step : None, int, "all" or inf
+        step : None, int, "best", "last", "all" or inf
             As in :meth:`predict`.
 
         Returns
@@ -241,14 +263,14 @@ class DistillationPath:
             beta = check_coefficients(beta.astype(duals.dtype))
             if self._one_target:
                 beta = beta[..., 0]
-            return deliver(be, beta if isinstance(step, str) else beta[0])
+            return deliver(be, beta if step == "all" else beta[0])
 
     def intercept(self, step: Any = None) -> Any:
         """Constant of a step, () or (p,); for "all" with a leading T. 0 without an intercept."""
         constants = check_coefficients(self._select(step)[1])
         if self._one_target:
             constants = constants[..., 0]
-        return deliver(self._backend, constants if isinstance(step, str) else constants[0])
+        return deliver(self._backend, constants if step == "all" else constants[0])
 
     def save(self, path: Any, *, metadata: dict[str, Any] | None = None) -> None:
         """Write the path to one ``.npz`` file: arrays and a JSON header, no pickle.
@@ -278,6 +300,7 @@ class DistillationPath:
             "one_target": self._one_target,
             "limit": self._limit if endless else None,
             "selection": self.selection,
+            "default_step": self.default_step,
             "metadata": self.metadata if metadata is None else metadata,
         }
         arrays = {

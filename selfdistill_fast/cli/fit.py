@@ -233,6 +233,8 @@ def _fit(
     sets, restore = dataset.evaluation_sets(), dataset.scaling.original
     with console.progress(f"{steps} steps of distillation"):
         path = distill(fitted, lam, alpha, steps, clip=clip, **validation)
+        if path.selection is not None:
+            path.default_step = path.best_step
         scores = evaluate_steps(fitted, path, sets, restore)
     if scores.no_leave_one_out is not None:  # α has been chosen: the table is still useful
         console.say(f"no leave-one-out column: {scores.no_leave_one_out}", "yellow")
@@ -256,6 +258,7 @@ def _described(path: Any, scores: Any) -> dict[str, Any]:
     return {
         "alphas": path.alphas.tolist(),
         "weights": path.weights.tolist(),
+        "default_step": path.default_step,
         "best_step_by_loo": scores.best_step("loo"),
         "best_step_by_val": scores.best_step("val"),
         "steps": [

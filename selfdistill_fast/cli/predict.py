@@ -25,8 +25,12 @@ def predict(
         typer.Option(help="CSV (also .gz) or Parquet file. [default: CSV on standard output]"),
     ] = None,
     step: Annotated[
-        str, typer.Option(help="Which step: a number, 'last', 'all' or 'inf' (the limit).")
-    ] = "last",
+        str,
+        typer.Option(
+            help="Which step: 'best' (the smallest held-out error, where α was chosen; else the "
+            "last), 'last', a number, 'all' or 'inf' (the limit)."
+        ),
+    ] = "best",
     header: Header = None,
 ) -> None:
     """Predict the rows of a file with a saved model.
@@ -65,14 +69,15 @@ def predict(
 
 
 def _parse_step(text: str, n_steps: int) -> Any:
-    if text in ("last", "all", "inf"):
-        return {"last": None, "all": "all", "inf": math.inf}[text]
+    words = {"best": None, "last": "last", "all": "all", "inf": math.inf}
+    if text in words:
+        return words[text]
     try:
         step = int(text)
     except ValueError:
         step = 0
     if not 1 <= step <= n_steps:
         raise console.InputError(
-            f"--step must be 1 to {n_steps}, 'last', 'all' or 'inf'; got {text!r}"
+            f"--step must be 1 to {n_steps}, 'best', 'last', 'all' or 'inf'; got {text!r}"
         )
     return step

@@ -108,8 +108,11 @@ def print_fit(results: dict[str, Any], kernel: Any) -> None:
     if results["best_step_by_val"] is not None:
         summary += f" Best step on the validation rows: {results['best_step_by_val']}."
     out.print(summary)
-    if best is not None and best != results["n_steps"]:
-        out.print(f"predict uses the last step; use predict --step {best} for that one.")
+    used = results["default_step"]
+    if best is not None and best != used:
+        out.print(f"predict uses step {used}; use predict --step {best} for the best one.")
+    elif used != results["n_steps"]:
+        out.print(f"predict uses step {used}.")
     if results["alpha"] == "joint":
         out.print(
             f"joint is optimal at step {results['n_steps']}; the steps before only lead there."

@@ -27,14 +27,17 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Set the attributes that describe a fitted chain."""
         self.kernel_ = kernel
         self.path_ = path
+        if path.selection is not None:
+            path.default_step = path.best_step
+        self.best_step_ = path.default_step
         self.alphas_ = path.alphas
-        self.weights_ = path.weights
+        self.weights_ = path.step_weights[path.default_step - 1]
         self.dual_coef_ = path.dual_coef()
         self.intercept_ = path.intercept()
 
     @property
     def coef_(self) -> Any:
-        """Coefficients β of the last step, (D,) or (D, n_targets); only of a linear kernel."""
+        """Coefficients β of ``best_step_``, (D,) or (D, n_targets); only of a linear kernel."""
         check_is_fitted(self)
         if not isinstance(self.kernel_, Linear):
             raise AttributeError("coef_ exists only for a linear kernel; use dual_coef_")
@@ -47,9 +50,10 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         ----------
         X : array_like of shape (m, n_features)
             With ``kernel="precomputed"``, K(X, X_train), (m, n_samples).
-        step : None, int, "all" or inf
-            None: the last step. 1..T: that step. "all": every step. ``math.inf``: the limit,
-            for one constant α.
+        step : None, int, "best", "last", "all" or inf
+            None: ``best_step_``. 1..T: that step. "best": the step of the smallest held-out
+            error, if α was chosen on held-out data. "last": step T. "all": every step.
+            ``math.inf``: the limit, for one constant α.
 
         Returns
         -------
@@ -63,7 +67,7 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return _dispatched(predictions, X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Coefficient of determination R² of the last step's predictions.
+        """Coefficient of determination R² of the predictions of ``best_step_``.
 
         Parameters
         ----------

@@ -19,6 +19,11 @@ from selfdistill_fast.kernels import kernel_from_name
 class SelfDistilledKernelRidge(Distilled):
     """Self-distilled kernel ridge regression.
 
+    ``predict`` uses the step of the smallest held-out error, if α is chosen ("optimal"), and else
+    the last one. A chain of optimal α's can get worse with more steps: each step is only certain
+    to be no worse than step 1 on the data that α is chosen on. On ten UCI sets the best step was
+    at least as good as the last one on average (`bench/README.md`, "Which step predicts").
+
     Step 1 is kernel ridge regression; each later step is fitted to α times the targets
     plus (1 − α) times the predictions of the step before (Borup & Andersen 2021, eq. (3)).
 
@@ -63,15 +68,17 @@ class SelfDistilledKernelRidge(Distilled):
 
     Attributes
     ----------
+    best_step_ : int
+        The step that ``predict`` uses.
     alphas_ : ndarray of shape (T,)
         Ground-truth weight of each step; ``alphas_[0]`` is NaN.
     weights_ : ndarray of shape (T,)
-        Weights of the pure steps in the last step.
+        Weights of the pure steps in step ``best_step_``.
     dual_coef_ : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Dual coefficients of the last step; with "nystrom" one for each landmark,
+        Dual coefficients of step ``best_step_``; with "nystrom" one for each landmark,
         with "primal" one for each feature.
     intercept_ : float or ndarray of shape (n_targets,)
-        Constant of the last step; 0 without ``fit_intercept``.
+        Constant of step ``best_step_``; 0 without ``fit_intercept``.
     loo_mse_ : ndarray of shape (T,)
         Exact leave-one-out mean squared error of each step, weighted by ``sample_weight``
         and averaged over targets. NaN if a step does not exist, or if there is no
