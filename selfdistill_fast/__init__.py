@@ -53,6 +53,8 @@ __all__ = [
     "Polynomial",
     "SelfDistilledKernelRidge",
     "SelfDistilledKernelRidgeCV",
+    "SelfDistilledKernelRidgeClassifier",
+    "SelfDistilledKernelRidgeClassifierCV",
     "Spectrum",
     "SweepResult",
     "alphas_to_weights",
@@ -79,6 +81,8 @@ __all__ = [
 _LAZY = {
     "SelfDistilledKernelRidge": "selfdistill_fast.estimators",
     "SelfDistilledKernelRidgeCV": "selfdistill_fast.estimators",
+    "SelfDistilledKernelRidgeClassifier": "selfdistill_fast.estimators",
+    "SelfDistilledKernelRidgeClassifierCV": "selfdistill_fast.estimators",
     "show_config": "selfdistill_fast._config",
 }
 

@@ -338,5 +338,7 @@ def test_a_file_of_an_earlier_version_predicts_by_its_last_step(tmp_path):
         arrays = {name: archive[name] for name in archive.files}
     name, text = _header(arrays)
     older = {k: v for k, v in json.loads(text).items() if k != "default_step"}
-    _rewrite(tmp_path / "old", {**arrays, name: np.frombuffer(json.dumps(older).encode(), np.uint8)})
+    _rewrite(
+        tmp_path / "old", {**arrays, name: np.frombuffer(json.dumps(older).encode(), np.uint8)}
+    )
     assert load(tmp_path / "old").default_step == path.n_steps

@@ -33,7 +33,8 @@ def write(path: Any, header: dict[str, Any], arrays: dict[str, Any]) -> None:
     path : str or path-like
     header : dict
         ``kernel`` (a Kernel), ``lam``, ``lam_steps``, ``one_target``, ``limit`` (why there is
-        none, or None), ``selection``, ``default_step`` and ``metadata``, as :func:`read` returns them.
+        none, or None), ``selection``, ``default_step`` and ``metadata``, as :func:`read` returns
+        them.
     arrays : dict of ndarray
         ``alphas`` and ``step_weights`` (float64), ``duals``, ``constants``; and, if they exist,
         ``shrinkage``, ``X``, ``limit_dual`` and ``limit_constant``.

@@ -44,7 +44,15 @@ def check_folds(folds: Any, n: int) -> list[np.ndarray]:
             raise ValueError(f"folds must be between 2 and the number of rows ({n}), got {k}")
         folds = KFold(k)
     if hasattr(folds, "split"):
-        folds = list(folds.split(np.zeros((n, 1))))
+        name = type(folds).__name__
+        try:
+            folds = list(folds.split(np.zeros((n, 1))))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} needs more than the number of rows ({error}): pass the group labels "
+                f"themselves as folds (cv), or its list of splits, list({name}(...).split(X, y, "
+                "groups))"
+            ) from None
     elif hasattr(folds, "__next__"):
         folds = list(folds)
     every = np.arange(n)

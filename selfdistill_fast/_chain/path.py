@@ -178,8 +178,8 @@ class DistillationPath:
             With a precomputed kernel, K(X, X_train), (m, n).
         step : None, int, "best", "last", "all" or inf
             None: ``default_step``. 1..T: that step. "best": ``best_step``. "last": step T.
-            "all": every step in one pass over K(X, X_train), which is never formed. ``math.inf``: the limit of infinitely many
-            steps, for a path with one constant α.
+            "all": every step in one pass over K(X, X_train), which is never formed. ``math.inf``:
+            the limit of infinitely many steps, for a path with one constant α.
 
         Returns
         -------

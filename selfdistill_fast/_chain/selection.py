@@ -15,7 +15,7 @@ import numpy as np
 
 from selfdistill_fast._backend import device_of, on_device
 from selfdistill_fast._chain.columns import fold_columns, loo_columns
-from selfdistill_fast._solvers import Penalties, Spectrum
+from selfdistill_fast._solvers import Penalties, Spectrum, mix
 from selfdistill_fast._validation import (
     check_lam,
     check_n_steps,
@@ -196,6 +196,7 @@ def score_grid(
     sample_weight_val: Any = None,
     clip: bool = False,
     per_target: bool = False,
+    scorer: Any = None,
 ) -> dict[str, Any]:
     """Held-out error of every λ and step for one kernel, from one factorisation.
 
@@ -213,10 +214,13 @@ def score_grid(
     X_val, y_val, sample_weight_val : optional
         A validation set to score on instead of leaving rows out.
     clip, per_target : bool
+    scorer : callable, optional
+        Of y (m, p), predictions of every step (T, m, p) and weights (m,) or None; returns (T,).
 
     Returns
     -------
     scores : dict
+        ``score`` (L, T) from the scorer;
         ``mse`` (L, T); ``se`` (L, T), the standard error of the mean over rows; ``weights``
         (L, T, T[, p]), the step weights; ``alphas`` (L, T[, p]), NaN for "joint"; ``on``, the
         held-out data: "leave-one-out", "leave-fold-out" or "validation".
@@ -242,7 +246,18 @@ def score_grid(
     y, w = held.y, held.weight
     # the standard error is of fourth order: it needs the rows
     losses = np.stack([mixture_losses(y, f, c, w) for f, c in zip(held.F, C, strict=True)])
+    scores = {}
+    if scorer is not None:
+        be, mean = spectrum.backend, 0.0 if held.on == "validation" else spectrum.y_mean
+        weight = None if w is None else be.to_numpy(w)
+        cells = (
+            be.to_numpy((mix(be.xp.asarray(c), f, be.xp) + mean).astype("float64"))
+            for f, c in zip(held.F, C, strict=True)
+        )
+        true = be.to_numpy((y + mean).astype("float64"))
+        scores["score"] = np.stack([scorer(true, cell, weight) for cell in cells])
     return {
+        **scores,
         "mse": cell_losses(y, held.F, C, sample_weight=w).mean(-1),
         "se": losses.std(2) / math.sqrt(losses.shape[2]),
         "weights": C,

@@ -75,6 +75,7 @@ __all__ = [
     "map_dask",
     "mix",
     "plan",
+    "solver_named",
     "spectrum",
     "with_steps",
 ]

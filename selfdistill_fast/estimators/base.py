@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from sklearn import config_context, get_config
-from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, is_regressor
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
@@ -17,21 +17,28 @@ from selfdistill_fast._validation import is_tensor, plain, to_host
 from selfdistill_fast.kernels import Kernel, Linear, Precomputed
 
 
-class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
-    """Methods of a fitted chain, independent of how its parameters were chosen."""
+class Distilled(BaseEstimator):
+    """What a fitted chain has, however its parameters were chosen and its predictions are used."""
 
     kernel: Any
     path_: DistillationPath
+    kernel_: Kernel
+
+    #: why a property does not exist for a fitted model
+    _ABSENT: dict[str, str] = {"coef_": "coef_ exists only for a linear kernel; use dual_coef_"}
 
     def _keep(self, kernel: Kernel, path: DistillationPath) -> None:
         """Set the attributes that describe a fitted chain."""
         self.kernel_ = kernel
         self.path_ = path
-        if path.selection is not None:
-            path.default_step = path.best_step
-        self.best_step_ = path.default_step
+        self._use(path.default_step if path.selection is None else path.best_step)
         self.alphas_ = path.alphas
-        self.weights_ = path.step_weights[path.default_step - 1]
+
+    def _use(self, step: int) -> None:
+        """Let ``step`` be the one that predicts."""
+        path = self.path_
+        self.best_step_ = path.default_step = step
+        self.weights_ = path.step_weights[step - 1]
         self.dual_coef_ = path.dual_coef()
         self.intercept_ = path.intercept()
 
@@ -40,8 +47,45 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """Coefficients β of ``best_step_``, (D,) or (D, n_targets); only of a linear kernel."""
         check_is_fitted(self)
         if not isinstance(self.kernel_, Linear):
-            raise AttributeError("coef_ exists only for a linear kernel; use dual_coef_")
+            raise AttributeError(self._ABSENT["coef_"])
         return self.path_.coef()
+
+    def _predictions(self, X: Any, step: Any) -> Any:
+        """Predictions of the chain where X is, from X as the caller gives it."""
+        check_is_fitted(self)
+        return self.path_.predict(self._validated("X", X), step)
+
+    def _validated(self, name: str, X: Any, *y: Any) -> Any:
+        """X, or X and y, checked by scikit-learn, which does not support arrays on a device.
+
+        Device arrays are checked where they are used; only their number of columns is stored here.
+        """
+        X, y = plain(X, name), tuple(plain(targets, "y") for targets in y)
+        on_host = device_of({name: X, "y": y[0] if y else None})[1] is None
+        if on_host:
+            options: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": bool(y)}
+            if y and is_regressor(self):
+                options |= {"multi_output": True, "y_numeric": True}
+            with config_context(array_api_dispatch=False):  # NumPy arrays are needed
+                return validate_data(self, X, *y, **options)
+        if not y:
+            _check_n_features(self, X, reset=False)
+            return X
+        if len(X.shape) != 2:
+            raise ValueError(f"X must have 2 dimensions, got shape {tuple(X.shape)}")
+        _check_n_features(self, X, reset=True)
+        return X, *y
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = isinstance(self.kernel, Precomputed) or (
+            isinstance(self.kernel, str) and self.kernel == "precomputed"
+        )
+        return tags
+
+
+class Regression(MultiOutputMixin, RegressorMixin, Distilled):
+    """Methods of a chain whose predictions are the answer."""
 
     def predict(self, X: Any, step: Any = None) -> Any:
         """Predictions of one step.
@@ -62,9 +106,7 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
             ``array_api_dispatch`` an array of X's library, else a NumPy array. No gradient
             flows through it.
         """
-        check_is_fitted(self)
-        predictions = self.path_.predict(self._validated("X", X), step)
-        return _dispatched(predictions, X)
+        return _dispatched(self._predictions(X, step), X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination R² of the predictions of ``best_step_``.
@@ -101,37 +143,9 @@ class Distilled(MultiOutputMixin, RegressorMixin, BaseEstimator):
         with config_context(array_api_dispatch=False):  # all are NumPy arrays
             return float(r2_score(y, predictions, sample_weight=sample_weight))
 
-    def _validated(self, name: str, X: Any, *y: Any) -> Any:
-        """X, or X and y, checked by scikit-learn, which does not support arrays on a device.
-
-        Device arrays are checked where they are used; only their number of columns is stored here.
-        """
-        X, y = plain(X, name), tuple(plain(targets, "y") for targets in y)
-        on_host = device_of({name: X, "y": y[0] if y else None})[1] is None
-        if on_host:
-            options: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": bool(y)}
-            if y:
-                options |= {"multi_output": True, "y_numeric": True}
-            with config_context(array_api_dispatch=False):  # NumPy arrays are needed
-                return validate_data(self, X, *y, **options)
-        if not y:
-            _check_n_features(self, X, reset=False)
-            return X
-        if len(X.shape) != 2:
-            raise ValueError(f"X must have 2 dimensions, got shape {tuple(X.shape)}")
-        _check_n_features(self, X, reset=True)
-        return X, *y
-
     def predict_path(self, X: Any) -> Any:
         """Predictions of every step, (T, m) or (T, m, n_targets)."""
         return self.predict(X, step="all")
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.pairwise = isinstance(self.kernel, Precomputed) or (
-            isinstance(self.kernel, str) and self.kernel == "precomputed"
-        )
-        return tags
 
 
 def _dispatched(predictions: Any, X: Any) -> Any:

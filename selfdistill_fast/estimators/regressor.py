@@ -11,12 +11,113 @@ from selfdistill_fast._chain.assembly import distilled
 from selfdistill_fast._chain.leave_out import mixed_held_out
 from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._solvers import Penalties, Spectrum, spectrum, with_steps
-from selfdistill_fast._validation import check_lam, check_n_steps
-from selfdistill_fast.estimators.base import Distilled
+from selfdistill_fast._validation import check_lam, check_n_steps, to_host
+from selfdistill_fast.estimators.base import Distilled, Regression
 from selfdistill_fast.kernels import kernel_from_name
 
 
-class SelfDistilledKernelRidge(Distilled):
+class OneChain(Distilled):
+    """The fit of one chain to targets, with the parameters of :class:`SelfDistilledKernelRidge`."""
+
+    lam: float
+    alpha: Any
+    n_steps: int
+    gamma: float | None
+    degree: int
+    coef0: float
+    length_scale: float
+    nu: float
+    fit_intercept: bool
+    clip: bool
+    solver: str
+    solver_options: dict[str, Any] | None
+    backend: Any
+    random_state: Any
+
+    def _fit_chain(
+        self, X: Any, y: Any, sample_weight: Any, X_val: Any, y_val: Any, sample_weight_val: Any
+    ) -> None:
+        """Fit every step to checked X and y, and set the scores of :meth:`_set_scores`."""
+        lam = float(check_lam(self.lam, batch=False))
+        check_n_steps(self.n_steps)
+        kernel = kernel_from_name(
+            self.kernel,
+            X.shape[1],
+            gamma=self.gamma,
+            degree=self.degree,
+            coef0=self.coef0,
+            length_scale=self.length_scale,
+            nu=self.nu,
+        )
+        choosing = isinstance(self.alpha, str) and X_val is None and self.n_steps > 1
+        options = with_steps(self.solver, self.solver_options, self.n_steps)
+        fitted = spectrum(
+            X,
+            y,
+            kernel,
+            solver=self.solver,
+            lam=lam,
+            leave_one_out=True if choosing else None,
+            sample_weight=sample_weight,
+            fit_intercept=self.fit_intercept,
+            random_state=self.random_state,
+            backend=self.backend,
+            **options,
+        )
+        if X_val is not None:
+            X_val = self._validated("X_val", X_val)
+        path, held = distilled(
+            fitted,
+            lam,
+            self.alpha,
+            self.n_steps,
+            X_val=X_val,
+            y_val=y_val,
+            sample_weight_val=sample_weight_val,
+            clip=self.clip,
+        )
+        self._keep(kernel, path)
+        n_fitted = len(X) if fitted.rows is None else len(fitted.rows)
+        lone = self.fit_intercept and n_fitted == 1  # without its only row, nothing is left
+        for name in self._SCORES:  # of an earlier fit
+            self.__dict__.pop(name, None)
+        self._loo_later = None
+        if lone or path.n_steps > fitted.max_loo_steps:
+            self._set_scores(None, y, fitted.sample_weight)
+        elif held is not None and X_val is None:
+            self._set_scores(_left_out(fitted, path, held.F), y, fitted.sample_weight)
+        elif fitted.one_lam and fitted.X is not None:  # it would take longer than the fit
+            self._loo_later = _Later(
+                fitted.backend, fitted.name, y.copy(), fitted.sample_weight, self.fit_intercept
+            )
+        else:
+            self._set_scores(_left_out(fitted, path), y, fitted.sample_weight)
+
+    #: attributes that come from leave-one-out predictions
+    _SCORES: tuple[str, ...] = ("loo_mse_",)
+
+    def _set_scores(self, left_out: np.ndarray | None, y: Any, sample_weight: Any) -> None:
+        """Set ``_SCORES`` from leave-one-out predictions (T, n[, p]), or to NaN from None."""
+        T, w = self.path_.n_steps, to_host(sample_weight, "sample_weight")
+        self.loo_mse_ = np.full(T, np.nan)
+        if left_out is not None:
+            errors = left_out - to_host(y, "y")
+            mse = (errors * errors).reshape(T, len(y), -1).mean(2)
+            self.loo_mse_ = np.average(mse, axis=1, weights=w)
+
+    def __getattr__(self, name: str) -> Any:
+        """The scores on first access after a fit that did not need them."""
+        later = vars(self).get("_loo_later")
+        if name in self._ABSENT:  # the property has raised
+            raise AttributeError(self._ABSENT[name])
+        if name not in self._SCORES or later is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._set_scores(later.left_out(self.path_), later.y, later.sample_weight)
+        self._loo_later = None
+        return getattr(self, name)
+
+
+class SelfDistilledKernelRidge(Regression, OneChain):
     """Self-distilled kernel ridge regression.
 
     ``predict`` uses the step of the smallest held-out error, if α is chosen ("optimal"), and else
@@ -171,72 +272,9 @@ class SelfDistilledKernelRidge(Distilled):
         TypeError, ValueError, numpy.linalg.LinAlgError, MemoryError
             As for :func:`~selfdistill_fast.spectrum` and :func:`~selfdistill_fast.distill`.
         """
-        lam = float(check_lam(self.lam, batch=False))
-        check_n_steps(self.n_steps)
         X, y = self._validated("X", X, y)
-        kernel = kernel_from_name(
-            self.kernel,
-            X.shape[1],
-            gamma=self.gamma,
-            degree=self.degree,
-            coef0=self.coef0,
-            length_scale=self.length_scale,
-            nu=self.nu,
-        )
-        choosing = isinstance(self.alpha, str) and X_val is None and self.n_steps > 1
-        options = with_steps(self.solver, self.solver_options, self.n_steps)
-        fitted = spectrum(
-            X,
-            y,
-            kernel,
-            solver=self.solver,
-            lam=lam,
-            leave_one_out=True if choosing else None,
-            sample_weight=sample_weight,
-            fit_intercept=self.fit_intercept,
-            random_state=self.random_state,
-            backend=self.backend,
-            **options,
-        )
-        if X_val is not None:
-            X_val = self._validated("X_val", X_val)
-        path, held = distilled(
-            fitted,
-            lam,
-            self.alpha,
-            self.n_steps,
-            X_val=X_val,
-            y_val=y_val,
-            sample_weight_val=sample_weight_val,
-            clip=self.clip,
-        )
-        self._keep(kernel, path)
-        n_fitted = len(X) if fitted.rows is None else len(fitted.rows)
-        lone = self.fit_intercept and n_fitted == 1  # without its only row, nothing is left
-        self.__dict__.pop("loo_mse_", None)  # of an earlier fit
-        self._loo_later = None
-        if lone or path.n_steps > fitted.max_loo_steps:
-            self.loo_mse_ = np.full(path.n_steps, np.nan)
-        elif held is not None and X_val is None:
-            self.loo_mse_ = _leave_one_out_mse(fitted, path, y, held.F)
-        elif fitted.one_lam and fitted.X is not None:  # it would take longer than the fit
-            self._loo_later = _Later(
-                fitted.backend, fitted.name, y.copy(), fitted.sample_weight, self.fit_intercept
-            )
-        else:
-            self.loo_mse_ = _leave_one_out_mse(fitted, path, y)
+        self._fit_chain(X, y, sample_weight, X_val, y_val, sample_weight_val)
         return self
-
-    def __getattr__(self, name: str) -> Any:
-        """``loo_mse_`` on first access after a fit that did not need it."""
-        later = vars(self).get("_loo_later")
-        if name == "coef_":  # the property has raised
-            raise AttributeError("coef_ exists only for a linear kernel; use dual_coef_")
-        if name != "loo_mse_" or later is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.loo_mse_ = later.mse(self.path_)
-        self._loo_later = None
-        return self.loo_mse_
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,8 +287,8 @@ class _Later:
     sample_weight: Any
     fit_intercept: bool
 
-    def mse(self, path: DistillationPath) -> np.ndarray:
-        """As :func:`_leave_one_out_mse`, from a recomputed factorisation."""
+    def left_out(self, path: DistillationPath) -> np.ndarray:
+        """As :func:`_left_out`, from a recomputed factorisation."""
         with self.backend.on():
             y = self.backend.asarray(self.y, "y")  # where the rows are
         fitted = spectrum(
@@ -263,18 +301,13 @@ class _Later:
             fit_intercept=self.fit_intercept,
             backend=self.backend,
         )
-        return _leave_one_out_mse(fitted, path, y)
+        return _left_out(fitted, path)
 
 
-def _leave_one_out_mse(
-    fitted: Spectrum, path: DistillationPath, y: Any, columns: Any = None
-) -> np.ndarray:
-    """Weighted leave-one-out error of each step, (T,); ``columns`` if they are known."""
+def _left_out(fitted: Spectrum, path: DistillationPath, columns: Any = None) -> np.ndarray:
+    """Leave-one-out predictions of each step, (T, n[, p]); ``columns`` if they are known."""
     be = fitted.backend
     with be.on():
         penalties = Penalties.of(path.lam, path.n_steps)
         left_out = mixed_held_out(fitted, penalties, path.step_weights, columns=columns)
-        errors = (left_out - be.asarray(y, "y")).astype("float64")
-        mse = be.to_numpy((errors * errors).reshape(path.n_steps, fitted.n, -1).mean(2))
-    w = fitted.sample_weight
-    return np.average(mse, axis=1, weights=None if w is None else be.to_numpy(w))
+        return np.asarray(be.to_numpy(left_out.astype("float64")))

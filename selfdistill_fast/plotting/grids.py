@@ -39,7 +39,8 @@ def plot_cv(results: Mapping[str, Any], best: int, *, ax: Any = None) -> Any:
     """
     ax = axes_or_new(ax)
     gamma, lam, step, mse = (np.asarray(results[key]) for key in ("gamma", "lam", "step", "mse"))
-    here = (gamma == gamma[best]) | np.isnan(gamma)
+    kernel = results["param_kernel"]
+    here = np.array([other == kernel[best] for other in kernel])
     steps = np.unique(step)
     for tau, colour in zip(steps, ordered_colours(len(steps)), strict=True):
         rows = np.flatnonzero(here & (step == tau))
