@@ -41,7 +41,7 @@ def check_folds(folds: Any, n: int) -> list[np.ndarray]:
     if isinstance(folds, numbers.Real):
         k = check_n_steps(folds, "folds")
         if not 2 <= k <= n:
-            raise ValueError(f"folds must be between 2 and the number of rows ({n}), got {k}")
+            raise ValueError(f"folds must be between 2 and the number of rows (n_samples={n}), got {k}")
         folds = KFold(k)
     if hasattr(folds, "split"):
         name = type(folds).__name__

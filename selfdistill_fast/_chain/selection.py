@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -239,9 +239,12 @@ def score_grid(
     >>> score_grid(s, [0.1, 1.0], "optimal", 3)["mse"].shape
     (2, 3)
     """
-    penalties = Penalties(np.atleast_1d(check_lam(lams, batch=True)), check_n_steps(n_steps))
+    lams = np.atleast_1d(check_lam(lams, batch=True))
+    one = spectrum.one_lam and len(lams) == 1  # such a solver serves no batch
+    penalties = Penalties(lams[0] if one else lams, check_n_steps(n_steps))
     validation = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
     held = held_out(spectrum, penalties, folds=folds, **validation)
+    held = replace(held, F=held.F[None]) if one else held
     alphas, C = (a[:, 0] for a in choose_cells(held, [alpha], clip=clip, per_target=per_target))
     y, w = held.y, held.weight
     # the standard error is of fourth order: it needs the rows

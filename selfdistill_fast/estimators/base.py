@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn import config_context, get_config
@@ -25,7 +25,9 @@ class Distilled(BaseEstimator):
     kernel_: Kernel
 
     #: why a property does not exist for a fitted model
-    _ABSENT: dict[str, str] = {"coef_": "coef_ exists only for a linear kernel; use dual_coef_"}
+    _ABSENT: ClassVar[dict[str, str]] = {
+        "coef_": "coef_ exists only for a linear kernel; use dual_coef_"
+    }
 
     def _keep(self, kernel: Kernel, path: DistillationPath) -> None:
         """Set the attributes that describe a fitted chain."""

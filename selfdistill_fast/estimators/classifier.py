@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -42,7 +42,7 @@ class Classification(ClassifierMixin, Distilled):
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"y has one class only, {self.classes_.tolist()[0]!r}: a classifier needs at least two"
+                f"y has one class only, {self.classes_.tolist()[0]!r}: a classifier needs two"
             )
         if self.class_weight is not None:
             weights = compute_sample_weight(self.class_weight, y)
@@ -220,7 +220,7 @@ class SelfDistilledKernelRidgeClassifier(Classification, OneChain):
 
     loo_accuracy_: np.ndarray
     _SCORES = ("loo_mse_", "loo_accuracy_", "_held_out")
-    _ABSENT = {
+    _ABSENT: ClassVar[dict[str, str]] = {
         **OneChain._ABSENT,
         "loo_decision_function_": "there are no leave-one-out predictions for this solver and "
         "number of steps; use solver='eigh', or fewer steps",

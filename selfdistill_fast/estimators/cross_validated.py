@@ -76,7 +76,7 @@ class GridOfChains(Distilled):
         if validated:
             held_out = {**held_out, "X_val": self._validated("X_val", held_out["X_val"])}
         options = with_steps(self.solver, self.solver_options, max_steps)
-        check_solver(self.solver, options.keys() - {"max_memory"})
+        check_solver(self.solver, {k: v for k, v in options.items() if k != "max_memory"})
         tables: list[dict[str, Any]] = []
         lowest, best = np.inf, None
         for kernel in kernels:
