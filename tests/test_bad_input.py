@@ -314,7 +314,7 @@ def test_bad_number_of_steps(fitted, n_steps):
             call()
 
 
-@pytest.mark.parametrize("step", [0, -1, 4, 1.5, "last", True, math.nan, -math.inf, [1], 1j])
+@pytest.mark.parametrize("step", [0, -1, 4, 1.5, "final", True, math.nan, -math.inf, [1], 1j])
 def test_bad_step(fitted, step):
     path = distill(fitted, 0.1, 0.5, 3)
     model = SelfDistilledKernelRidge(alpha=0.5, n_steps=3).fit(X, Y)
