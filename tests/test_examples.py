@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ("plot_leave_one_out", "{}/leave_one_out.png", ["leave_one_out.png"]),
         ("plot_wide_network", "{}/wide_network.png", ["wide_network.png"]),
         ("plot_accuracy", "{}/accuracy.png", ["accuracy.png"]),
+        ("plot_embeddings", "{}/embeddings.png", ["embeddings.png"]),
     ],
 )
 def test_example(name, output, written, tmp_path):
