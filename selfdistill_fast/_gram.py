@@ -18,7 +18,8 @@ from numpy.typing import DTypeLike
 from selfdistill_fast import _ranges as ranges
 from selfdistill_fast._backend import Array, Backend, Half, deliver, get_backend, run_where_it_pays
 from selfdistill_fast._validation import check_memory, plain
-from selfdistill_fast.kernels import RBF, Custom, Features, Kernel, Precomputed, as_kernel
+from selfdistill_fast.combined import Combined, Sum
+from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
 
 __all__ = ["gram", "gram_matmul", "gram_sweep"]
 
@@ -40,8 +41,10 @@ def gram(
         With ``kernel="precomputed"``, the matrix K itself.
     Z : array_like of shape (m, d), optional
         None means X. K is then exactly symmetric and has the kernel's exact diagonal.
-    kernel : Kernel or callable
-        Such as ``RBF(0.1)``. A callable receives (X, Z) and returns an (n, m) array.
+    kernel : Kernel, str or callable
+        Such as ``RBF(0.1)``, a sum or product of kernels, or a name such as "rbf", with
+        scikit-learn's default parameters (γ = 1/d). A callable receives (X, Z) and returns an
+        (n, m) array.
     out : ndarray of shape (n, m), optional
         C-contiguous array, of the result's dtype, that receives K. Reusing it spares the
         operating system from zeroing fresh pages.
@@ -80,7 +83,7 @@ def gram(
     array([[1.    , 0.6065],
            [0.6065, 1.    ]])
     """
-    kernel = as_kernel(kernel)
+    kernel = as_kernel(kernel, X)
     X, Z = _features(kernel, X, Z)
     be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
 
@@ -142,7 +145,7 @@ def gram_matmul(
     >>> bool(np.allclose(gram_matmul(X, None, w, RBF(0.1)), gram(X, kernel=RBF(0.1)) @ w))
     True
     """
-    kernel = as_kernel(kernel)
+    kernel = as_kernel(kernel, X)
     X, Z = _features(kernel, X, Z)
     arrays = {"X": X, "Z": Z, "W": W, "out": out}
     be = get_backend(backend, arrays, n_threads=n_threads)
@@ -214,12 +217,15 @@ def gram_sweep(
     [0.6065, 0.3679]
     """
     be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
-    checked = [as_kernel(kernel) for kernel in kernels]
+    checked = [as_kernel(kernel, X) for kernel in kernels]
     pairs = {kernel.pair for kernel in checked}
-    if len(pairs) > 1 or "" in pairs or any(isinstance(k, Features) for k in checked):
+    if len(pairs) > 1 or "" in pairs or any(kernel.maps_rows for kernel in checked):
         raise ValueError(
-            "kernels must share one distance, got "
-            + ", ".join(f"{type(k).__name__} ({k.pair or 'none'})" for k in checked)
+            "kernels must share one distance of the rows as they are, got "
+            + ", ".join(
+                f"{type(k).__name__} ({'its own' if k.maps_rows else k.pair or 'none'})"
+                for k in checked
+            )
         )
     if not checked:
         return iter(())
@@ -268,7 +274,19 @@ def _delivered(be: Backend, native: Array, out: Array) -> Array:
 
 
 def native_gram(be: Backend, X: Array, Z: Array, kernel: Kernel, out: Array = None) -> Array:
-    """:func:`gram` on native arrays of one dtype."""
+    """:func:`gram` on native arrays of one dtype, whose features are scaled already."""
+    if isinstance(kernel, Combined):
+        parts = ((part, *_scaled(be, part, X, Z)) for part in kernel.parts)
+        # the first part fills the result, and the others a buffer that is added to it
+        # the first part fills the result; what a caller's function returns may still be used
+        values = (
+            native_gram(be, A, B, part, out if i == 0 else None)
+            for i, (part, A, B) in enumerate(parts)
+        )
+        return kernel.combined(
+            K.copy() if isinstance(part, Custom) and K is not out else K
+            for part, K in zip(kernel.parts, values, strict=True)
+        )
     if isinstance(kernel, Precomputed):
         if out is None:
             return X
@@ -277,6 +295,13 @@ def native_gram(be: Backend, X: Array, Z: Array, kernel: Kernel, out: Array = No
     if isinstance(kernel, Custom):
         other = X if Z is None else Z
         K = kernel.function(deliver(be, X), deliver(be, other))
+        if np.ndim(K) < 2:
+            raise ValueError(
+                f"the kernel function returned {'a number' if np.ndim(K) == 0 else 'one row'} for "
+                f"{X.shape[0]} and {other.shape[0]} rows: it receives all rows (X, Z) and must "
+                f"return a matrix. A function of two single samples, as scikit-learn's KernelRidge "
+                "takes, can be wrapped: lambda X, Z: [[function(x, z) for z in Z] for x in X]"
+            )
         K = be.asarray(K, "the kernel function's result", dtype=X.dtype)
         if K.shape != (X.shape[0], other.shape[0]):
             raise ValueError(
@@ -299,6 +324,13 @@ def native_matmul(
     be: Backend, X: Array, Z: Array, W: Array, kernel: Kernel, out: Array = None
 ) -> Array:
     """:func:`gram_matmul` on native arrays of one dtype; W (m, p)."""
+    if isinstance(kernel, Sum):
+        parts = ((part, *_scaled(be, part, X, Z)) for part in kernel.parts)
+        result = kernel.combined(native_matmul(be, A, B, W, part) for part, A, B in parts)
+        if out is None:
+            return result
+        out[...] = result
+        return out
     if kernel.pair and ranges.usual(X, Z, kernel):
         return be.gram_matmul(X, Z, W, kernel, out=out)
     if kernel.unit_diagonal:
@@ -312,6 +344,26 @@ def native_matmul(
         rows = slice(start, start + block)
         out[rows] = native_gram(be, X[rows], other, kernel) @ W
     return out
+
+
+def native_diagonal(be: Backend, X: Array, kernel: Kernel) -> Array:
+    """κ(x, x) of every row, float64."""
+    if isinstance(kernel, Combined):
+        return kernel.combined(
+            native_diagonal(be, part.scaled(be.xp, X), part) for part in kernel.parts
+        )
+    if kernel.pair:
+        return ranges.diagonal(be, X, kernel)
+    block = 128
+    parts = [
+        be.xp.diagonal(native_gram(be, X[i : i + block], None, kernel)).astype("float64")
+        for i in range(0, X.shape[0], block)
+    ]
+    return be.xp.concatenate(parts) if parts else be.xp.zeros(0)
+
+
+def _scaled(be: Backend, kernel: Kernel, X: Array, Z: Array) -> tuple[Array, Array]:
+    return kernel.scaled(be.xp, X), None if Z is None else kernel.scaled(be.xp, Z, "Z")
 
 
 def native_sweep(
@@ -346,14 +398,14 @@ def _rows(be: Backend, X: Array, Z: Array, kernel: Kernel) -> tuple[Array, Array
             raise ValueError("with a precomputed kernel, X is K(X, Z) itself: omit Z")
         return X, None
     if Z is None:
-        return X, None
+        return kernel.scaled(be.xp, X), None
     Z = be.asarray(Z, "Z", ndim=2)
     if X.shape[1] != Z.shape[1]:
         raise ValueError(f"X has {X.shape[1]} features, but Z has {Z.shape[1]}")
     if X.dtype != Z.dtype:
         wide = be.xp.promote_types(X.dtype, Z.dtype)
         X, Z = be.asarray(X, dtype=wide, finite=False), be.asarray(Z, dtype=wide, finite=False)
-    return X, Z
+    return _scaled(be, kernel, X, Z)
 
 
 def _shape(X: Array, Z: Array, kernel: Kernel) -> tuple[int, int]:

@@ -34,6 +34,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 if TYPE_CHECKING:
     from selfdistill_fast._backend import Array
 
@@ -67,6 +69,22 @@ def _check_real(owner: object, name: str, *, minimum: float, open_: bool) -> Non
             f"{type(owner).__name__}: {name} must be finite and {sign} {minimum:g}, got {value!r}"
         )
     object.__setattr__(owner, name, value)
+
+
+def _check_rates(owner: object, name: str) -> None:
+    """A number > 0, or one for each feature as a tuple."""
+    value = getattr(owner, name)
+    if not (hasattr(value, "__len__") and not isinstance(value, str)):
+        _check_real(owner, name, minimum=0.0, open_=True)
+        return
+    values = []
+    for one in value:
+        object.__setattr__(owner, name, one.item() if hasattr(one, "item") else one)
+        _check_real(owner, name, minimum=0.0, open_=True)
+        values.append(getattr(owner, name))
+    if not values:
+        raise ValueError(f"{type(owner).__name__}: {name} is empty; give one for each feature")
+    object.__setattr__(owner, name, tuple(values))
 
 
 def _check_count(owner: object, name: str) -> None:
@@ -111,8 +129,48 @@ class Kernel:
         return xp.ones_like(xx)
 
     def rows(self, X: Any, name: str = "X") -> Any:
-        """The rows that :meth:`of_pair` is about: X itself, or features that are made of it."""
+        """The samples X as rows: X itself, or features that are made of it."""
         return X
+
+    @property
+    def scales(self) -> tuple[float, ...] | None:
+        """What each feature is multiplied by before :meth:`of_pair`; None for 1."""
+        return None
+
+    def scaled(self, xp: Any, X: Array, name: str = "X") -> Array:
+        """Native rows times :attr:`scales`: the rows that the pair quantity is about."""
+        if self.scales is None:
+            return X
+        if X.shape[1] != len(self.scales):
+            raise ValueError(
+                f"{self!r} is for {len(self.scales)} features, but {name} has {X.shape[1]}"
+            )
+        X = X * xp.asarray(self.scales, X.dtype)
+        if not bool(xp.isfinite(X).all()):
+            raise ValueError(f"{self!r} times {name} overflows {X.dtype}: scale {name} down")
+        return X
+
+    @property
+    def maps_rows(self) -> bool:
+        """Whether :meth:`rows` or :meth:`scaled` change anything."""
+        return self.scales is not None
+
+    def __add__(self, other: Any) -> Kernel:
+        """The kernel κ(x, z) + κ′(x, z)."""
+        from selfdistill_fast.combined import Sum
+
+        return Sum.of((1.0, self), (1.0, other)) if isinstance(other, Kernel) else NotImplemented
+
+    def __mul__(self, other: Any) -> Kernel:
+        """The kernel c κ(x, z) for a number c > 0, or κ(x, z) κ′(x, z)."""
+        from selfdistill_fast.combined import Product, Sum
+
+        if isinstance(other, Kernel):
+            return Product.of(self, other)
+        real = isinstance(other, numbers.Real) and not isinstance(other, bool)
+        return Sum.of((float(other), self)) if real else NotImplemented
+
+    __rmul__ = __mul__
 
     # _ranges.py uses these to keep squares and products within the range of a dtype: the first
     # two for a distance kernel, the last two for any other kernel with a pair quantity.
@@ -140,37 +198,51 @@ class Kernel:
         return {"name": self.name, **{k: "inf" if v == math.inf else v for k, v in values}}
 
 
+def _common(rate: Any) -> float:
+    """The parameter of scaled rows: 1 if there is one for each feature."""
+    return 1.0 if isinstance(rate, tuple) else float(rate)
+
+
+def _each(rate: Any, scale: Callable[[float], float]) -> tuple[float, ...] | None:
+    return tuple(map(scale, rate)) if isinstance(rate, tuple) else None
+
+
 @dataclass(frozen=True)
 class RBF(Kernel):
     """Radial basis function kernel κ(x, z) = exp(−γ‖x − z‖²).
 
     Parameters
     ----------
-    gamma : float > 0
-        Inverse squared width, as in scikit-learn (γ = 1/(2σ²)).
+    gamma : float > 0, or a sequence of them
+        Inverse squared width, as in scikit-learn (γ = 1/(2σ²)). A sequence has one for each
+        feature: κ(x, z) = exp(−Σ_j γ_j (x_j − z_j)²).
     """
 
-    gamma: float = 1.0
+    gamma: Any = 1.0
     name: ClassVar[str] = "rbf"
     pair: ClassVar[str] = "sqeuclidean"
     unit_diagonal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_real(self, "gamma", minimum=0.0, open_=True)
+        _check_rates(self, "gamma")
+
+    @property
+    def scales(self) -> tuple[float, ...] | None:
+        return _each(self.gamma, math.sqrt)
 
     @property
     def c_spec(self) -> tuple[str, float, float, int]:
-        return ("rbf", self.gamma, 0.0, 0)
+        return ("rbf", _common(self.gamma), 0.0, 0)
 
     @property
     def log2_rate(self) -> float:
-        return 0.5 * math.log2(self.gamma)
+        return 0.5 * math.log2(_common(self.gamma))
 
     def rescaled(self, e: int) -> RBF:
-        return RBF(math.ldexp(self.gamma, -2 * e))
+        return RBF(math.ldexp(_common(self.gamma), -2 * e))
 
     def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
-        return xp.exp(-self.gamma * s)
+        return xp.exp(-_common(self.gamma) * s)
 
 
 @dataclass(frozen=True)
@@ -179,31 +251,35 @@ class Laplacian(Kernel):
 
     Parameters
     ----------
-    gamma : float > 0
-        Inverse width.
+    gamma : float > 0, or a sequence of them
+        Inverse width. A sequence has one for each feature.
     """
 
-    gamma: float = 1.0
+    gamma: Any = 1.0
     name: ClassVar[str] = "laplacian"
     pair: ClassVar[str] = "cityblock"
     unit_diagonal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_real(self, "gamma", minimum=0.0, open_=True)
+        _check_rates(self, "gamma")
+
+    @property
+    def scales(self) -> tuple[float, ...] | None:
+        return _each(self.gamma, float)
 
     @property
     def c_spec(self) -> tuple[str, float, float, int]:
-        return ("laplacian", self.gamma, 0.0, 0)
+        return ("laplacian", _common(self.gamma), 0.0, 0)
 
     @property
     def log2_rate(self) -> float:
-        return math.log2(self.gamma)
+        return math.log2(_common(self.gamma))
 
     def rescaled(self, e: int) -> Laplacian:
-        return Laplacian(math.ldexp(self.gamma, -e))
+        return Laplacian(math.ldexp(_common(self.gamma), -e))
 
     def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
-        return xp.exp(-self.gamma * s)
+        return xp.exp(-_common(self.gamma) * s)
 
 
 @dataclass(frozen=True)
@@ -212,20 +288,21 @@ class Matern(Kernel):
 
     Parameters
     ----------
-    length_scale : float > 0
-        ℓ in the table at the head of this module.
+    length_scale : float > 0, or a sequence of them
+        ℓ in the table at the head of this module. A sequence has one for each feature: then r
+        is that of x_j/ℓ_j.
     nu : {0.5, 1.5, 2.5, inf}
         Smoothness. ν = ∞ is the RBF kernel with γ = 1/(2ℓ²).
     """
 
-    length_scale: float = 1.0
+    length_scale: Any = 1.0
     nu: float = 1.5
     name: ClassVar[str] = "matern"
     pair: ClassVar[str] = "sqeuclidean"
     unit_diagonal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_real(self, "length_scale", minimum=0.0, open_=True)
+        _check_rates(self, "length_scale")
         if self.nu not in (0.5, 1.5, 2.5, math.inf):
             raise ValueError(
                 f"Matern: nu must be one of 0.5, 1.5, 2.5 or inf, got {self.nu!r}; "
@@ -234,22 +311,28 @@ class Matern(Kernel):
         object.__setattr__(self, "nu", float(self.nu))
 
     @property
+    def scales(self) -> tuple[float, ...] | None:
+        return _each(self.length_scale, lambda scale: 1.0 / scale)
+
+    @property
     def c_spec(self) -> tuple[str, float, float, int]:
+        scale = _common(self.length_scale)
         if self.nu == math.inf:
-            return ("rbf", 0.5 / (self.length_scale * self.length_scale), 0.0, 0)
-        return (f"matern{round(2 * self.nu)}2", 1.0 / self.length_scale, 0.0, 0)
+            return ("rbf", 0.5 / (scale * scale), 0.0, 0)
+        return (f"matern{round(2 * self.nu)}2", 1.0 / scale, 0.0, 0)
 
     @property
     def log2_rate(self) -> float:
-        return -math.log2(self.length_scale)
+        return -math.log2(_common(self.length_scale))
 
     def rescaled(self, e: int) -> Matern:
-        return Matern(math.ldexp(self.length_scale, e), self.nu)
+        return Matern(math.ldexp(_common(self.length_scale), e), self.nu)
 
     def of_pair(self, xp: Any, s: Array, xx: Array, zz: Array) -> Array:
+        scale = _common(self.length_scale)
         if self.nu == math.inf:
-            return xp.exp(s * (-0.5 / (self.length_scale * self.length_scale)))
-        r = xp.sqrt(s) * (math.sqrt(2.0 * self.nu) / self.length_scale)
+            return xp.exp(s * (-0.5 / (scale * scale)))
+        r = xp.sqrt(s) * (math.sqrt(2.0 * self.nu) / scale)
         r = xp.minimum(r, 1e3)  # κ is 0 long before; ∞ · 0 would be NaN
         if self.nu == 0.5:
             return xp.exp(-r)
@@ -360,6 +443,10 @@ class Features(Linear):
                 f"{self.function!r}"
             )
 
+    @property
+    def maps_rows(self) -> bool:
+        return True
+
     def rows(self, X: Any, name: str = "X") -> Any:
         """φ(X), (n, D)."""
         features = getattr(self.function, "transform", self.function)(X)
@@ -438,6 +525,47 @@ class Precomputed(Kernel):
         return False
 
 
+@dataclass(frozen=True, eq=False)
+class OfSamples(Precomputed):
+    """A function of (X, Z) for samples that are no rows of numbers: strings, graphs, ….
+
+    The caller passes samples, and :meth:`rows` makes K(X, samples) of them.
+    """
+
+    function: Callable[[Any, Any], Any]
+    samples: Any
+
+    @property
+    def maps_rows(self) -> bool:
+        return True
+
+    def rows(self, X: Any, name: str = "X") -> Any:
+        """K(X, samples), (m, n)."""
+        K = self.function(X, self.samples)
+        if np.shape(K) != (len(X), len(self.samples)):
+            raise ValueError(
+                f"the kernel function returned shape {np.shape(K)} for {len(X)} and "
+                f"{len(self.samples)} samples; it must return {(len(X), len(self.samples))}"
+            )
+        return np.asarray(K)
+
+    def to_dict(self) -> dict[str, Any]:
+        raise TypeError(_NO_CODE)
+
+    def __repr__(self) -> str:
+        return f"Custom(function={self.function!r})"
+
+
+def has_rows(X: Any) -> bool:
+    """Whether samples are rows of numbers, and not strings, graphs or other objects."""
+    if hasattr(X, "dtype") or not isinstance(X, (list, tuple)):
+        return getattr(getattr(X, "dtype", None), "kind", "f") not in "OUS"
+    try:
+        return np.asarray(X).dtype.kind not in "OUS"
+    except (TypeError, ValueError, RuntimeError):  # of different lengths, or tensors
+        return hasattr(X[0], "detach")
+
+
 @dataclass(frozen=True)
 class Custom(Kernel):
     """A kernel given as a function.
@@ -461,10 +589,7 @@ class Custom(Kernel):
         return False
 
     def to_dict(self) -> dict[str, Any]:
-        raise TypeError(
-            "a callable kernel cannot be saved: code is not data. Use a built-in kernel, "
-            "or kernel='precomputed' and keep the function yourself"
-        )
+        raise TypeError(_NO_CODE)
 
 
 #: Every kernel that has a name, by its name.
@@ -473,11 +598,19 @@ KERNELS: dict[str, type[Kernel]] = {
 }
 
 _ALIASES = {"poly": "polynomial"}
+_NO_CODE = (
+    "a callable kernel cannot be saved: code is not data. Use a built-in kernel, or "
+    "kernel='precomputed' and keep the function yourself"
+)
 
 
 def kernel_from_dict(spec: dict[str, Any]) -> Kernel:
     """Rebuild a kernel from :meth:`Kernel.to_dict`; ValueError for anything else."""
     params = {k: math.inf if v == "inf" else v for k, v in spec.items()}
+    if params.get("name") in ("sum", "product"):
+        from selfdistill_fast.combined import combined_from_dict
+
+        return combined_from_dict(spec)
     cls = KERNELS.get(params.pop("name", None))  # type: ignore[arg-type]
     if cls is None or set(params) != {f.name for f in fields(cls)}:
         raise ValueError(f"not the description of a kernel: {spec!r}")
@@ -524,17 +657,30 @@ def kernel_from_name(
     return cls(**{f.name: given[f.name] for f in fields(cls)})
 
 
-def as_kernel(kernel: Any) -> Kernel:
-    """``kernel`` as a :class:`Kernel`: an instance, "precomputed", "linear", or a callable."""
+def as_kernel(kernel: Any, X: Any = None) -> Kernel:
+    """``kernel`` as a :class:`Kernel`: an instance, a name, or a callable.
+
+    ``X``: samples, or their number of features, for the γ of "rbf", "laplacian" and "poly".
+    """
     if isinstance(kernel, Kernel):
         return kernel
-    if isinstance(kernel, str) and kernel in ("precomputed", "linear"):
-        return KERNELS[kernel]()
+    if isinstance(kernel, str):
+        shape = (0, X) if isinstance(X, int) else getattr(X, "shape", None)
+        if shape is None and isinstance(X, (list, tuple)):
+            shape = np.shape(X)
+        if shape is None or len(shape) != 2 or not shape[1]:
+            if kernel not in ("precomputed", "linear", "ntk", "matern"):
+                raise TypeError(
+                    f"kernel={kernel!r} means γ = 1/n_features, and X has no such number here; "
+                    "write the kernel itself, such as RBF(0.1)"
+                )
+            shape = (0, 1)
+        return kernel_from_name(kernel, int(shape[1]))
     if isinstance(kernel, type) and issubclass(kernel, Kernel):
         raise TypeError(f"kernel is the class {kernel.__name__}; write {kernel.__name__}(...)")
     if callable(kernel):
         return Custom(kernel)
     raise TypeError(
-        "kernel must be a kernel object such as RBF(0.1), a function of (X, Z), "
-        f"'linear' or 'precomputed'; got {kernel!r}"
+        "kernel must be a kernel object such as RBF(0.1), a function of (X, Z), or a name such as "
+        f"'rbf'; got {kernel!r}"
     )

@@ -35,7 +35,7 @@ NOT_REPETITION = "a grid is scored by leave-one-out, where a row of two copies i
         SelfDistilledKernelRidgeCV(["linear", "rbf"], lams=[0.1, 1.0], scoring="r2", cv=3),
     ],
     expected_failed_checks=lambda e: (
-        {"check_sample_weight_equivalence_on_dense_data": NOT_REPETITION} if e.lams is None else {}
+        {"check_sample_weight_equivalence_on_dense_data": NOT_REPETITION}
     ),
 )
 def test_scikit_learn_checks(estimator, check):

@@ -41,7 +41,9 @@ def check_folds(folds: Any, n: int) -> list[np.ndarray]:
     if isinstance(folds, numbers.Real):
         k = check_n_steps(folds, "folds")
         if not 2 <= k <= n:
-            raise ValueError(f"folds must be between 2 and the number of rows (n_samples={n}), got {k}")
+            raise ValueError(
+                f"folds must be between 2 and the number of rows (n_samples={n}), got {k}"
+            )
         folds = KFold(k)
     if hasattr(folds, "split"):
         name = type(folds).__name__
@@ -50,8 +52,8 @@ def check_folds(folds: Any, n: int) -> list[np.ndarray]:
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"{name} needs more than the number of rows ({error}): pass the group labels "
-                f"themselves as folds (cv), or its list of splits, list({name}(...).split(X, y, "
-                "groups))"
+                "themselves as folds (cv), or its list of splits, "
+                f"list({name}(...).split(X, y, groups))"
             ) from None
     elif hasattr(folds, "__next__"):
         folds = list(folds)

@@ -57,7 +57,14 @@ from selfdistill_fast._validation import (
     check_sample_weight,
     check_targets,
 )
-from selfdistill_fast.kernels import Precomputed, as_kernel
+from selfdistill_fast.kernels import (
+    Custom,
+    Features,
+    OfSamples,
+    Precomputed,
+    as_kernel,
+    has_rows,
+)
 
 __all__ = [
     "NoLimit",
@@ -111,8 +118,11 @@ def spectrum(
         pair (X, y). Leave-one-out reads X again, so it must not change.
     Y : array_like of shape (n,) or (n, p)
         None if the chunks are pairs.
-    kernel : Kernel or callable
-        Such as ``RBF(0.1)``; "precomputed"; or a function of (X, Z).
+    kernel : Kernel, str or callable
+        Such as ``RBF(0.1)``; ``RBF([0.1, 2.0])`` with a γ for each feature; a sum or product such
+        as ``0.5 * RBF(0.1) + Linear()``; a name such as "rbf", with scikit-learn's default
+        parameters; "precomputed"; or a function of (X, Z), whose samples may be anything: rows
+        of numbers, a list of strings, of graphs, ….
     solver : {"auto", "eigh", "cholesky", "tridiagonal", "krylov", "primal", "nystrom"}
         "eigh": the full decomposition K = V D Vᵀ. Exact, serves every λ, O(n³) time.
         "cholesky": a single λ, about twenty times cheaper, leave-one-out for at most four
@@ -194,7 +204,10 @@ def spectrum(
     if lam is not None:
         lam = check_lam(lam, batch=True)
     be = get_backend(backend, {"X": X, "Y": Y, "sample_weight": sample_weight})
-    given = TrainingSet(be, X, Y, as_kernel(kernel), sample_weight, bool(fit_intercept))
+    kernel = as_kernel(kernel, X)
+    if isinstance(kernel, Custom) and not has_rows(X):
+        kernel = OfSamples(kernel.function, X)
+    given = TrainingSet(be, X, Y, kernel, sample_weight, bool(fit_intercept))
     request = Request(lam, random_state, max_memory)
     job = functools.partial(_spectrum, given, request, chosen or solver, options, leave_one_out)
     if isinstance(backend, str) and backend == "auto" and be.name == "cpu":
@@ -230,8 +243,11 @@ def _checked(be: Any, given: TrainingSet, solver: str) -> TrainingSet:
     if named is not None and named.streams:
         X, y = as_rows(be, X, y, given.kernel)
     else:
-        X = given.kernel.rows(in_memory(X, solver, be.available_memory()))
+        if not isinstance(given.kernel, (Features, OfSamples)):
+            X = in_memory(X, solver, be.available_memory())
+        X = given.kernel.rows(X)
         X = be.asarray(X, "X", ndim=2)
+        X = given.kernel.scaled(be.xp, X) if X.size else X
     n, n_features = X.shape
     if n == 0 or n_features == 0:
         raise ValueError(f"X is empty: shape {X.shape}; expected at least one row and one feature")

@@ -50,7 +50,7 @@ def check_new(
 ) -> Any:
     """New points as a native array (m, n_features) of ``dtype``; ValueError if they do not fit.
 
-    With a ``Features`` kernel, their features.
+    With a ``Features`` kernel, their features; with one that scales features, scaled.
     """
     X_new = kernel.rows(X_new, name)
     X_new = be.asarray(X_new, name, ndim=2, dtype=dtype)
@@ -63,7 +63,7 @@ def check_new(
         raise ValueError(
             f"{name} has {X_new.shape[1]} features, but the model was fitted with {n_features}"
         )
-    return X_new
+    return kernel.scaled(be.xp, X_new, name)
 
 
 def check_values(be: Any, F: Any, kernel: Kernel, what: str) -> Any:

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast import _ranges as ranges
-from selfdistill_fast._gram import native_gram
 from selfdistill_fast._validation import largest
 from selfdistill_fast.kernels import Kernel
 
@@ -20,7 +18,6 @@ __all__ = [
     "check_diagonal",
     "check_symmetric",
     "check_weighted",
-    "kernel_diagonal",
     "overflow",
     "rounding",
     "scale_of",
@@ -45,14 +42,6 @@ def rounding(scale: float, dtype: Any) -> float:
       reach 100 ε ‖K_w‖/λ.
     """
     return 10.0 * float(np.finfo(dtype).eps) * scale
-
-
-def kernel_diagonal(be: Any, X: Any, kernel: Kernel) -> Any:
-    """κ(x, x) of every row, float64."""
-    if kernel.pair:
-        return ranges.diagonal(be, X, kernel)
-    values = [native_gram(be, X[i : i + 1], None, kernel)[0, 0] for i in range(X.shape[0])]
-    return be.xp.asarray(values, dtype="float64")
 
 
 def check_diagonal(diagonal: Any, X: Any, kernel: Kernel, dtype: Any) -> None:

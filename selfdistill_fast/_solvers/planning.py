@@ -183,7 +183,7 @@ def plan(
         d,
         p,
         dtype,
-        as_kernel(kernel),
+        as_kernel(kernel, d),
         lam=None if lam is None else check_lam(lam, batch=True),
         leave_one_out=bool(leave_one_out),
         budget=memory_budget(be, max_memory),

@@ -31,7 +31,7 @@ from selfdistill_fast._validation import (
     exact_text,
 )
 from selfdistill_fast.alpha import check_alphas
-from selfdistill_fast.kernels import Custom, Features, Kernel, Precomputed, as_kernel
+from selfdistill_fast.kernels import Custom, Kernel, Precomputed, as_kernel
 
 __all__ = [
     "SCORES",
@@ -74,8 +74,11 @@ def check_kernels(kernels: Any, store: Any) -> list[Kernel]:
     if not isinstance(kernels, Iterable) or isinstance(kernels, (str, Kernel)):
         kernels = [kernels]
     checked = [as_kernel(kernel) for kernel in kernels]
-    if any(isinstance(kernel, Features) for kernel in checked):
-        raise ValueError("a sweep takes features themselves: pass X=function(X) and Linear()")
+    if any(kernel.maps_rows for kernel in checked):
+        raise ValueError(
+            "a sweep takes the rows as the kernel uses them: pass X=function(X) and Linear(), or "
+            "scale the features of X"
+        )
     if not checked:
         raise ValueError("kernels is empty: give at least one")
     _refuse_repeats("kernels", [repr(kernel) for kernel in checked])

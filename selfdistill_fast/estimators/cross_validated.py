@@ -191,7 +191,8 @@ class GridOfChains(Distilled):
         if alphas.ndim == 4:  # one for each target
             alphas = np.full(mse.shape, np.nan)
         shape, T = mse.shape, mse.shape[2]
-        gammas = np.array([getattr(kernel, "gamma", np.nan) for kernel in kernels])
+        every = [getattr(kernel, "gamma", np.nan) for kernel in kernels]
+        gammas = np.array([np.nan if isinstance(gamma, tuple) else gamma for gamma in every])
         columns: dict[str, Any] = {
             "gamma": np.broadcast_to(gammas[:, None, None], shape),
             "lam": np.broadcast_to(np.stack([s["lam"] for s in tables])[..., None], shape),
@@ -207,8 +208,8 @@ class GridOfChains(Distilled):
         loss = np.nan_to_num(-score.ravel(), nan=np.inf)
         self.best_index_ = smallest(-score)
         rank = rankdata(loss, method="min").astype(int)
-        every = np.repeat(np.array(kernels, dtype=object), shape[1] * T)
-        names = ("kernel", every), ("lam", flat["lam"]), ("n_steps", flat["step"])
+        repeated = np.repeat(np.array(kernels, dtype=object), shape[1] * T)
+        names = ("kernel", repeated), ("lam", flat["lam"]), ("n_steps", flat["step"])
         cells = {f"param_{name}": a for name, a in names}
         self.cv_results_: dict[str, Any] = {
             **flat,

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from selfdistill_fast.combined import Combined, Product
 from selfdistill_fast.kernels import Kernel, Matern, Polynomial
 
 #: columns up to which distances may be computed from differences alone (csrc/tiles.h)
@@ -87,6 +88,18 @@ def entry_rounding(kernel: Kernel, d: int, square: Any) -> Any:
     The error of an entry is at most √(ε_i ε_j) √κ(x_i, x_i) √κ(x_j, x_j), and at any other x
     ε_j √κ(x, x) √κ(x_j, x_j). Entries computed by the caller are assumed to be rounded once.
     """
+    if isinstance(kernel, Combined):
+        # Σ w_i ε_i √κ_i(x, x) √κ_i(z, z) <= max ε_i √κ(x, x) √κ(z, z); factors of a product add up
+        parts = [
+            entry_rounding(part, d, square * max(part.scales or (1.0,)) ** 2) + 2.0
+            for part in kernel.parts
+        ]
+        if isinstance(kernel, Product):
+            return sum(parts) + len(parts)
+        worst = parts[0]
+        for part in parts[1:]:
+            worst = worst + 0.5 * (part - worst + abs(part - worst))  # the larger of both
+        return worst + len(parts)
     sum_ = 2.0 * math.sqrt(d) + 2.0
     constant = 1.0
     if kernel.pair == "inner":
@@ -104,7 +117,7 @@ def entry_rounding(kernel: Kernel, d: int, square: Any) -> Any:
 def _change(kernel: Kernel, s: Any) -> Any:
     """Bound of |s κ'(s)|: the largest change of κ with a squared distance, times s."""
     if isinstance(kernel, Matern) and kernel.nu != math.inf:
-        scale = s / kernel.length_scale**2
+        scale = s * kernel.c_spec[1] ** 2
         return {0.5: 16.0 * scale**0.5, 1.5: 1.5 * scale, 2.5: 0.84 * scale}[kernel.nu]
     return kernel.c_spec[1] * s
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from selfdistill_fast._gram import native_matmul
+from selfdistill_fast._gram import native_diagonal, native_matmul
 from selfdistill_fast._solvers.krylov.bounds import (
     ANY,
     MANY,
@@ -28,7 +28,6 @@ from selfdistill_fast._solvers.krylov.lanczos import Lanczos
 from selfdistill_fast._solvers.krylov.memory import CERTIFIED
 from selfdistill_fast._solvers.krylov.operator import UNIT
 from selfdistill_fast._solvers.krylov.targets import Targets
-from selfdistill_fast._solvers.matrix import kernel_diagonal
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.spectral import Filters
 from selfdistill_fast._validation import largest
@@ -170,7 +169,7 @@ class Certificate:
     def feature_norms(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """‖φ(x) − φ̄‖ (φ̄ = 0 without an intercept) and √κ(x, x) at rows X, (m, 1) each."""
         be, xp = self.backend, self.backend.xp
-        diagonal = kernel_diagonal(be, X, self.K.kernel)
+        diagonal = native_diagonal(be, X, self.K.kernel)
         size = magnitudes(self.K.kernel, diagonal, xp.square(X.astype("float64")).sum(1))
         root = be.to_numpy(xp.sqrt(xp.maximum(size, 0.0)))[:, None]
         feature = be.to_numpy(xp.sqrt(xp.maximum(diagonal, 0.0)))[:, None]

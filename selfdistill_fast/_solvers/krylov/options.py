@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast._solvers.matrix import kernel_diagonal
+from selfdistill_fast._gram import native_diagonal
 from selfdistill_fast._solvers.problem import TrainingSet
 from selfdistill_fast._validation import check_lam, check_n_steps, check_tol
 from selfdistill_fast.kernels import Kernel
@@ -55,6 +55,6 @@ def automatic_storage(training: TrainingSet, fits: list[str], lam: float, tol: f
         return widest
     # entries rounded to float32 perturb the residual by at most 2⁻²⁴ ‖K‖ ‖c‖, ‖c‖ <= ‖t‖/λ
     n = training.n_kept
-    size = float(kernel_diagonal(training.backend, training.X, training.kernel).max())
+    size = float(native_diagonal(training.backend, training.X, training.kernel).max())
     perturbation = 2.0**-24 * n * size / lam / (2.0 * lam**0.5) * (n * size) ** 0.5
     return "float32" if fits and perturbation <= 0.5 * tol else "none"

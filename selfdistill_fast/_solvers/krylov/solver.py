@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill_fast._gram import native_matmul
+from selfdistill_fast._gram import native_diagonal, native_matmul
 from selfdistill_fast._solvers.base import Spectrum
 from selfdistill_fast._solvers.evaluation import check_values
 from selfdistill_fast._solvers.krylov.bounds import Bound
@@ -19,7 +19,7 @@ from selfdistill_fast._solvers.krylov.memory import fitting_rank, krylov_bytes, 
 from selfdistill_fast._solvers.krylov.operator import KernelProduct
 from selfdistill_fast._solvers.krylov.options import KrylovOptions, automatic_storage, check_storage
 from selfdistill_fast._solvers.krylov.targets import Targets
-from selfdistill_fast._solvers.matrix import check_diagonal, kernel_diagonal
+from selfdistill_fast._solvers.matrix import check_diagonal
 from selfdistill_fast._solvers.penalties import Penalties
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Unsuitable, Work
 from selfdistill_fast._solvers.spectral import Filters
@@ -152,7 +152,7 @@ class KrylovSpectrum(Spectrum):
         if isinstance(kernel, Precomputed) or not kernel.pair:
             K.keep(self._checked_matrix(training.X, copy=False))
         else:
-            diagonal = kernel_diagonal(be, X, kernel)
+            diagonal = native_diagonal(be, X, kernel)
             check_diagonal(diagonal, self.X, kernel, self.dtype)
             K.measure(diagonal)
         return K

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfdistill_fast._gram import native_gram
+from selfdistill_fast._gram import native_diagonal, native_gram
 from selfdistill_fast._solvers.feature_space import Sums, weighted
-from selfdistill_fast._solvers.nystrom.landmarks import diagonal_of
 from selfdistill_fast.kernels import Kernel
 
 __all__ = ["Features", "TracedSums"]
@@ -38,6 +37,6 @@ class TracedSums(Sums):
         """Σ w κ(x, x), and Σ w min(κ(x, x) − ‖φ‖², 0)."""
         be = self.features.backend
         xp = be.xp
-        diagonal = diagonal_of(be, X, self.features.kernel)
+        diagonal = native_diagonal(be, X, self.features.kernel)
         below = xp.minimum(diagonal - xp.einsum("ij,ij->i", phi, phi), 0.0)  # round-off
         return xp.stack([weighted(a, root, xp).sum() for a in (diagonal, below)])

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from selfdistill_fast import _ranges as ranges
 from selfdistill_fast._backend.threads import one_blas_thread
-from selfdistill_fast._gram import native_gram
+from selfdistill_fast._gram import native_diagonal, native_gram
 from selfdistill_fast._solvers.matrix import rounding
 from selfdistill_fast._solvers.nystrom.memory import BATCH, pilot_rows, pool_rows
 from selfdistill_fast._solvers.problem import TrainingSet
@@ -126,7 +125,7 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
     κ(x, x). Rows are proposed in batches and thinned so that the law is that of one at a time.
     """
     xp = be.xp
-    diagonal = diagonal_of(be, X, kernel)
+    diagonal = native_diagonal(be, X, kernel)
     left = diagonal.copy()
     factor = xp.zeros((X.shape[0], m), X.dtype)
     chosen: list[int] = []
@@ -170,17 +169,6 @@ def _rpcholesky(be: Any, X: Any, kernel: Kernel, m: int, random: np.random.Gener
         left[rows] = 0.0
         chosen.extend(proposed[accepted].tolist())
     return xp.asarray(chosen, dtype="int64")
-
-
-def diagonal_of(be: Any, X: Any, kernel: Kernel) -> Any:
-    """κ(x, x) of every row, float64."""
-    if kernel.pair:
-        return ranges.diagonal(be, X, kernel)
-    parts = [
-        be.xp.diagonal(native_gram(be, X[i : i + BATCH], None, kernel)).astype("float64")
-        for i in range(0, X.shape[0], BATCH)
-    ]
-    return be.xp.concatenate(parts) if parts else be.xp.zeros(0)
 
 
 def pivoted_cholesky(K: Any, kernel: Kernel, xp: Any) -> tuple[Any, Any]:

@@ -33,7 +33,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from selfdistill_fast._gram import native_gram
+from selfdistill_fast._gram import native_diagonal, native_gram
 from selfdistill_fast._solvers.evaluation import one_product
 from selfdistill_fast._solvers.feature_space import FeatureSpectrum, block_rows
 from selfdistill_fast._solvers.matrix import check_diagonal, check_symmetric, rounding
@@ -41,7 +41,6 @@ from selfdistill_fast._solvers.nystrom.features import Features, TracedSums
 from selfdistill_fast._solvers.nystrom.landmarks import (
     SAMPLINGS,
     better_sampling,
-    diagonal_of,
     indefinite,
     landmarks,
     pivoted_cholesky,
@@ -142,7 +141,7 @@ class NystromSpectrum(FeatureSpectrum):
         pool = xp.asarray(sample(be, self.X, w, m, sampling, random))
         rows, weights = self.X[pool], None if w is None else w[pool]
         if kernel.pair:
-            check_diagonal(diagonal_of(be, rows, kernel), rows, kernel, self.dtype)
+            check_diagonal(native_diagonal(be, rows, kernel), rows, kernel, self.dtype)
         if sampling == "auto":
             candidates = replace(training, X=rows, y=training.y[pool], sample_weight=weights)
             sampling = better_sampling(

@@ -44,13 +44,19 @@ def as_rows(be: Any, X: Any, Y: Any, kernel: Kernel) -> tuple[Rows, Any]:
     if is_chunked(X):
         rows = ChunkedRows(be, X, Y)
         return MappedRows.of(rows, kernel), rows.y
-    return Rows(be, be.asarray(kernel.rows(X), "X", ndim=2)), Y
+    X = be.asarray(kernel.rows(X), "X", ndim=2)
+    return Rows(be, kernel.scaled(be.xp, X) if X.size else X), Y
 
 
 def features_of(X: Any, kernel: Kernel) -> Any:
     """The rows that a kernel's pair quantity is about; lazy for a dask array."""
-    if not (isinstance(kernel, Features) and is_dask(X)):
+    if not is_dask(X):
         return kernel.rows(X)
+    if kernel.scales is not None:
+        kernel.scaled(np, np.zeros((0, X.shape[1])))  # or an error
+        return X * np.asarray(kernel.scales, X.dtype)
+    if not isinstance(kernel, Features):
+        return X
     one = kernel.rows(np.zeros((1, *X.shape[1:]), X.dtype))
     return X.map_blocks(
         kernel.rows,

@@ -95,7 +95,7 @@ class MappedRows(StreamedRows):
     @classmethod
     def of(cls, rows: Rows, kernel: Kernel) -> Rows:
         """The rows themselves, or their features for a kernel that makes some."""
-        return cls(rows, kernel) if isinstance(kernel, Features) else rows
+        return cls(rows, kernel) if kernel.maps_rows else rows
 
     def __getitem__(self, indices: Any) -> Any:
         return self._features(self._rows[indices])
@@ -104,8 +104,10 @@ class MappedRows(StreamedRows):
         return (self._features(block) for block in self._rows.blocks(size))
 
     def _features(self, block: Any) -> Any:
-        features = self._kernel.rows(deliver(self.backend, block))
-        return self.backend.asarray(features, "the features", ndim=2)
+        if isinstance(self._kernel, Features):
+            block = self._kernel.rows(deliver(self.backend, block))
+            block = self.backend.asarray(block, "the features", ndim=2)
+        return self._kernel.scaled(self.backend.xp, block)
 
 
 def _add(left: tuple[Any, ...], right: tuple[Any, ...]) -> tuple[Any, ...]:
