@@ -18,8 +18,7 @@ from numpy.typing import DTypeLike
 from selfdistill_fast import _ranges as ranges
 from selfdistill_fast._backend import Array, Backend, Half, deliver, get_backend, run_where_it_pays
 from selfdistill_fast._validation import check_memory, plain
-from selfdistill_fast.combined import Combined, Sum
-from selfdistill_fast.kernels import RBF, Custom, Kernel, Precomputed, as_kernel
+from selfdistill_fast.kernels import RBF, Combined, Custom, Kernel, Precomputed, Sum, as_kernel
 
 __all__ = ["gram", "gram_matmul", "gram_sweep"]
 

@@ -28,8 +28,7 @@ from selfdistill_fast import (
     spectrum,
     sweep,
 )
-from selfdistill_fast.combined import Product, Sum
-from selfdistill_fast.kernels import Custom, Features, kernel_from_dict
+from selfdistill_fast.kernels import Custom, Features, Product, Sum, kernel_from_dict
 
 RATES = (0.1, 2.0, 0.5, 1.0)
 

@@ -20,18 +20,17 @@ FILES = {
 }
 
 #: room -> rooms it may import; data flow the other way
-BELOW_SOLVERS = {"kernels", "combined", "_backend", "_gram", "_ranges"}
+BELOW_SOLVERS = {"kernels", "_backend", "_gram", "_ranges"}
 CHAIN = ["filters", "columns", "leave_out", "selection", "explosion", "io", "path", "assembly"]
 CHAIN = [f"_chain.{name}" for name in [*CHAIN, "constrained"]]
 LAYERS = {
     "_validation": set(),
-    "kernels": {"combined"},  # only where + and * are called
-    "combined": {"kernels"},
+    "kernels": set(),
     "alpha": set(),
     "_files": set(),
     "_backend": {"kernels"},
     "_ranges": {"kernels"},
-    "_gram": {"kernels", "combined", "_backend", "_ranges"},
+    "_gram": {"kernels", "_backend", "_ranges"},
     "_solvers": BELOW_SOLVERS,
     **{
         room: BELOW_SOLVERS | {"_solvers", "alpha", "_files", *CHAIN[:number]}

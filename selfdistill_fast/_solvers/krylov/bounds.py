@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from selfdistill_fast.combined import Combined, Product
-from selfdistill_fast.kernels import Kernel, Matern, Polynomial
+from selfdistill_fast.kernels import Combined, Kernel, Matern, Polynomial, Product
 
 #: columns up to which distances may be computed from differences alone (csrc/tiles.h)
 _DIRECT = 8

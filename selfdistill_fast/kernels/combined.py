@@ -10,9 +10,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from selfdistill_fast.kernels import Features, Kernel, Polynomial, Precomputed, kernel_from_dict
+from selfdistill_fast.kernels.base import Kernel
+from selfdistill_fast.kernels.given import Features, Precomputed
+from selfdistill_fast.kernels.named import Polynomial
 
-__all__ = ["Combined", "Product", "Sum", "combined_from_dict"]
+__all__ = ["Combined", "Product", "Sum"]
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,3 @@ class Product(Combined):
         return " * ".join(
             f"({part!r})" if isinstance(part, Sum) else repr(part) for part in self.parts
         )
-
-
-def combined_from_dict(spec: dict[str, Any]) -> Combined:
-    """A sum or product from its ``to_dict``; ValueError for anything else."""
-    try:
-        parts = tuple(kernel_from_dict(part) for part in spec["parts"])
-        if spec["name"] == "sum" and set(spec) == {"name", "parts", "weights"}:
-            return Sum(parts, tuple(float(weight) for weight in spec["weights"]))
-        if spec["name"] == "product" and set(spec) == {"name", "parts"} and parts:
-            return Product(parts)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not the description of a kernel: {spec!r}") from error
-    raise ValueError(f"not the description of a kernel: {spec!r}")
