@@ -64,6 +64,7 @@ def test_every_example_is_tested():
         "plot_illustrative_example",
         "plot_classification_one_hot",
         "plot_constrained",
+        "plot_embeddings",
         "plot_leave_one_out",
         "plot_wide_network",
         "plot_accuracy",

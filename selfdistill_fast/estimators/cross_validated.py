@@ -274,7 +274,7 @@ class SelfDistilledKernelRidgeCV(Regression, GridOfChains):
         As in :class:`SelfDistilledKernelRidge`.
         Or a list of them, of which one is chosen.
     lams : sequence of float, optional
-        λ values to choose from. None: two for each decade from 1e-9 (float32: 1e-5) times the
+        λ values to choose from. None: two for each decade from 1e-9 (float32: 1e-4) times the
         norm of the kernel matrix to that norm.
     gammas : sequence of float, optional
         Values of γ to choose from ("rbf", "laplacian", "poly"). None: five values around the

@@ -31,7 +31,7 @@ _ROWS = 1000
 #: factors of the natural scale of a distance kernel
 _FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
 #: λ values relative to the norm of K, two for each decade
-_DECADES = {"float64": 9, "float32": 5}
+_DECADES = {"float64": 9, "float32": 4}
 
 
 def kernel_grid(
