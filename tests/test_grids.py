@@ -160,8 +160,8 @@ def test_scores_are_weighted_and_uncentred(rng):
 
 
 def test_unknown_scoring(rng):
-    with pytest.raises(ValueError, match=r"unknown scoring 'acuracy'; known: 'neg_mean_squared"):
-        SelfDistilledKernelRidgeCV(scoring="acuracy").fit(*draw(rng))
+    with pytest.raises(ValueError, match=r"unknown scoring 'mse'; known: 'neg_mean_squared"):
+        SelfDistilledKernelRidgeCV(scoring="mse").fit(*draw(rng))
 
 
 def test_without_refit_there_is_no_model(rng):
