@@ -12,7 +12,7 @@ every number of steps then costs only a few vector operations.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfdistill_fast._chain.assembly import distill
 from selfdistill_fast._chain.constrained import constrained_path
@@ -77,6 +77,15 @@ __all__ = [
     "weights_to_alphas",
 ]
 
+if TYPE_CHECKING:  # what _LAZY imports, for editors
+    from selfdistill_fast._config import show_config
+    from selfdistill_fast.estimators import (
+        SelfDistilledKernelRidge,
+        SelfDistilledKernelRidgeClassifier,
+        SelfDistilledKernelRidgeClassifierCV,
+        SelfDistilledKernelRidgeCV,
+    )
+
 #: names that need more than NumPy and SciPy; imported on first use
 _LAZY = {
     "SelfDistilledKernelRidge": "selfdistill_fast.estimators",
@@ -87,18 +96,20 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a type checker would take any name for one of ours
 
-        return version("selfdistill_fast")
-    if name in _LAZY:
-        from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from importlib.metadata import version
 
-        value = getattr(import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return version("selfdistill_fast")
+        if name in _LAZY:
+            from importlib import import_module
+
+            value = getattr(import_module(_LAZY[name]), name)
+            globals()[name] = value
+            return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

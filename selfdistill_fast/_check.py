@@ -171,7 +171,7 @@ def _jobs(backend: str) -> Iterator[tuple[str, Callable[[], None]]]:
         lambda: _agree(sf.gram_matmul(X_new, X, Y, rbf, backend=backend), formulas[rbf] @ Y, 1e-11),
     )
 
-    def path(kernel: Any, solver: str, allowed: float, **options: Any) -> None:
+    def path(kernel: Any, solver: Any, allowed: float, **options: Any) -> None:
         spectrum = sf.spectrum(X, Y, kernel, solver=solver, backend=backend, **options)
         result = sf.distill(spectrum, LAM, ALPHA, STEPS).predict(X_new, step="all")
         K_new = inner if isinstance(kernel, sf.Linear) else formulas[kernel]

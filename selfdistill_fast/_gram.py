@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 
 from selfdistill_fast import _ranges as ranges
 from selfdistill_fast._backend import Array, Backend, Half, deliver, get_backend, run_where_it_pays
+from selfdistill_fast._names import KernelLike
 from selfdistill_fast._validation import check_memory, plain
 from selfdistill_fast.kernels import RBF, Combined, Custom, Kernel, Precomputed, Sum, as_kernel
 
@@ -26,7 +27,7 @@ __all__ = ["gram", "gram_matmul", "gram_sweep"]
 def gram(
     X: Any,
     Z: Any = None,
-    kernel: Any = RBF(1.0),  # noqa: B008 - kernels are immutable
+    kernel: KernelLike = RBF(1.0),  # noqa: B008 - kernels are immutable
     *,
     out: Any = None,
     backend: Any = None,
@@ -104,7 +105,7 @@ def gram_matmul(
     X: Any,
     Z: Any,
     W: Any,
-    kernel: Any,
+    kernel: KernelLike,
     *,
     out: Any = None,
     backend: Any = None,
@@ -176,7 +177,7 @@ def gram_matmul(
 def gram_sweep(
     X: Any,
     Z: Any,
-    kernels: Sequence[Any],
+    kernels: Sequence[KernelLike],
     *,
     out: Any = None,
     backend: Any = None,

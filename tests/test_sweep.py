@@ -1244,3 +1244,15 @@ def test_a_store_of_another_format_is_not_read(problem, tmp_path):
     )
     with pytest.raises(ValueError, match="this version reads"):
         SweepResult.load(store)
+
+
+def test_auto_chooses_a_solver_for_each_kernel(rng):
+    """A plan for a linear kernel was used for the others, which its solver does not serve."""
+    X, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    for kernels in ([RBF(0.3), Linear()], [Linear(), RBF(0.3)]):
+        result = sweep(X, y, kernels=kernels, lams=[0.1, 1.0], n_steps=2, alphas=[0.5])
+        for kernel in kernels:
+            s = spectrum(X, y, kernel, solver="eigh")
+            expected = np.square(leave_one_out(s, 0.1, 0.5, 2) - y).mean(1)
+            cells = result.dataset["mse_loo"].sel(kernel=repr(kernel), lam=0.1)
+            np.testing.assert_allclose(np.ravel(cells), expected, rtol=1e-9)

@@ -16,6 +16,7 @@ from selfdistill_fast._backend import on_device
 from selfdistill_fast._chain.explosion import alarm_of
 from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._chain.selection import HeldOut, choose, held_out
+from selfdistill_fast._names import AlphaLike, Numbers
 from selfdistill_fast._solvers import NoLimit, Penalties, Spectrum, mix
 from selfdistill_fast._validation import check_memory, warn_caller
 from selfdistill_fast.alpha import check_alphas, step_weights
@@ -26,10 +27,10 @@ __all__ = ["assemble", "distill", "distilled", "limit_of"]
 def distill(
     spectrum: Spectrum,
     lam: float | None,
-    alpha: Any,
+    alpha: AlphaLike,
     n_steps: int,
     *,
-    lam_steps: Any = None,
+    lam_steps: Numbers | None = None,
     X_val: Any = None,
     y_val: Any = None,
     sample_weight_val: Any = None,

@@ -13,6 +13,7 @@ import numpy as np
 
 from selfdistill_fast._backend import deliver
 from selfdistill_fast._chain.columns import check_leave_one_out, fold_columns, loo_columns
+from selfdistill_fast._names import Numbers
 from selfdistill_fast._solvers import Penalties, Spectrum, mix
 from selfdistill_fast._validation import check_n_steps, to_host
 from selfdistill_fast.alpha import check_alphas, step_weights
@@ -103,7 +104,12 @@ def mixed_held_out(
 
 
 def leave_one_out(
-    spectrum: Spectrum, lam: Any, alpha: Any, n_steps: int, *, lam_steps: Any = None
+    spectrum: Spectrum,
+    lam: Numbers | None,
+    alpha: Numbers,
+    n_steps: int,
+    *,
+    lam_steps: Numbers | None = None,
 ) -> Any:
     """Leave-one-out predictions of every step of the chain, exactly.
 
@@ -150,7 +156,13 @@ def leave_one_out(
 
 
 def leave_fold_out(
-    spectrum: Spectrum, lam: Any, alpha: Any, n_steps: int, folds: Any, *, lam_steps: Any = None
+    spectrum: Spectrum,
+    lam: Numbers | None,
+    alpha: Numbers,
+    n_steps: int,
+    folds: Any,
+    *,
+    lam_steps: Numbers | None = None,
 ) -> Any:
     """Leave-fold-out predictions of every step of the chain, exactly.
 

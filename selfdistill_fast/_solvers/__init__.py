@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._backend import get_backend, unless_it_fails, with_fallback
+from selfdistill_fast._names import KernelLike, Numbers, SolverName
 from selfdistill_fast._solvers.base import Spectrum
 from selfdistill_fast._solvers.evaluation import (
     NoLimit,
@@ -93,10 +94,10 @@ _logger = logging.getLogger("selfdistill_fast")
 def spectrum(
     X: Any,
     Y: Any,
-    kernel: Any,
+    kernel: KernelLike,
     *,
-    solver: str | Plan = "auto",
-    lam: Any = None,
+    solver: SolverName | Plan = "auto",
+    lam: Numbers | None = None,
     sample_weight: Any = None,
     fit_intercept: bool = False,
     random_state: Any = None,

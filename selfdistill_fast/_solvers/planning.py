@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._backend import get_backend, try_gpu
+from selfdistill_fast._names import KernelLike, Numbers
 from selfdistill_fast._solvers.base import Spectrum
 from selfdistill_fast._solvers.cholesky import MAX_LOO_STEPS
 from selfdistill_fast._solvers.problem import Problem, Rates
@@ -121,12 +122,12 @@ def plan(
     d: int,
     p: int = 1,
     *,
-    lam: Any = None,
+    lam: Numbers | None = None,
     leave_one_out: bool = False,
     dtype: Any = "float64",
     backend: Any = None,
     max_memory: float | None = None,
-    kernel: Any = RBF(1.0),  # noqa: B008 - kernels are immutable
+    kernel: KernelLike = RBF(1.0),  # noqa: B008 - kernels are immutable
     n_steps: int = MAX_LOO_STEPS,
     tol: float | None = None,
     n_landmarks: int = 1000,

@@ -59,7 +59,7 @@ class Job:
     n_steps: int
     scores: tuple[str, ...]  # α is chosen on the first
     solver: str
-    plans: dict[bool, Plan]  # of "auto", for definite kernels and others
+    plans: dict[str, Plan]  # of "auto", by kernel
     solver_options: dict[str, Any]
     fit_intercept: bool
     clip: bool
@@ -255,12 +255,12 @@ def free_choices(be: Any, data: dict[str, Any], kernels: list[Kernel], job: Job)
 
 def with_choices(job: Job, free: dict[str, Any]) -> Job:
     """The job with the choices of :func:`free_choices`."""
-    plans = {key == "definite": Plan.from_dict(plan) for key, plan in free["plans"].items()}
+    plans = {kernel: Plan.from_dict(plan) for kernel, plan in free["plans"].items()}
     return replace(job, random_state=free["random_state"], plans=plans)
 
 
 def _plans(be: Any, data: dict[str, Any], kernels: list[Kernel], job: Job) -> dict[str, Any]:
-    """The solvers that "auto" chooses for definite kernels and for others, as JSON values.
+    """The solver that "auto" chooses for each kernel, as JSON values.
 
     They depend on measured rates and free memory; they are chosen once, so that a restart and
     every worker of a cluster use the same.
@@ -270,7 +270,7 @@ def _plans(be: Any, data: dict[str, Any], kernels: list[Kernel], job: Job) -> di
     X, y = data["X"], data["y"]
     options = with_steps(job.solver, job.solver_options, job.n_steps)
     return {
-        "definite" if kernel.definite else "indefinite": choose(
+        repr(kernel): choose(
             Problem(
                 be,
                 X.shape[0],
@@ -284,7 +284,7 @@ def _plans(be: Any, data: dict[str, Any], kernels: list[Kernel], job: Job) -> di
                 **options,
             )
         ).to_dict()
-        for kernel in {kernel.definite: kernel for kernel in kernels}.values()
+        for kernel in kernels
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._backend import get_backend
+from selfdistill_fast._names import SolverName
 from selfdistill_fast._sweep import grid
 from selfdistill_fast._sweep.executors import Executor, executor
 from selfdistill_fast._sweep.result import SweepResult, dataset_of, joined, need
@@ -40,7 +41,7 @@ def sweep(
     leave_one_out: bool | None = None,
     clip: bool = False,
     per_target: bool = False,
-    solver: str = "auto",
+    solver: SolverName = "auto",
     solver_options: dict[str, Any] | None = None,
     store: Any = None,
     overwrite: bool = False,

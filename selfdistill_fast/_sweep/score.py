@@ -8,11 +8,12 @@ predictions, and its mean squared error is a quadratic form in their residuals
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from selfdistill_fast._chain.selection import choose_cells, held_out
+from selfdistill_fast._names import SolverName
 from selfdistill_fast._solvers import Penalties, spectrum, with_steps
 from selfdistill_fast._solvers.solvers import solver_named
 from selfdistill_fast._sweep.grid import SCORES, Job
@@ -89,7 +90,7 @@ def _factorise(job: Job, data: dict[str, Any], kernel: Kernel, lam: Any) -> Any:
         data["X"],
         data["y"],
         kernel,
-        solver=job.plans.get(kernel.definite, job.solver),
+        solver=job.plans.get(repr(kernel), cast(SolverName, job.solver)),
         lam=lam,
         sample_weight=data["sample_weight"],
         fit_intercept=job.fit_intercept,

@@ -200,7 +200,7 @@ def _fit(
     steps: int,
     *,
     clip: bool,
-    solver: str,
+    solver: Any,  # the command's text; spectrum checks it
     intercept: bool,
     seed: int,
 ) -> tuple[Any, str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from selfdistill_fast._chain.leave_out import check_folds
+from selfdistill_fast._names import AlphaLike, KernelLike, SolverName
 from selfdistill_fast._validation import to_host
 from selfdistill_fast.estimators.base import Distilled
 from selfdistill_fast.estimators.cross_validated import GridOfChains
@@ -134,10 +135,10 @@ class SelfDistilledKernelRidgeClassifier(Classification, OneChain):
 
     def __init__(
         self,
-        kernel: Any = "rbf",
+        kernel: KernelLike = "rbf",
         *,
         lam: float = 1.0,
-        alpha: Any = "optimal",
+        alpha: AlphaLike = "optimal",
         n_steps: int = 2,
         gamma: float | None = None,
         degree: int = 3,
@@ -148,7 +149,7 @@ class SelfDistilledKernelRidgeClassifier(Classification, OneChain):
         clip: bool = False,
         class_weight: Any = None,
         scoring: str = "squared_error",
-        solver: str = "auto",
+        solver: SolverName = "auto",
         solver_options: dict[str, Any] | None = None,
         backend: Any = None,
         random_state: Any = None,
@@ -355,12 +356,12 @@ class SelfDistilledKernelRidgeClassifierCV(Classification, GridOfChains):
 
     def __init__(
         self,
-        kernel: Any = "rbf",
+        kernel: KernelLike | Sequence[KernelLike] = "rbf",
         *,
         lams: Sequence[float] | None = None,
         gammas: Sequence[float] | None = None,
         length_scales: Sequence[float] | None = None,
-        alpha: Any = "optimal",
+        alpha: AlphaLike = "optimal",
         max_steps: int = 4,
         cv: Any = None,
         scoring: Any = "accuracy",
@@ -372,7 +373,7 @@ class SelfDistilledKernelRidgeClassifierCV(Classification, GridOfChains):
         fit_intercept: bool = True,
         clip: bool = False,
         class_weight: Any = None,
-        solver: str = "auto",
+        solver: SolverName = "auto",
         solver_options: dict[str, Any] | None = None,
         backend: Any = None,
         random_state: Any = None,

@@ -14,6 +14,7 @@ from selfdistill_fast._chain.assembly import assemble, limit_of
 from selfdistill_fast._chain.leave_out import check_folds
 from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._chain.selection import score_grid, summary
+from selfdistill_fast._names import AlphaLike, KernelLike, SolverName
 from selfdistill_fast._solvers import (
     Penalties,
     Spectrum,
@@ -50,7 +51,7 @@ class GridOfChains(Distilled):
     nu: float
     fit_intercept: bool
     clip: bool
-    solver: str
+    solver: SolverName
     solver_options: dict[str, Any] | None
     backend: Any
     random_state: Any
@@ -345,12 +346,12 @@ class SelfDistilledKernelRidgeCV(Regression, GridOfChains):
 
     def __init__(
         self,
-        kernel: Any = "rbf",
+        kernel: KernelLike | Sequence[KernelLike] = "rbf",
         *,
         lams: Sequence[float] | None = None,
         gammas: Sequence[float] | None = None,
         length_scales: Sequence[float] | None = None,
-        alpha: Any = "optimal",
+        alpha: AlphaLike = "optimal",
         max_steps: int = 4,
         cv: Any = None,
         scoring: Any = None,
@@ -362,7 +363,7 @@ class SelfDistilledKernelRidgeCV(Regression, GridOfChains):
         nu: float = 1.5,
         fit_intercept: bool = False,
         clip: bool = False,
-        solver: str = "auto",
+        solver: SolverName = "auto",
         solver_options: dict[str, Any] | None = None,
         backend: Any = None,
         random_state: Any = None,

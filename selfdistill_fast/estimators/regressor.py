@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from selfdistill_fast._chain.assembly import distilled
 from selfdistill_fast._chain.leave_out import mixed_held_out
 from selfdistill_fast._chain.path import DistillationPath
+from selfdistill_fast._names import AlphaLike, KernelLike, SolverName
 from selfdistill_fast._solvers import Penalties, Spectrum, spectrum, with_steps
 from selfdistill_fast._validation import check_lam, check_n_steps, to_host
 from selfdistill_fast.estimators.base import Distilled, Regression
@@ -29,7 +30,7 @@ class OneChain(Distilled):
     nu: float
     fit_intercept: bool
     clip: bool
-    solver: str
+    solver: SolverName
     solver_options: dict[str, Any] | None
     backend: Any
     random_state: Any
@@ -93,6 +94,7 @@ class OneChain(Distilled):
         else:
             self._set_scores(_left_out(fitted, path), y, fitted.sample_weight)
 
+    loo_mse_: np.ndarray
     #: attributes that come from leave-one-out predictions
     _SCORES: tuple[str, ...] = ("loo_mse_",)
 
@@ -105,16 +107,18 @@ class OneChain(Distilled):
             mse = (errors * errors).reshape(T, len(y), -1).mean(2)
             self.loo_mse_ = np.average(mse, axis=1, weights=w)
 
-    def __getattr__(self, name: str) -> Any:
-        """The scores on first access after a fit that did not need them."""
-        later = vars(self).get("_loo_later")
-        if name in self._ABSENT:  # the property has raised
-            raise AttributeError(self._ABSENT[name])
-        if name not in self._SCORES or later is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self._set_scores(later.left_out(self.path_), later.y, later.sample_weight)
-        self._loo_later = None
-        return getattr(self, name)
+    if not TYPE_CHECKING:  # a type checker would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """The scores on first access after a fit that did not need them."""
+            later = vars(self).get("_loo_later")
+            if name in self._ABSENT:  # the property has raised
+                raise AttributeError(self._ABSENT[name])
+            if name not in self._SCORES or later is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._set_scores(later.left_out(self.path_), later.y, later.sample_weight)
+            self._loo_later = None
+            return getattr(self, name)
 
 
 class SelfDistilledKernelRidge(Regression, OneChain):
@@ -209,10 +213,10 @@ class SelfDistilledKernelRidge(Regression, OneChain):
 
     def __init__(
         self,
-        kernel: Any = "rbf",
+        kernel: KernelLike = "rbf",
         *,
         lam: float = 1.0,
-        alpha: Any = "optimal",
+        alpha: AlphaLike = "optimal",
         n_steps: int = 2,
         gamma: float | None = None,
         degree: int = 3,
@@ -221,7 +225,7 @@ class SelfDistilledKernelRidge(Regression, OneChain):
         nu: float = 1.5,
         fit_intercept: bool = False,
         clip: bool = False,
-        solver: str = "auto",
+        solver: SolverName = "auto",
         solver_options: dict[str, Any] | None = None,
         backend: Any = None,
         random_state: Any = None,
@@ -282,7 +286,7 @@ class _Later:
     """The inputs for a leave-one-out error after the fit, without the fit's n² memory."""
 
     backend: Any
-    solver: str
+    solver: Any
     y: Any
     sample_weight: Any
     fit_intercept: bool
