@@ -14,6 +14,7 @@ import numpy as np
 
 from selfdistill_fast._backend import deliver, get_backend, kind_of
 from selfdistill_fast._chain import io
+from selfdistill_fast._html import number, table
 from selfdistill_fast._solvers import (
     NoLimit,
     check_new,
@@ -139,6 +140,25 @@ class DistillationPath:
             f"DistillationPath({self.kernel!r}, lam={self.lam}, n_steps={self.n_steps}, "
             f"n={self._duals.shape[1]}, p={self._duals.shape[2]}, dtype={self._duals.dtype})"
         )
+
+    def _repr_html_(self) -> str:
+        mse = None if self.selection is None else self.selection["mse"]
+        weights = np.abs(self.step_weights).sum(1).reshape(self.n_steps, -1).max(1)
+        rows = [
+            (
+                t + 1,
+                ", ".join(map(number, np.ravel(self.alphas[t]))),
+                number(weights[t]),
+                *(() if mse is None else (number(mse[t]),)),
+            )
+            for t in range(self.n_steps)
+        ]
+        head = ["step", "α", "Σ|c|"]
+        if self.selection is not None:
+            head.append(f"{self.selection['on']} error")
+        lam = "λ for each step" if self.lam is None else f"λ = {self.lam:g}"
+        caption = f"{self.kernel!r}, {lam}, {self._duals.shape[2]} target(s)"
+        return table(caption, head, rows, bold=self.default_step - 1)
 
     def _select(self, step: Any) -> tuple[Any, Any]:
         """Dual coefficients (S, n, p) and constants (S, p) of a step, "all" or inf."""

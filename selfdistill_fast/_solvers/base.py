@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 
 from selfdistill_fast._gram import native_gram
+from selfdistill_fast._html import number, table
 from selfdistill_fast._solvers.evaluation import check_new, evaluate
 from selfdistill_fast._solvers.fold import Fold
 from selfdistill_fast._solvers.matrix import (
@@ -201,6 +202,19 @@ class Spectrum(Solver):
             f"{type(self).__name__}({self.kernel!r}, n={self.n}, k={self.k}, p={self.p}, "
             f"dtype={self.dtype}, backend={self.backend.name!r})"
         )
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "kernel": repr(self.kernel),
+            "rows": self.n if self.rows is None else f"{len(self.rows)} of {self.n}",
+            "eigenvalues" if self.filters is not None else "coordinates": self.k,
+            "targets": self.p,
+            "dtype, backend": f"{self.dtype}, {self.backend.name}",
+            "weights": "no" if self.sample_weight is None else "yes",
+            "intercept": "yes" if self.fit_intercept else "no",
+            "norm of K": number(self.scale),
+        }
+        return table(f"Spectrum by solver {self.name!r}", ("", ""), facts.items())
 
     # What a solver answers about its basis; see the head of the package.
     def project(self, X_new: Any) -> Any:

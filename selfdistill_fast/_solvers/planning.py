@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from selfdistill_fast._backend import get_backend, try_gpu
+from selfdistill_fast._html import table
 from selfdistill_fast._names import KernelLike, Numbers
 from selfdistill_fast._solvers.base import Spectrum
 from selfdistill_fast._solvers.cholesky import MAX_LOO_STEPS
@@ -103,11 +104,24 @@ class Plan:
         """The plan that :meth:`to_dict` described."""
         return cls(**{**values, "costs": tuple(Cost(**cost) for cost in values["costs"])})
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (c.solver, _size(c.bytes), f"{c.flops:.1e}", c.passes, _duration(c.seconds),
+             self._remark(c))
+            for c in self.costs
+        ]  # fmt: skip
+        chosen = [c.solver for c in self.costs].index(self.solver) if self.solver else None
+        head = ("solver", "memory", "flops", "passes", "time", "remark")
+        return table(f"Plan: {self.solver or self.reason}", head, rows, bold=chosen)
+
+    def _remark(self, cost: Cost) -> str:
+        texts = (self.reason if cost.solver == self.solver else cost.excluded, cost.note)
+        return "; ".join(text for text in texts if text)
+
     def __str__(self) -> str:
         lines = [f"{'solver':<12}{'memory':>11}{'flops':>10}{'passes':>8}{'time':>10}  remark"]
         for cost in self.costs:
-            mark = f"<- {self.reason}" if cost.solver == self.solver else cost.excluded
-            mark = "; ".join(text for text in (mark, cost.note) if text)
+            mark = ("<- " if cost.solver == self.solver else "") + self._remark(cost)
             lines.append(
                 f"{cost.solver:<12}{_size(cost.bytes):>11}{cost.flops:>10.1e}{cost.passes:>8}"
                 f"{_duration(cost.seconds):>10}  {mark}"

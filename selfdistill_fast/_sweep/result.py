@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from selfdistill_fast._html import number, table
 from selfdistill_fast._sweep.grid import SCORES, Job
 from selfdistill_fast._sweep.store import group_names, read_group, read_manifest
 from selfdistill_fast.alpha import step_weights
@@ -46,6 +47,18 @@ class SweepResult:
     def __repr__(self) -> str:
         sizes = " × ".join(f"{size} {name}" for name, size in self._scores()[1].sizes.items())
         return f"SweepResult({sizes}, scored by {', '.join(self.scores)})"
+
+    def _repr_html_(self) -> str:
+        """The ten best cells."""
+        score, variable = self._scores()
+        frame = self.to_dataframe().nsmallest(10, SCORES[score])
+        names = ["kernel", "lam", "alpha", "step", SCORES[score]]
+        rows = [
+            [number(value) if isinstance(value, float) else value for value in row]
+            for row in frame[names].itertuples(index=False)
+        ]
+        head = ["kernel", "λ", "α", "step", f"{score} error"]
+        return table(f"{self!r}: the best of {variable.size} cells", head, rows)
 
     @property
     def scores(self) -> list[str]:

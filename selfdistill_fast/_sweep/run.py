@@ -184,7 +184,7 @@ def _computed(
     advance: Callable[[], Any] = int
     with ExitStack() as stack:
         if progress:
-            from tqdm import tqdm
+            from tqdm.auto import tqdm
 
             bar = tqdm(
                 total=len(kernels),

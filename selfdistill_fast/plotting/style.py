@@ -79,20 +79,24 @@ def _matplotlib() -> Any:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of a given size in inches, without a window."""
+    """A figure of a given size in inches, without a window; it shows itself in a notebook."""
     _matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    from selfdistill_fast.plotting.notebook import ShownFigure
+
+    figure = ShownFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def axes_or_new(ax: Any) -> Any:
-    """The axes, or those of a new figure."""
+    """The axes, or those of a new figure, which show it in a notebook."""
     if ax is None:
-        ax = new_figure(WIDTH + 0.6, HEIGHT).subplots()
+        figure = new_figure(WIDTH + 0.6, HEIGHT)
+        from selfdistill_fast.plotting.notebook import ShownAxes
+
+        ax = figure.add_subplot(axes_class=ShownAxes)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

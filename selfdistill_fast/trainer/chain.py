@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from selfdistill_fast._html import number, table
 from selfdistill_fast.alpha import check_alphas, optimal_alpha
 from selfdistill_fast.trainer.checkpoint import claim
 from selfdistill_fast.trainer.data import Source, as_source
@@ -250,6 +251,17 @@ class SelfDistillation:
             self.alphas_[step - 1] = alpha
             self.steps_.append(train_one(step, "step", alpha))
         return self
+
+    def _repr_html_(self) -> str:
+        steps = getattr(self, "steps_", [])
+        rows = [
+            (fit.step, *map(number, (fit.alpha, fit.train_loss, fit.val_loss, fit.train_accuracy,
+                                     fit.val_accuracy, fit.seconds)))
+            for fit in steps
+        ]  # fmt: skip
+        head = ["step", "α", "training loss", "validation loss", "training accuracy",
+                "validation accuracy", "seconds"]  # fmt: skip
+        return table(f"SelfDistillation: {len(rows)} of {self.n_steps} steps", head, rows)
 
     @property
     def n_fits_(self) -> int:
