@@ -107,7 +107,8 @@ def to_host(a: Any, name: str = "array") -> Any:
         return a.cpu().numpy()
     if isinstance(a, (list, tuple)):
         return [to_host(part, name) for part in a]
-    return a.get() if hasattr(a, "get") and hasattr(a, "dtype") else a
+    # of CuPy's kind; a pandas.Series has a method get as well
+    return a.get() if hasattr(a, "get") and hasattr(a, "__dlpack_device__") else a
 
 
 def largest(a: Array) -> float:

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, is_reg
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
-from selfdistill_fast._backend import device_of
+from selfdistill_fast._backend import device_of, get_backend
 from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._validation import is_tensor, plain, to_host
 from selfdistill_fast.kernels import Kernel, Linear, Precomputed
@@ -63,8 +63,7 @@ class Distilled(BaseEstimator):
         Device arrays are checked where they are used; only their number of columns is stored here.
         """
         X, y = plain(X, name), tuple(plain(targets, "y") for targets in y)
-        on_host = device_of({name: X, "y": y[0] if y else None})[1] is None
-        if on_host:
+        if device_of({name: X})[1] is None:
             options: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": bool(y)}
             if y and is_regressor(self):
                 options |= {"multi_output": True, "y_numeric": True}
@@ -148,6 +147,25 @@ class Regression(MultiOutputMixin, RegressorMixin, Distilled):
     def predict_path(self, X: Any) -> Any:
         """Predictions of every step, (T, m) or (T, m, n_targets)."""
         return self.predict(X, step="all")
+
+
+def following(X: Any, **others: Any) -> tuple[Any, ...]:
+    """The other arrays on the device of X, or on the host if X is there; scikit-learn's rule.
+
+    None, numbers and lists stay as they are.
+    """
+    place = device_of({"X": X})[1]
+    moved = []
+    for name, array in others.items():
+        if hasattr(array, "dtype") and device_of({name: array})[1] != place:
+            if place is None:
+                array = to_host(array, name)
+            else:
+                be = get_backend(None, {"X": X})
+                with be.on():
+                    array = be.asarray(array, name)
+        moved.append(array)
+    return tuple(moved)
 
 
 def _dispatched(predictions: Any, X: Any) -> Any:

@@ -18,7 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from selfdistill_fast._chain.leave_out import check_folds
 from selfdistill_fast._names import AlphaLike, KernelLike, SolverName
 from selfdistill_fast._validation import to_host
-from selfdistill_fast.estimators.base import Distilled
+from selfdistill_fast.estimators.base import Distilled, following
 from selfdistill_fast.estimators.cross_validated import GridOfChains
 from selfdistill_fast.estimators.regressor import OneChain
 from selfdistill_fast.estimators.scoring import classification_scorer
@@ -37,8 +37,8 @@ class Classification(ClassifierMixin, Distilled):
 
     def _encoded(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, np.ndarray, Any]:
         """Checked X, one-hot targets (n, C), and weights with those of the classes."""
-        X, y = self._validated("X", X, y)
-        y = np.asarray(to_host(y, "y"))
+        X, y = self._validated("X", X, to_host(y, "y"))
+        y = np.asarray(y)
         check_classification_targets(y)
         self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -48,9 +48,10 @@ class Classification(ClassifierMixin, Distilled):
         if self.class_weight is not None:
             weights = compute_sample_weight(self.class_weight, y)
             if sample_weight is not None:
-                weights = weights * _check_sample_weight(sample_weight, X)
+                weights = weights * _check_sample_weight(to_host(sample_weight), y)
             sample_weight = weights
-        return X, np.eye(len(self.classes_))[index], sample_weight
+        Y = np.eye(len(self.classes_))[index]
+        return X, *following(X, Y=Y, sample_weight=sample_weight)
 
     def _one_hot(self, y: Any, name: str) -> Any:
         """Labels of a validation set as one-hot targets."""
@@ -205,10 +206,11 @@ class SelfDistilledKernelRidgeClassifier(Classification, OneChain):
         if self.scoring not in ("squared_error", "accuracy"):
             raise ValueError(f"scoring must be 'squared_error' or 'accuracy', got {self.scoring!r}")
         X, Y, weights = self._encoded(X, y, sample_weight)
-        Y_val = self._one_hot(y_val, "y_val")
+        held_out = {"X_val": X_val, "y_val": self._one_hot(y_val, "y_val"), "w": sample_weight_val}
+        X_val, Y_val, sample_weight_val = following(X, **held_out)
         self._calibrators: dict[str, list[Any]] = {}
         self._fit_chain(X, Y, weights, X_val, Y_val, sample_weight_val)
-        self._index, self._row_weight = Y.argmax(1), weights
+        self._index, self._row_weight = np.argmax(to_host(Y), 1), to_host(weights)
         if self.scoring == "accuracy" and self.alpha == "optimal":
             if X_val is None:
                 accuracy = self.loo_accuracy_
@@ -438,9 +440,12 @@ class SelfDistilledKernelRidgeClassifierCV(Classification, GridOfChains):
             "y_val": self._one_hot(y_val, "y_val"),
             "sample_weight_val": sample_weight_val,
         }
+        held_out = dict(zip(held_out, following(X, **held_out), strict=True))
         cv = self.cv
         if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool):
-            cv = list(StratifiedKFold(int(cv)).split(np.zeros((len(Y), 1)), Y.argmax(1)))
+            cv = list(
+                StratifiedKFold(int(cv)).split(np.zeros((len(Y), 1)), np.argmax(to_host(Y), 1))
+            )
         folds = None if cv is None else check_folds(cv, len(Y))
         scorer = classification_scorer(self.scoring, self.classes_)
         self._fit_grid(X, Y, weights, folds, scorer, held_out)

@@ -26,7 +26,7 @@ from selfdistill_fast._solvers import (
 from selfdistill_fast._validation import check_lam, check_n_steps, warn_caller
 from selfdistill_fast.alpha import smallest
 from selfdistill_fast.alpha.weights import alphas_or_nan
-from selfdistill_fast.estimators.base import Distilled, Regression
+from selfdistill_fast.estimators.base import Distilled, Regression, following
 from selfdistill_fast.estimators.grids import kernel_grid, lam_grid
 from selfdistill_fast.estimators.scoring import Scorer, regression_scorer
 from selfdistill_fast.kernels import Kernel
@@ -424,9 +424,11 @@ class SelfDistilledKernelRidgeCV(Regression, GridOfChains):
         TypeError, ValueError, numpy.linalg.LinAlgError, MemoryError
             As for :class:`SelfDistilledKernelRidge`; an empty grid; γ's for a kernel without γ.
         """
+        y, sample_weight = following(X, y=y, sample_weight=sample_weight)
+        held_out = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        held_out = dict(zip(held_out, following(X, **held_out), strict=True))
         X, y = self._validated("X", X, y)
         folds = None if self.cv is None else check_folds(self.cv, len(X))
-        held_out = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
         scorer = regression_scorer(self.scoring)
         self._fit_grid(X, y, sample_weight, folds, scorer, held_out)
         return self

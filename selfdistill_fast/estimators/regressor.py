@@ -13,7 +13,7 @@ from selfdistill_fast._chain.path import DistillationPath
 from selfdistill_fast._names import AlphaLike, KernelLike, SolverName
 from selfdistill_fast._solvers import Penalties, Spectrum, spectrum, with_steps
 from selfdistill_fast._validation import check_lam, check_n_steps, to_host
-from selfdistill_fast.estimators.base import Distilled, Regression
+from selfdistill_fast.estimators.base import Distilled, Regression, following
 from selfdistill_fast.kernels import kernel_from_name
 
 
@@ -276,8 +276,16 @@ class SelfDistilledKernelRidge(Regression, OneChain):
         TypeError, ValueError, numpy.linalg.LinAlgError, MemoryError
             As for :func:`~selfdistill_fast.spectrum` and :func:`~selfdistill_fast.distill`.
         """
+        y, *others = following(
+            X,
+            y=y,
+            sample_weight=sample_weight,
+            X_val=X_val,
+            y_val=y_val,
+            sample_weight_val=sample_weight_val,
+        )
         X, y = self._validated("X", X, y)
-        self._fit_chain(X, y, sample_weight, X_val, y_val, sample_weight_val)
+        self._fit_chain(X, y, *others)
         return self
 
 

@@ -24,6 +24,8 @@ from selfdistill_fast import (
     DistillationPath,
     Laplacian,
     SelfDistilledKernelRidge,
+    SelfDistilledKernelRidgeClassifier,
+    SelfDistilledKernelRidgeClassifierCV,
     SelfDistilledKernelRidgeCV,
     distill,
     gram,
@@ -189,8 +191,6 @@ def test_mixed_devices_name_the_argument(stand_in, problem):
         distill(s, 0.1, "optimal", 2, X_val=X, y_val=stand_in.asarray(y))
     with pytest.raises(TypeError, match="GPU 0, but backend='cpu'"):
         distill(s, 0.1, 0.5, 2).predict(on_device)
-    with pytest.raises(TypeError, match="is on"):
-        SelfDistilledKernelRidge().fit(on_device, y)
 
 
 def test_bad_input_on_a_device(stand_in):
@@ -568,3 +568,41 @@ def test_float32_is_within_its_stated_bound(stand_in, problem, kernel):
     bound = 100 * 2.0**-23 * float(s.d[-1]) / 0.5 * np.abs(exact.step_weights).sum(1).max()
     assert_close(predictions, exact.predict(X_new, "all"), max(1e-5, bound))
     assert host(predictions).shape == (3, 7)
+
+
+def test_everything_follows_the_device_of_X(stand_in, problem):
+    """y, weights and validation data elsewhere are moved to X, as scikit-learn does."""
+    X, y, X_new = problem
+    w = np.linspace(0.5, 2.0, len(X))
+    held = {"X_val": X_new, "y_val": X_new[:, 0], "sample_weight_val": np.ones(len(X_new))}
+
+    def away(given):
+        return {name: stand_in.asarray(array) for name, array in given.items()}
+
+    for make in (
+        lambda: SelfDistilledKernelRidge(gamma=0.3, lam=0.1),
+        lambda: SelfDistilledKernelRidgeCV(lams=[0.01, 0.1, 1.0], gammas=[0.3]),
+    ):
+        expected = make().fit(X, y, w, **held).predict(X_new)
+        on_host = make().fit(X, stand_in.asarray(y), stand_in.asarray(w), **away(held))
+        assert isinstance(on_host.dual_coef_, np.ndarray)
+        assert_close(on_host.predict(X_new), expected, 1e-10)
+        on_device = make().fit(stand_in.asarray(X), y, w, **held)
+        assert isinstance(on_device.dual_coef_, stand_in.ndarray)
+        assert_close(on_device.predict(X_new), expected, 1e-8)
+
+
+def test_classifiers_on_a_device(stand_in, problem):
+    X, y, X_new = problem
+    labels = np.where(np.ravel(y)[: len(X)] > 0, "yes", "no")
+    for model in (
+        SelfDistilledKernelRidgeClassifier(gamma=0.3, lam=0.1, class_weight="balanced"),
+        SelfDistilledKernelRidgeClassifierCV(lams=[0.01, 0.1, 1.0], gammas=[0.3], cv=3),
+    ):
+        expected = model.fit(X, labels).decision_function(X_new)
+        there = model.fit(stand_in.asarray(X), labels, stand_in.asarray(np.ones(len(X))))
+        assert isinstance(there.dual_coef_, stand_in.ndarray)
+        actual = there.decision_function(stand_in.asarray(X_new))
+        assert isinstance(actual, np.ndarray)
+        assert_close(actual, expected, 1e-8)
+        assert set(there.predict(stand_in.asarray(X_new))) <= {"yes", "no"}
