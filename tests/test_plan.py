@@ -194,7 +194,7 @@ def test_auto_serves_a_ridge_below_round_off(rng, lam, leave_one_out):
     [
         ({"max_memory": np.inf}, ValueError, "max_memory"),
         ({"kernel": 3}, TypeError, "kernel"),
-        ({"kernel": "rbf"}, TypeError, "kernel"),
+        ({"kernel": "rbff"}, ValueError, "kernel"),
     ],
 )
 def test_plan_refuses_nonsense(options, error, match):
