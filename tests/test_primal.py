@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -277,3 +280,44 @@ def test_what_a_feature_map_cannot_do(tmp_path):
         path.save(tmp_path / "model.npz")
     with pytest.raises(ValueError, match="needs a linear model"):
         distill(spectrum(X, y, RBF(1.0)), 1.0, 0.5, 2).coef()
+
+
+MEMORY = """
+    import sys
+    import numpy as np
+    from selfdistill_fast import Linear, leave_one_out, spectrum
+    from selfdistill_fast._backend import get_backend
+    from selfdistill_fast._solvers.primal import _bytes
+
+    kind, dtype, n, d, path = sys.argv[1:]
+    n, d, p = int(n), int(d), 2
+    X = np.load(path, mmap_mode="r" if kind == "memmap" else None)
+    y = np.random.default_rng(1).standard_normal((n, p))
+    spectrum(np.array(X[:300]), y[:300], Linear(), solver="primal")  # libraries' own buffers
+    def status(name):
+        with open("/proc/self/status", encoding="utf-8") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(name)) * 1024
+    with open("/proc/self/clear_refs", "w", encoding="utf-8") as file:
+        file.write("5")
+    before = status("VmRSS")
+    spectrum(X, y, Linear(), solver="primal", fit_intercept=True)
+    peak = status("VmHWM") - before
+    said = _bytes(get_backend(), n, d, p, X.dtype, streaming=kind == "memmap")
+    if kind == "memmap":
+        said += X.nbytes  # pages of the file that the system keeps
+    print(peak, said)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to measure memory")
+@pytest.mark.parametrize("kind", ["array", "memmap"])
+@pytest.mark.parametrize(("dtype", "n", "d"), [("float32", 100_000, 128), ("float64", 4000, 1000)])
+def test_memory_is_what_it_says(kind, dtype, n, d, tmp_path):
+    path = tmp_path / "X.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((n, d)).astype(dtype))
+    code = textwrap.dedent(MEMORY)
+    arguments = [sys.executable, "-c", code, kind, dtype, str(n), str(d), str(path)]
+    result = subprocess.run(arguments, capture_output=True, encoding="utf-8", check=True)
+    peak, said = map(int, result.stdout.split())
+    assert peak <= 1.05 * said
+    assert peak >= 0.3 * said
