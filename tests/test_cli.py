@@ -364,7 +364,7 @@ def test_predict_refuses_what_does_not_fit(frame, csv, tmp_path):
         ("a,b,y\n", "no rows"),
         ("", "empty"),
         ("a\n1\n2\n", "none of its 1 column(s) is left as a feature"),
-        ("a,b,y,y\n1,2,3,4\n2,3,3,3\n", None),
+        ("a,b,y,y\n1,2,3,4\n2,3,3,3\n", "columns 2 and 3 are both named"),
     ],
 )
 def test_bad_data(text, message, tmp_path):

@@ -56,6 +56,16 @@ class Layout:
         for j in dropped & {*chosen, weight}:
             raise TableError(f"column {names[j]!r} is to be dropped, but is target or weights")
         features = [j for j in range(len(names)) if j not in {*chosen, weight, *dropped}]
+        features = [j for j in features if j != table.counts]
+        used = [names[j] for j in (*features, *chosen)]
+        for j in features:
+            if used.count(names[j]) > 1:
+                raise TableError(
+                    f"{table.source}: columns "
+                    f"{' and '.join(str(k) for k, n in enumerate(names) if n == names[j])} are "
+                    f"both named {names[j]!r}; rename one, or leave one out by its number "
+                    f"(--drop {j})"
+                )
         if not features:
             raise TableError(
                 f"{table.source}: none of its {len(names)} column(s) is left as a feature"
@@ -131,13 +141,21 @@ class Scaling:
 
     @classmethod
     def of(cls, rows: Rows, *, wanted: bool) -> Scaling:
-        """Means and standard deviations (0 → 1) of the rows; the identity if not requested."""
+        """Weighted means and standard deviations of the rows; the identity if not requested.
+
+        A column that is constant to rounding has the deviation 1.
+        """
         numbers: list[list[float]] = []
         for values in (rows.X, rows.Y):
-            mean, std = values.mean(axis=0), values.std(axis=0)
-            if not wanted:
-                mean, std = np.zeros_like(mean), np.ones_like(std)
-            numbers += [mean.tolist(), np.where(std > 0, std, 1.0).tolist()]
+            mean, std = np.zeros(values.shape[1]), np.ones(values.shape[1])
+            if wanted:
+                mean = np.average(values, axis=0, weights=rows.w)
+                variance = np.average((values - mean) ** 2, axis=0, weights=rows.w)
+                # the bound of rounding by which scikit-learn's StandardScaler knows constants
+                n, eps = len(values), np.finfo(np.float64).eps
+                varies = variance > n * eps * variance + (n * mean * eps) ** 2
+                std = np.where(varies, np.sqrt(variance), 1.0)
+            numbers += [mean.tolist(), std.tolist()]
         return cls(*numbers)
 
     def features(self, X: np.ndarray) -> np.ndarray:

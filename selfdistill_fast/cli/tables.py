@@ -15,13 +15,14 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from selfdistill_fast._files import replacing
-from selfdistill_fast.cli.console import InputError
+from selfdistill_fast.cli.console import InputError, say
 
 __all__ = ["Table", "TableError", "is_number", "read_table", "shorten", "write_table"]
 
@@ -45,11 +46,15 @@ class Table:
         Name of the file in error messages.
     has_names : bool
         Whether the file names its columns; else they are named "0", "1", ….
+    counts : int or None
+        Position of a column without a name that numbers the rows, as pandas writes its index. It
+        is no feature.
     """
 
     frame: Any
     source: str
     has_names: bool
+    counts: int | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -64,7 +69,11 @@ class Table:
         names, text = self.names, str(column)
         if text in names:
             if names.count(text) > 1:
-                raise TableError(f"{self.source} has {names.count(text)} columns named {text!r}")
+                where = ", ".join(str(j) for j, name in enumerate(names) if name == text)
+                raise TableError(
+                    f"{self.source} has {names.count(text)} columns named {text!r}, numbers "
+                    f"{where}; rename them, or name one by its number"
+                )
             return names.index(text)
         try:
             number = int(text)
@@ -105,12 +114,22 @@ class Table:
             raise TableError(
                 f"{where} holds dates, not numbers; encode it or leave it out (--drop)"
             )
+        if cells.dtype == object:
+            strange = next(
+                (c for c in cells if isinstance(c, (list, tuple, dict, np.ndarray))), None
+            )
+            if strange is not None:
+                raise TableError(
+                    f"{where} holds a {type(strange).__name__} in each row, not a number; make a "
+                    "column of each entry, or leave it out (--drop)"
+                )
         if pd.api.types.is_numeric_dtype(cells.dtype):
             numbers = cells
         else:
             numbers = pd.to_numeric(cells, errors="coerce")
         values = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
         if np.isfinite(values).all():
+            _check_whole(numbers, values, where)
             return values
         row = int(np.flatnonzero(~np.isfinite(values))[0])
         cell = cells.iloc[row]
@@ -158,7 +177,7 @@ def read_table(path: str | Path, *, header: bool | None = None) -> Table:
         raise TableError(f"no such file: {path}")
     try:
         if path.suffix.lower() in PARQUET:
-            table = Table(pd.read_parquet(path), name, True)
+            table = _read_parquet(pd, path)
         else:
             table = _read_csv(pd, path, header)
     except TableError:
@@ -177,6 +196,28 @@ def read_table(path: str | Path, *, header: bool | None = None) -> Table:
     return table
 
 
+def _check_whole(numbers: Any, values: np.ndarray, where: str) -> None:
+    """TableError if integers are rounded when they become floating-point numbers."""
+    large = np.abs(values) >= 2.0**53
+    if not large.any() or numbers.dtype.kind == "f":
+        return
+    for row in np.flatnonzero(large):
+        if int(numbers.iloc[row]) != int(values[row]):
+            raise TableError(
+                f"{where}, row {row + 1}: {numbers.iloc[row]} is an integer beyond 2^53, which "
+                "would be rounded; if it is an identifier, leave it out (--drop), else convert "
+                "the column to floating-point numbers"
+            )
+
+
+def _read_parquet(pd: Any, path: Path) -> Table:
+    """A Parquet file, with a named index as a column; an index without a name counts rows."""
+    frame = pd.read_parquet(path)
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    return Table(frame, path.name, True)
+
+
 def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
     # the first line as one cell, read by pandas because it handles compression
     line = pd.read_csv(
@@ -190,10 +231,12 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
         encoding="utf-8-sig",
     ).iloc[0, 0]
     delimiter = _delimiter(line)
+    cells = next(csv.reader([line.strip("\r\n ")], delimiter=delimiter, skipinitialspace=True))
     if header is None:
         # not csv.Sniffer.has_header, which misses a header above text and fails for one column
-        cells = next(csv.reader([line.strip()], delimiter=delimiter, skipinitialspace=True))
         header = any(not is_number(cell) and cell.strip().lower() not in MISSING for cell in cells)
+        if not header:
+            header = _numbers_are_names(pd, path, cells, delimiter)
     # pandas 3.1 has a single converter, which is exact; before, it had to be requested
     before_31 = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
     exact = {"float_precision": "round_trip"} if before_31 else {}
@@ -209,9 +252,55 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
             low_memory=False,
             **exact,
         )
-    if header:
-        frame.columns = [str(name).strip() for name in frame.columns]
-    return Table(frame, path.name, bool(header))
+    if not header:
+        return Table(frame, path.name, False)
+    names = [str(name).strip() for name in frame.columns]
+    given = [cell.strip() for cell in cells if delimiter != " " or cell]
+    if len(given) == len(names):  # pandas renames a second "x" to "x.1"
+        names = [cell or name for cell, name in zip(given, names, strict=True)]
+    frame.columns = names
+    counts = next((j for j, cell in enumerate(given) if not cell), None)
+    if counts is not None and len(given) == len(names) and _counts_rows(frame.iloc[:, counts]):
+        say(
+            f"hint: column {counts} of {path.name} has no name and numbers the rows; it is left "
+            "out (give it a name to use it as a feature)",
+            "yellow",
+        )
+        return Table(frame, path.name, True, counts)
+    return Table(frame, path.name, True)
+
+
+def _numbers_are_names(pd: Any, path: Path, cells: Sequence[str], delimiter: str) -> bool:
+    """Whether a first line of consecutive numbers names the columns, as pandas writes them.
+
+    It does if it starts with 0 or 1 and has at least three cells, or if the numbers below are not
+    all whole.
+    """
+    if len(cells) < 2 or not all(is_number(cell) for cell in cells):
+        return False
+    numbers = [float(cell) for cell in cells]
+    if any(b - a != 1.0 for a, b in pairwise(numbers)):
+        return False
+    below = pd.read_csv(
+        path, sep=r"\s+" if delimiter == " " else delimiter, header=None, skiprows=1, nrows=50,
+        dtype=str, skipinitialspace=True, encoding="utf-8-sig",
+    )  # fmt: skip
+    whole = all(
+        not is_number(str(cell)) or float(cell).is_integer() for cell in np.ravel(below.values)
+    )
+    names = not whole or (len(cells) > 2 and numbers[0] in (0.0, 1.0))
+    line = f"the first line of {path.name}, {shorten(cells, 4)}"
+    if names:
+        say(f"hint: {line}, was taken as names; use --no-header if it is data", "yellow")
+    else:
+        say(f"hint: {line}, was taken as data; use --header if it holds names", "yellow")
+    return names
+
+
+def _counts_rows(cells: Any) -> bool:
+    """Whether a column holds different whole numbers, such as the rows' numbers in any order."""
+    whole = cells.dtype.kind in "iu" and cells.is_unique
+    return bool(whole and cells.min() >= 0)
 
 
 def _delimiter(line: str) -> str:
