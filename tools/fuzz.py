@@ -58,7 +58,7 @@ ACCIDENTS = (
 )
 #: seconds that a call may take, also under sanitizers on a busy machine
 LIMIT = 120
-SOLVERS = ("eigh", "cholesky", "tridiagonal", "krylov", "nystrom", "auto")
+SOLVERS = ("eigh", "cholesky", "tridiagonal", "krylov", "primal", "nystrom", "auto")
 #: exit status of a process that found something and went on to its end
 FOUND = 3
 
@@ -73,6 +73,11 @@ class Finding(Exception):
 def inner_products(A, B):
     """A kernel of the caller's own."""
     return np.asarray(A) @ np.asarray(B).T
+
+
+def features(A):
+    """A feature map of the caller's own."""
+    return np.tanh(np.asarray(A, np.float64))
 
 
 class Draw:
@@ -207,7 +212,8 @@ class Draw:
         gamma, degree = self.scalar(-8, 4), self.one_of((1, 2, 3, 9))
         if self.wrong():
             wrong = (
-                lambda: "rbf",
+                lambda: "rbff",
+                lambda: sdf.Features(3),
                 lambda: sdf.RBF,
                 lambda: None,
                 lambda: sdf.Matern(1.0, 0.7),
@@ -229,6 +235,10 @@ class Draw:
             sdf.Linear,
             lambda: sdf.NTK(degree),
             lambda: inner_products,
+            lambda: sdf.RBF([gamma] * self.one_of((1, 2, 3))),
+            lambda: 0.5 * sdf.RBF(gamma) + sdf.Linear(),
+            lambda: sdf.Laplacian(gamma) * sdf.Polynomial(2, gamma, 1.0),
+            lambda: sdf.Features(features),
         )
         return self.one_of(right)
 
@@ -394,10 +404,12 @@ class Session:
 
     def path(self, path, X_new, backend):
         draw = self.draw
-        step = draw.one_of((None, 1, 2, "all", math.inf, 99 if draw.wrong() else "all"))
+        steps = None, 1, 2, "best", "last", "all", math.inf, 99 if draw.wrong() else "all"
+        step = draw.one_of(steps)
         before = self.call("predict", path.predict, X_new, step)
         if draw.chance(0.2):
             self.call("dual_coef", path.dual_coef, step)
+            self.call("coef", path.coef, step)
             file = self.folder / "model.npz"
             self.call("save", path.save, file, metadata=draw.one_of((None, {"a": 1}, {"a": 1j})))
             if not file.exists():
@@ -457,11 +469,16 @@ class Session:
             "fit_intercept": draw.chance(0.5),
             "backend": draw.backend(),
         }
-        if draw.chance(0.8):
+        if draw.chance(0.3):
+            y = draw.rng.integers(0, 3, n) if not draw.wrong() else y
+            options["lam"] = draw.lam()
+            model = self.call("estimator", sdf.SelfDistilledKernelRidgeClassifier, **options)
+        elif draw.chance(0.8):
             options |= {"lam": draw.lam(), "solver": draw.one_of(SOLVERS), "n_steps": 2}
             model = self.call("estimator", sdf.SelfDistilledKernelRidge, **options)
         else:
-            options |= {"lams": [draw.lam(), 1.0], "max_steps": draw.n_steps()}
+            options |= {"lams": draw.one_of((None, [draw.lam(), 1.0]))}
+            options |= {"max_steps": draw.n_steps(), "cv": draw.one_of((None, 2, 3))}
             model = self.call("estimator", sdf.SelfDistilledKernelRidgeCV, **options)
         fitted = self.call("fit", model.fit, X, y, draw.weight(n))
         if fitted is not None:
