@@ -304,3 +304,12 @@ def test_models_of_strings_cannot_be_saved(tmp_path):
     path = distill(spectrum(WORDS, np.arange(8.0), similarity), 0.1, 0.5, 2)
     with pytest.raises(TypeError, match="callable kernel cannot be saved"):
         path.save(tmp_path / "model.npz")
+
+
+def test_a_factor_that_overflows_beside_one_that_is_0():
+    X = np.array([[1e200, 0.0], [-1e200, 1.0], [2.0, 3.0]])
+    with np.errstate(all="ignore"):
+        K = gram(X, kernel=Laplacian(1e-3) * Polynomial(2, 1.0, 1.0))
+    assert K[0, 1] == K[1, 0] == K[0, 2] == 0.0
+    assert np.isinf(K[0, 0])  # it is beyond the range of the dtype
+    assert K[2, 2] == 14.0**2

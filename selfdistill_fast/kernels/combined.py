@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from selfdistill_fast.kernels.base import Kernel
 from selfdistill_fast.kernels.given import Features, Precomputed
 from selfdistill_fast.kernels.named import Polynomial
@@ -104,6 +106,10 @@ class Sum(Combined):
         return " + ".join(terms)
 
 
+def _overflows(a: Any) -> bool:
+    return bool(a.size) and not (float(a.max()) < math.inf and float(a.min()) > -math.inf)
+
+
 @dataclass(frozen=True)
 class Product(Combined):
     """Product of kernels, Π_i κ_i(x, z); made by ``*``.
@@ -122,13 +128,19 @@ class Product(Combined):
         return cls(tuple(part for group in parts for part in group))
 
     def combined(self, values: Any) -> Any:
-        """Π κ_i."""
+        """Π κ_i; 0 wins against a factor that overflows."""
         total = None
         for value in values:
             if total is None:
                 total = value
-            else:
+                continue
+            zero = None
+            if _overflows(total) or _overflows(value):
+                zero = (total == 0.0) | (value == 0.0)
+            with np.errstate(over="ignore", invalid="ignore"):  # infinite entries stay infinite
                 total *= value
+            if zero is not None:
+                total[zero] = 0.0
         return total
 
     def to_dict(self) -> dict[str, Any]:
