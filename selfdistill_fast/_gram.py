@@ -19,7 +19,17 @@ from selfdistill_fast import _ranges as ranges
 from selfdistill_fast._backend import Array, Backend, Half, deliver, get_backend, run_where_it_pays
 from selfdistill_fast._names import KernelLike
 from selfdistill_fast._validation import check_memory, plain
-from selfdistill_fast.kernels import RBF, Combined, Custom, Kernel, Precomputed, Sum, as_kernel
+from selfdistill_fast.kernels import (
+    RBF,
+    Combined,
+    Custom,
+    Kernel,
+    OfSamples,
+    Precomputed,
+    Sum,
+    as_kernel,
+    has_rows,
+)
 
 __all__ = ["gram", "gram_matmul", "gram_sweep"]
 
@@ -83,19 +93,21 @@ def gram(
     array([[1.    , 0.6065],
            [0.6065, 1.    ]])
     """
-    kernel = as_kernel(kernel, X)
-    X, Z = _features(kernel, X, Z)
+    chosen = as_kernel(kernel, X)
+    if isinstance(chosen, Custom) and not has_rows(X):
+        chosen, Z = OfSamples(chosen.function, X if Z is None else Z), None
+    X, Z = _features(chosen, X, Z)
     be = get_backend(backend, {"X": X, "Z": Z, "out": out}, n_threads=n_threads)
 
     def compute(be: Backend) -> Array:
-        A, B = _rows(be, X, Z, kernel)
-        shape = _shape(A, B, kernel)
+        A, B = _rows(be, X, Z, chosen)
+        shape = _shape(A, B, chosen)
         target = _native_out(be, _check_out(out, shape, A.dtype))
-        if target is None and not isinstance(kernel, Precomputed):
+        if target is None and not isinstance(chosen, Precomputed):
             check_memory(be, shape[0] * shape[1] * A.dtype.itemsize, f"K of shape {shape}")
-        return _delivered(be, native_gram(be, A, B, kernel, target), out)
+        return _delivered(be, native_gram(be, A, B, chosen, target), out)
 
-    n, m, d = _sizes(be, X, Z, kernel)
+    n, m, d = _sizes(be, X, Z, chosen)
     return run_where_it_pays(
         be, backend, n * m * (2.0 * d + 40.0), 8.0 * (n * m + (n + m) * d), compute
     )

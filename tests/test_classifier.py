@@ -276,3 +276,23 @@ def test_digits():
     train = np.arange(len(X)) % 3 > 0
     model = SelfDistilledKernelRidgeClassifierCV(max_steps=2).fit(X[train] / 16, y[train])
     assert model.score(X[~train] / 16, y[~train]) > 0.98
+
+
+def test_options_that_are_arrays_or_floats(rng):
+    X, y = draw(rng, n=30)
+    model = SelfDistilledKernelRidgeClassifier(
+        alpha=np.array([0.5, 0.2]), n_steps=3, scoring="accuracy"
+    ).fit(X, y)
+    assert model.best_step_ == 3
+    order = np.argsort(y)
+    grids = (SelfDistilledKernelRidgeClassifierCV(lams=[0.1, 1.0], cv=cv) for cv in (3, 3.0))
+    scores = [grid.fit(X[order], y[order]).best_score_ for grid in grids]
+    assert scores[0] == scores[1]
+
+
+def test_labels_of_a_validation_set_that_cannot_be_ordered(rng):
+    X, y = draw(rng)
+    with pytest.raises(ValueError, match=r"y_val has classes that y has not: \[None, 3\]"):
+        SelfDistilledKernelRidgeClassifier().fit(
+            X, y.astype(object), X_val=X[:3], y_val=np.array([None, 3, None], dtype=object)
+        )

@@ -313,3 +313,37 @@ def test_a_factor_that_overflows_beside_one_that_is_0():
     assert K[0, 1] == K[1, 0] == K[0, 2] == 0.0
     assert np.isinf(K[0, 0])  # it is beyond the range of the dtype
     assert K[2, 2] == 14.0**2
+
+
+@pytest.mark.parametrize("solver", ["eigh", "nystrom"])
+@pytest.mark.parametrize("kernel", [1.0 * Linear(), RBF(1.0) * Linear(), Linear() + Linear()])
+def test_sums_and_products_that_underflow_are_refused(kernel, solver, rng):
+    X, y, _ = draw(rng)
+    with pytest.raises(ValueError, match=r"underflows float64.*scale X up"):
+        spectrum(X * 1e-170, y, kernel, solver=solver)
+
+
+def test_parameters_given_as_arrays():
+    assert RBF(np.array(2.0)) == RBF(2.0)
+    assert RBF(np.float32(0.5)) == RBF(0.5)
+    with pytest.raises(TypeError, match="gamma must be a real number"):
+        RBF(np.ones((2, 2)))
+    with pytest.raises(TypeError, match="gamma must be a real number"):
+        RBF({1: 2})
+    assert sum([RBF(0.1), Linear()]) == RBF(0.1) + Linear()
+
+
+def test_gram_of_strings(rng):
+    np.testing.assert_array_equal(gram(WORDS, ["abc"], similarity), similarity(WORDS, ["abc"]))
+    np.testing.assert_array_equal(gram(WORDS, kernel=similarity), similarity(WORDS, WORDS))
+    path = distill(spectrum(WORDS, np.arange(8.0), similarity), 0.1, 0.5, 2)
+    with pytest.raises(TypeError, match="is one string"):
+        path.predict("abc")
+
+
+def test_steps_that_are_no_steps(rng):
+    X, y, Z = draw(rng)
+    path = distill(spectrum(X, y, "rbf"), 0.1, 0.5, 2)
+    np.testing.assert_array_equal(path.predict(Z, np.float32("inf")), path.predict(Z, math.inf))
+    with pytest.raises((TypeError, ValueError), match="step must be"):
+        path.predict(Z, np.array([1, 2]))

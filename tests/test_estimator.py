@@ -23,6 +23,7 @@ from tolerance import assert_close
 from selfdistill_fast import (
     NTK,
     RBF,
+    Features,
     Laplacian,
     Linear,
     Matern,
@@ -445,3 +446,28 @@ def test_the_leave_one_out_that_chooses_is_computed_once(monkeypatch, rng):
         )
     SelfDistilledKernelRidge(lam=0.1, n_steps=3).fit(X, y)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("kernel", "parameters", "solver"),
+    [
+        ("rbf", {"gamma": [0.3, 2.0, 1.0]}, "cholesky"),
+        (Matern([0.3, 2.0, 1.0]), {}, "cholesky"),
+        (Features(lambda A: np.c_[A, np.sin(A), A**2]), {}, "cholesky"),
+        (0.5 * RBF([0.3, 2.0, 1.0]) + Linear(), {}, "cholesky"),
+    ],
+    ids=["by name", "Matern", "Features", "sum"],
+)
+@pytest.mark.parametrize("validated", [False, True])
+def test_later_leave_one_out_of_kernels_that_map_rows(kernel, parameters, solver, validated, rng):
+    """The rows of a model are mapped already, and were mapped a second time."""
+    X, Y = draw(rng, n=24, p=1)
+    held = {"X_val": X[:6] + 0.1, "y_val": Y[:6, 0]} if validated else {}
+    alpha = "optimal" if validated else 0.4
+    options = {"lam": 0.1, "alpha": alpha, "n_steps": 3, **parameters}
+    later, at_once = (
+        SelfDistilledKernelRidge(kernel, solver=name, **options).fit(X, Y[:, 0], **held)
+        for name in (solver, "eigh")
+    )
+    assert "loo_mse_" not in vars(later)
+    assert_close(later.loo_mse_, at_once.loo_mse_, 1e-9)

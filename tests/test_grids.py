@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import mean_absolute_error
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -11,6 +12,7 @@ from tolerance import assert_close
 
 from selfdistill_fast import (
     RBF,
+    Features,
     Laplacian,
     Linear,
     Matern,
@@ -82,7 +84,8 @@ def test_lams_relative_to_the_norm(dtype, rng):
     lams = lam_grid(X, RBF(0.5), np.full(len(X), 2.0), None)
     assert lams[-1] == pytest.approx(2 * np.linalg.eigvalsh(K)[-1], rel=1e-5)
     assert lams[-1] / lams[0] == pytest.approx(1e9 if dtype == "float64" else 1e4)
-    assert_close(lams[1:] / lams[:-1], np.full(len(lams) - 1, 10**0.5), 1e-9)
+    ratios = lams[1:] / lams[:-1]
+    assert_close(ratios, np.full(18, 10 ** (9 / 18 if dtype == "float64" else 4 / 18)), 1e-9)
 
 
 def test_the_defaults_beat_fixed_parameters_on_scaled_data(rng):
@@ -236,3 +239,55 @@ def test_parameters_that_no_kernel_has(rng):
         SelfDistilledKernelRidgeCV(["rbf", "ntk"], length_scales=[0.1]).fit(X, y)
     with pytest.raises(ValueError, match="must not be empty"):
         SelfDistilledKernelRidgeCV([]).fit(X, y)
+
+
+# ------------------------------------------------------------------ found by review
+
+
+def test_an_object_is_not_taken_for_a_name(rng):
+    X, y = draw(rng)
+    kernels = ["rbf", RBF(1 / 3), "matern", Matern()]
+    model = SelfDistilledKernelRidgeCV(kernels, gammas=[7, 8], length_scales=[3], lams=[0.1])
+    model.fit(X, y)
+    tried = model.cv_results_["param_kernel"][::4]
+    assert list(tried) == [RBF(7.0), RBF(8.0), RBF(1 / 3), Matern(3.0), Matern()]
+
+
+def test_best_params_make_the_chosen_model_again(rng):
+    X, y = draw(rng)
+    model = SelfDistilledKernelRidgeCV(
+        solver="nystrom", solver_options={"n_landmarks": 10}, random_state=5, lams=[0.1, 1.0]
+    ).fit(X, y)
+    again = SelfDistilledKernelRidge(**model.best_params_).fit(X, y)
+    assert_close(again.predict(X), model.predict(X), 1e-9)
+
+
+def test_fitting_without_refit_forgets_the_model_before(rng):
+    X, y = draw(rng)
+    model = SelfDistilledKernelRidgeCV(lams=[0.1, 1.0]).fit(X, y)
+    model.set_params(refit=False).fit(X, y)
+    for name in ("kernel_", "path_", "alphas_", "weights_", "dual_coef_", "intercept_"):
+        assert not hasattr(model, name)
+    with pytest.raises(NotFittedError, match="refit=False"):
+        model.predict(X)
+
+
+def test_grids_of_parameters_for_each_feature(rng):
+    X, y = draw(rng)
+    gammas = [[0.1, 1.0, 2.0], [1.0, 1.0, 1.0]]
+    model = SelfDistilledKernelRidgeCV(gammas=gammas, lams=[0.1, 1.0]).fit(X, y)
+    assert model.kernel_ in [RBF(gamma) for gamma in gammas]
+    one = SelfDistilledKernelRidgeCV("matern", length_scale=[0.1, 1.0, 2.0], lams=[0.1])
+    assert one.fit(X, y).kernel_ == Matern([0.1, 1.0, 2.0])
+
+
+def test_kernels_whose_features_have_another_dtype(rng):
+    X, y = draw(rng)
+    kernels = [Features(lambda A: np.c_[A, A**2].astype("f8")), "linear"]
+    model = SelfDistilledKernelRidgeCV(kernels, max_steps=2).fit(X.astype("f4"), y)
+    assert np.isfinite(model.cv_results_["mse"]).all()
+
+
+@pytest.mark.filterwarnings("error:the best gamma:UserWarning")
+def test_a_grid_of_one_value_has_no_edge(rng):
+    SelfDistilledKernelRidgeCV(gammas=[1.0, 1.0], lams=[0.1]).fit(*draw(rng))

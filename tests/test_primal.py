@@ -321,3 +321,21 @@ def test_memory_is_what_it_says(kind, dtype, n, d, tmp_path):
     peak, said = map(int, result.stdout.split())
     assert peak <= 1.05 * said
     assert peak >= 0.3 * said
+
+
+@pytest.mark.parametrize("solver", ["primal", "auto"])
+def test_features_far_from_0_keep_their_digits(solver, rng, recwarn):
+    """Rounding is that of the centred sums: a column of times in seconds beside others."""
+    X = rng.normal(size=(200, 3))
+    y = X @ [1.0, 2.0, 3.0] + rng.normal(size=200)
+    for shift, scale in ((0.0, 1.0), (1e6, 1.0), (1.7e9, 2.6e6)):
+        rows = X.copy()
+        rows[:, 0] = shift + scale * X[:, 0]
+        s = spectrum(rows, y, Linear(), fit_intercept=True, solver=solver)
+        centred = rows - rows.mean(0)
+        # beside a feature of 2.6e6 the others are below rounding at λ = 1, and there is a warning
+        for lam in (1.0, 100.0) if scale == 1.0 else (100.0,):
+            expected = Ridge(lam, solver="svd").fit(centred, y).coef_
+            actual = distill(s, lam, 0.5, 1).coef()
+            np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    assert not [w for w in recwarn if "rounding" in str(w.message)]

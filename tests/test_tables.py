@@ -85,7 +85,7 @@ def test_the_numbers_of_rows_are_no_feature(order, rng, tmp_path, capsys):
     assert indexed["n_features"] == 3
     assert indexed["steps"] == plain["steps"]
     read_table(tmp_path / "indexed.csv")
-    assert "has no name and numbers the rows; it is left out" in capsys.readouterr().err
+    assert "has no name and seems to number the rows; it is left out" in capsys.readouterr().err
 
 
 def test_an_unnamed_column_of_measurements_is_a_feature(rng, tmp_path):
@@ -169,3 +169,46 @@ def test_cells_that_hold_several_values(cell, tmp_path):
     pd.DataFrame({"v": [cell, cell], "x": [1.0, 2.0]}).to_parquet(tmp_path / "nested.parquet")
     with pytest.raises(TableError, match=r"column 'v' holds a \w+ in each row, not a number"):
         read_table(tmp_path / "nested.parquet").array([0])
+
+
+# ------------------------------------------------------------------ found by review
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "names"),
+    [
+        ("0.5,1.5\n0.3,0.7\n", 2, ["0", "1"]),
+        ("5,6\n7,\n8,9\n", 3, ["0", "1"]),
+        ("1,2\n", 1, ["0", "1"]),
+        ("1,2,3\n", 1, ["0", "1", "2"]),
+        (",0,1,2\n0,1.5,2,3\n1,2.5,3,4\n", 2, None),
+        ("my col\n1\n2\n", 2, ["my col"]),
+        ("a b c\n1 2 3\n4 5 6\n", 2, ["a", "b", "c"]),
+    ],
+)
+def test_first_lines(text, rows, names, tmp_path):
+    file = tmp_path / "data.csv"
+    file.write_text(text, encoding="utf-8")
+    table = read_table(file)
+    assert len(table) == rows
+    if names is None:
+        assert table.names[1:] == ["0", "1", "2"]
+        assert table.counts == 0
+    else:
+        assert table.names == names
+
+
+def test_an_unnamed_column_of_other_whole_numbers_is_a_feature(tmp_path):
+    file = tmp_path / "data.csv"
+    file.write_text("y,,x\n1,100,3\n2,7,4\n", encoding="utf-8")
+    assert read_table(file).counts is None
+
+
+@pytest.mark.parametrize("cell", ["9007199254740993", "99999999999999999999999"])
+def test_integers_that_are_rounded_beside_other_numbers(cell, tmp_path):
+    file = tmp_path / "data.csv"
+    file.write_text(f"a,b\n{cell},1\n0.5,2\n", encoding="utf-8")
+    with pytest.raises(TableError, match=f"row 1: {cell} is an integer beyond"):
+        read_table(file).array([0])
+    file.write_text("a,b\n9007199254740993.0,1\n1e300,2\n", encoding="utf-8")
+    assert read_table(file).array([0])[1, 0] == 1e300

@@ -7,6 +7,7 @@ assembly.py made it, nor its n² memory.
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -163,17 +164,17 @@ class DistillationPath:
     def _select(self, step: Any) -> tuple[Any, Any]:
         """Dual coefficients (S, n, p) and constants (S, p) of a step, "all" or inf."""
         known = f"None, 1..{self.n_steps}, 'best', 'last', 'all' or inf"
-        if step == "best":
-            step = self.best_step
-        elif step == "last":
-            step = self.n_steps
-        elif step is None:
+        if step is None:
             step = self.default_step
+        if isinstance(step, str):
+            step = {"best": lambda: self.best_step, "last": lambda: self.n_steps}.get(
+                step, lambda: step
+            )()
         if isinstance(step, str):
             if step != "all":
                 raise ValueError(f"step must be {known}; got {step!r}")
             chosen = slice(None)
-        elif isinstance(step, float) and math.isinf(step) and step > 0:
+        elif isinstance(step, numbers.Real) and float(step) == math.inf:
             if isinstance(self._limit, str):
                 raise NoLimit(self._limit)
             return self._limit[0][None], self._limit[1][None]
@@ -221,7 +222,7 @@ class DistillationPath:
                 duals,
                 constants,
                 self._one_target,
-                step != "all",
+                not (_is_all(step)),
             )
             if is_dask(X):
                 X = features_of(X, self.kernel)
@@ -250,7 +251,7 @@ class DistillationPath:
         duals = check_coefficients(self._select(step)[0])
         if self._one_target:
             duals = duals[..., 0]
-        return deliver(self._backend, duals if step == "all" else duals[0])
+        return deliver(self._backend, duals if _is_all(step) else duals[0])
 
     def coef(self, step: Any = None) -> Any:
         """Coefficients β of a linear model: its predictions are x·β (+ intercept), eq. (3).
@@ -283,14 +284,14 @@ class DistillationPath:
             beta = check_coefficients(beta.astype(duals.dtype))
             if self._one_target:
                 beta = beta[..., 0]
-            return deliver(be, beta if step == "all" else beta[0])
+            return deliver(be, beta if _is_all(step) else beta[0])
 
     def intercept(self, step: Any = None) -> Any:
         """Constant of a step, () or (p,); for "all" with a leading T. 0 without an intercept."""
         constants = check_coefficients(self._select(step)[1])
         if self._one_target:
             constants = constants[..., 0]
-        return deliver(self._backend, constants if step == "all" else constants[0])
+        return deliver(self._backend, constants if _is_all(step) else constants[0])
 
     def save(self, path: Any, *, metadata: dict[str, Any] | None = None) -> None:
         """Write the path to one ``.npz`` file: arrays and a JSON header, no pickle.
@@ -364,6 +365,10 @@ class DistillationPath:
         if values["limit"] is None:
             values["limit"] = (values.pop("limit_dual"), values.pop("limit_constant"))
         return cls(**{"X": None, "shrinkage": None, **values}, backend=be)
+
+
+def _is_all(step: Any) -> bool:
+    return isinstance(step, str) and step == "all"
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,7 +160,7 @@ class Spectrum(Solver):
             K = X[self.rows][:, self.rows]
         if copy and not kernel.pair and not (precomputed and self.rows is not None):
             K = K.copy()  # the caller may still use the matrix, or the function's result
-        check_diagonal(xp.diagonal(K), self.kept(X) if kernel.pair else None, kernel, K.dtype)
+        check_diagonal(xp.diagonal(K), self.kept(X) if kernel.built_in else None, kernel, K.dtype)
         if not kernel.definite:
             check_symmetric(K, xp)
         return K

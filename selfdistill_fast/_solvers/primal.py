@@ -21,11 +21,13 @@ from selfdistill_fast._backend.threads import n_threads_now
 from selfdistill_fast._solvers.feature_space import FeatureSpectrum, Sums, block_rows
 from selfdistill_fast._solvers.matrix import overflow, underflow
 from selfdistill_fast._solvers.problem import Problem, Rates, Request, TrainingSet, Work
-from selfdistill_fast._validation import check_n_steps
+from selfdistill_fast._validation import check_n_steps, warn_caller
 from selfdistill_fast.kernels import Kernel, Linear
 
 __all__ = ["PrimalOptions", "PrimalSpectrum"]
 
+#: relative error of predictions, caused by features far from 0, that gives no warning
+_LOST_BY_OFFSET = 1e-3
 #: bytes that the C library keeps of blocks that were freed, and that BLAS packs blocks into on
 #: each of its threads
 _RESERVE, _PACKED = 16 << 20, 16 << 20
@@ -55,6 +57,7 @@ class PrimalSpectrum(FeatureSpectrum):
     Options = PrimalOptions
     memory_hint = "fewer features"
     pairwise = True
+    exact_features = True
 
     @classmethod
     def serves(cls, problem: Problem) -> str | None:
@@ -106,6 +109,22 @@ class PrimalSpectrum(FeatureSpectrum):
         if squares < float(np.finfo(self.dtype).tiny) and sizes > 0.0:
             raise underflow(kernel, self.dtype)
         self._decompose(features, S, b, mean, middle)
+
+    def warn_below_rounding(self, lam: Any) -> None:
+        """Also warn where x·u and μ·u are so large that their difference has few digits.
+
+        ‖u‖ is at most ‖t‖/(2√λ), so it loses ε ‖μ‖ ‖t‖/√λ.
+        """
+        super().warn_below_rounding(lam)
+        smallest = float(np.min(lam))
+        error = float(np.finfo(self.dtype).eps) * (self._away / smallest) ** 0.5
+        if error > _LOST_BY_OFFSET and smallest >= 10.0 * self.rounding:
+            warn_caller(
+                f"the features are so far from 0 that predictions lose digits in {self.dtype} at "
+                f"lam={smallest:g}: the relative error may reach {min(error, 1.0):.2g}; subtract "
+                "their means" + (", or use float64" if self.dtype == np.float32 else ""),
+                RuntimeWarning,
+            )
 
     def dual(self, coordinates: Any) -> Any:
         """Coefficients u of the features, (…, D, p)."""

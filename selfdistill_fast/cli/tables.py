@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import sys
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -49,12 +50,15 @@ class Table:
     counts : int or None
         Position of a column without a name that numbers the rows, as pandas writes its index. It
         is no feature.
+    text : function of a position, or None
+        The cells of a column as they stand in the file, for CSV.
     """
 
     frame: Any
     source: str
     has_names: bool
     counts: int | None = None
+    text: Callable[[int], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -129,7 +133,7 @@ class Table:
             numbers = pd.to_numeric(cells, errors="coerce")
         values = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
         if np.isfinite(values).all():
-            _check_whole(numbers, values, where)
+            self._check_whole(column, numbers, values, where)
             return values
         row = int(np.flatnonzero(~np.isfinite(values))[0])
         cell = cells.iloc[row]
@@ -145,6 +149,25 @@ class Table:
             f"{where}, row {row + 1}: {str(cell)!r} is not a number{more}; "
             "encode the column or leave it out (--drop)"
         )
+
+    def _check_whole(self, column: int, numbers: Any, values: np.ndarray, where: str) -> None:
+        """TableError if integers are rounded when they become floating-point numbers."""
+        large = np.flatnonzero(np.abs(values) >= 2.0**53)
+        if not len(large):
+            return
+        cells = numbers
+        if numbers.dtype.kind == "f":  # they have been rounded already, if they were integers
+            if self.text is None:
+                return
+            cells = self.text(column)
+        for row in large:
+            cell = str(cells.iloc[row]).strip()
+            if cell.lstrip("+-").isdigit() and int(cell) != int(values[row]):
+                raise TableError(
+                    f"{where}, row {row + 1}: {cell} is an integer beyond 2^53, which would be "
+                    "rounded; if it is an identifier, leave it out (--drop), else write it as a "
+                    "floating-point number"
+                )
 
 
 def read_table(path: str | Path, *, header: bool | None = None) -> Table:
@@ -196,20 +219,6 @@ def read_table(path: str | Path, *, header: bool | None = None) -> Table:
     return table
 
 
-def _check_whole(numbers: Any, values: np.ndarray, where: str) -> None:
-    """TableError if integers are rounded when they become floating-point numbers."""
-    large = np.abs(values) >= 2.0**53
-    if not large.any() or numbers.dtype.kind == "f":
-        return
-    for row in np.flatnonzero(large):
-        if int(numbers.iloc[row]) != int(values[row]):
-            raise TableError(
-                f"{where}, row {row + 1}: {numbers.iloc[row]} is an integer beyond 2^53, which "
-                "would be rounded; if it is an identifier, leave it out (--drop), else convert "
-                "the column to floating-point numbers"
-            )
-
-
 def _read_parquet(pd: Any, path: Path) -> Table:
     """A Parquet file, with a named index as a column; an index without a name counts rows."""
     frame = pd.read_parquet(path)
@@ -219,18 +228,18 @@ def _read_parquet(pd: Any, path: Path) -> Table:
 
 
 def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
-    # the first line as one cell, read by pandas because it handles compression
-    line = pd.read_csv(
+    # the first lines as one cell each, read by pandas because it handles compression
+    lines = pd.read_csv(
         path,
         sep="\0",
         header=None,
-        nrows=1,
+        nrows=2,
         dtype=str,
         keep_default_na=False,
         quoting=csv.QUOTE_NONE,
         encoding="utf-8-sig",
-    ).iloc[0, 0]
-    delimiter = _delimiter(line)
+    ).iloc[:, 0]
+    line, delimiter = lines[0], _delimiter(lines.tolist())
     cells = next(csv.reader([line.strip("\r\n ")], delimiter=delimiter, skipinitialspace=True))
     if header is None:
         # not csv.Sniffer.has_header, which misses a header above text and fails for one column
@@ -240,20 +249,25 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
     # pandas 3.1 has a single converter, which is exact; before, it had to be requested
     before_31 = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
     exact = {"float_precision": "round_trip"} if before_31 else {}
+    read = functools.partial(
+        pd.read_csv,
+        path,
+        sep=r"\s+" if delimiter == " " else delimiter,
+        header=0 if header else None,
+        index_col=False,
+        skipinitialspace=True,
+        encoding="utf-8-sig",
+        low_memory=False,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        frame = pd.read_csv(
-            path,
-            sep=r"\s+" if delimiter == " " else delimiter,
-            header=0 if header else None,
-            index_col=False,
-            skipinitialspace=True,
-            encoding="utf-8-sig",
-            low_memory=False,
-            **exact,
-        )
+        frame = read(**exact)
+
+    def text(column: int) -> Any:
+        return read(dtype=str, keep_default_na=False).iloc[:, column]
+
     if not header:
-        return Table(frame, path.name, False)
+        return Table(frame, path.name, False, text=text)
     names = [str(name).strip() for name in frame.columns]
     given = [cell.strip() for cell in cells if delimiter != " " or cell]
     if len(given) == len(names):  # pandas renames a second "x" to "x.1"
@@ -262,33 +276,38 @@ def _read_csv(pd: Any, path: Path, header: bool | None) -> Table:
     counts = next((j for j, cell in enumerate(given) if not cell), None)
     if counts is not None and len(given) == len(names) and _counts_rows(frame.iloc[:, counts]):
         say(
-            f"hint: column {counts} of {path.name} has no name and numbers the rows; it is left "
-            "out (give it a name to use it as a feature)",
+            f"hint: column {counts} of {path.name} has no name and seems to number the rows; it "
+            "is left out (give it a name to use it as a feature)",
             "yellow",
         )
-        return Table(frame, path.name, True, counts)
-    return Table(frame, path.name, True)
+        return Table(frame, path.name, True, counts, text)
+    return Table(frame, path.name, True, text=text)
 
 
 def _numbers_are_names(pd: Any, path: Path, cells: Sequence[str], delimiter: str) -> bool:
-    """Whether a first line of consecutive numbers names the columns, as pandas writes them.
+    """Whether a first line of consecutive whole numbers names the columns, as pandas writes them.
 
-    It does if it starts with 0 or 1 and has at least three cells, or if the numbers below are not
-    all whole.
+    It does if it starts with 0 or 1 and has at least three cells (or one without a name before
+    them), or if the numbers below are not all whole.
     """
-    if len(cells) < 2 or not all(is_number(cell) for cell in cells):
+    indexed = len(cells) > 1 and not cells[0].strip()
+    named = cells[1:] if indexed else cells
+    if not all(is_number(cell) for cell in named):
         return False
-    numbers = [float(cell) for cell in cells]
-    if any(b - a != 1.0 for a, b in pairwise(numbers)):
+    numbers = [float(cell) for cell in named]
+    consecutive = all(b - a == 1.0 for a, b in pairwise(numbers)) and numbers[0].is_integer()
+    if not consecutive or (len(named) < 2 and not indexed) or (indexed and numbers[0] != 0.0):
         return False
-    below = pd.read_csv(
-        path, sep=r"\s+" if delimiter == " " else delimiter, header=None, skiprows=1, nrows=50,
-        dtype=str, skipinitialspace=True, encoding="utf-8-sig",
-    )  # fmt: skip
-    whole = all(
-        not is_number(str(cell)) or float(cell).is_integer() for cell in np.ravel(below.values)
-    )
-    names = not whole or (len(cells) > 2 and numbers[0] in (0.0, 1.0))
+    try:
+        below = pd.read_csv(
+            path, sep=r"\s+" if delimiter == " " else delimiter, header=None, skiprows=1, nrows=50,
+            dtype=str, skipinitialspace=True, encoding="utf-8-sig",
+        )  # fmt: skip
+    except pd.errors.EmptyDataError:
+        return False  # the only line
+    values = [float(cell) for cell in np.ravel(below.astype(str).values) if is_number(cell)]
+    whole = all(value.is_integer() for value in values if np.isfinite(value))
+    names = not whole or indexed or (len(named) > 2 and numbers[0] in (0.0, 1.0))
     line = f"the first line of {path.name}, {shorten(cells, 4)}"
     if names:
         say(f"hint: {line}, was taken as names; use --no-header if it is data", "yellow")
@@ -298,17 +317,22 @@ def _numbers_are_names(pd: Any, path: Path, cells: Sequence[str], delimiter: str
 
 
 def _counts_rows(cells: Any) -> bool:
-    """Whether a column holds different whole numbers, such as the rows' numbers in any order."""
+    """Whether a column holds different whole numbers of the size of the number of rows.
+
+    Such as an index in any order, also of a part of a table.
+    """
     whole = cells.dtype.kind in "iu" and cells.is_unique
-    return bool(whole and cells.min() >= 0)
+    return bool(whole and cells.min() >= 0 and cells.max() < 10 * len(cells))
 
 
-def _delimiter(line: str) -> str:
-    """The delimiter of a line; a comma if there is none or if it is ambiguous."""
+def _delimiter(lines: Sequence[str]) -> str:
+    """The delimiter of the first lines; a comma if there is none or if it is ambiguous."""
     try:
-        return csv.Sniffer().sniff(line.strip(), ",;\t ").delimiter
+        found = csv.Sniffer().sniff(lines[0].strip(), ",;\t ").delimiter
     except csv.Error:  # a single column
         return ","
+    counts = {len(line.split()) for line in lines}
+    return "," if found == " " and len(counts) > 1 else found  # a name of several words
 
 
 def is_number(cell: str) -> bool:

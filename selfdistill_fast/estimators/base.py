@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn import config_context, get_config
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin, is_regressor
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_n_features, check_is_fitted, validate_data
 
@@ -48,13 +49,18 @@ class Distilled(BaseEstimator):
     def coef_(self) -> Any:
         """Coefficients β of ``best_step_``, (D,) or (D, n_targets); only of a linear kernel."""
         check_is_fitted(self)
-        if not isinstance(self.kernel_, Linear):
+        if not isinstance(getattr(self, "kernel_", None), Linear):
             raise AttributeError(self._ABSENT["coef_"])
         return self.path_.coef()
 
     def _predictions(self, X: Any, step: Any) -> Any:
         """Predictions of the chain where X is, from X as the caller gives it."""
         check_is_fitted(self)
+        if not hasattr(self, "path_"):
+            raise NotFittedError(
+                f"this {type(self).__name__} was fitted with refit=False, so it has no model; fit "
+                "with refit=True, or SelfDistilledKernelRidge(**best_params_)"
+            )
         return self.path_.predict(self._validated("X", X), step)
 
     def _validated(self, name: str, X: Any, *y: Any) -> Any:

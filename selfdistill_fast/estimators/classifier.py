@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -58,11 +59,11 @@ class Classification(ClassifierMixin, Distilled):
         if y is None:
             return None
         y = np.asarray(to_host(y, name)).ravel()
-        index = np.searchsorted(self.classes_, y).clip(0, len(self.classes_) - 1)
-        unknown = sorted(set(y[self.classes_[index] != y].tolist()))
+        position = {label: i for i, label in enumerate(self.classes_.tolist())}
+        unknown = list(dict.fromkeys(label for label in y.tolist() if label not in position))
         if unknown:
             raise ValueError(f"{name} has classes that y has not: {unknown[:5]}")
-        return np.eye(len(self.classes_))[index]
+        return np.eye(len(self.classes_))[[position[label] for label in y.tolist()]]
 
     def decision_function(self, X: Any, step: Any = None) -> np.ndarray:
         """Least-squares predictions of the one-hot targets.
@@ -211,7 +212,7 @@ class SelfDistilledKernelRidgeClassifier(Classification, OneChain):
         self._calibrators: dict[str, list[Any]] = {}
         self._fit_chain(X, Y, weights, X_val, Y_val, sample_weight_val)
         self._index, self._row_weight = np.argmax(to_host(Y), 1), to_host(weights)
-        if self.scoring == "accuracy" and self.alpha == "optimal":
+        if self.scoring == "accuracy" and isinstance(self.alpha, str) and self.alpha == "optimal":
             if X_val is None:
                 accuracy = self.loo_accuracy_
             else:
@@ -401,6 +402,9 @@ class SelfDistilledKernelRidgeClassifierCV(Classification, GridOfChains):
         self.backend = backend
         self.random_state = random_state
 
+    def _own_params(self) -> dict[str, Any]:
+        return {"class_weight": self.class_weight}
+
     #: one chain for all classes, so that their predictions are comparable
     per_target = False
 
@@ -442,9 +446,11 @@ class SelfDistilledKernelRidgeClassifierCV(Classification, GridOfChains):
         }
         held_out = dict(zip(held_out, following(X, **held_out), strict=True))
         cv = self.cv
-        if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool):
+        if isinstance(cv, numbers.Real) and not isinstance(cv, bool) and float(cv).is_integer():
             cv = list(
-                StratifiedKFold(int(cv)).split(np.zeros((len(Y), 1)), np.argmax(to_host(Y), 1))
+                StratifiedKFold(int(float(cv))).split(
+                    np.zeros((len(Y), 1)), np.argmax(to_host(Y), 1)
+                )
             )
         folds = None if cv is None else check_folds(cv, len(Y))
         scorer = classification_scorer(self.scoring, self.classes_)

@@ -130,7 +130,8 @@ class GridOfChains(Distilled):
         self.best_lam_, self.best_step_ = lam, step
         self.best_gamma_ = getattr(kernel, "gamma", None)
         self.best_score_ = -float(lowest)
-        for name in ("loo_mse_", "path_"):  # of an earlier fit
+        fitted_before = "path_", "kernel_", "alphas_", "weights_", "dual_coef_", "intercept_"
+        for name in ("loo_mse_", *fitted_before):
             self.__dict__.pop(name, None)
         if not validated and folds is None:
             self.loo_mse_ = mse
@@ -152,14 +153,22 @@ class GridOfChains(Distilled):
             **({} if self.solver == "auto" else {"solver": self.solver}),
             "solver_options": self.solver_options,
             "backend": self.backend,
+            **({} if self.random_state is None else {"random_state": self.random_state}),
+            **self._own_params(),
         }
         self._warn_at_edges(kernels, tables)
+
+    def _own_params(self) -> dict[str, Any]:
+        """What ``best_params_`` has besides, for a subclass."""
+        return {}
 
     def _kernels(self, X: Any) -> list[Kernel]:
         """The kernels to choose from."""
         scales = self.length_scales
         if scales is None and self.length_scale is not None:
-            scales = [self.length_scale] if "matern" in np.atleast_1d(self.kernel) else None
+            given = self.kernel if isinstance(self.kernel, (list, tuple)) else [self.kernel]
+            if any(isinstance(kernel, str) and kernel == "matern" for kernel in given):
+                scales = [self.length_scale]
         return kernel_grid(
             self.kernel,
             X,
@@ -229,10 +238,10 @@ class GridOfChains(Distilled):
         """UserWarning if the best λ or γ is the first or last value of its grid."""
         row = self.best_index_ // tables[0]["mse"].size
         grids: dict[str, Any] = {"lam": (self.best_lam_, tables[row]["lam"])}
-        if self.gammas is not None:
-            grids["gamma"] = (self.best_gamma_, np.atleast_1d(self.gammas).tolist())
+        if self.gammas is not None and np.ndim(self.gammas) == 1:
+            grids["gamma"] = (self.best_gamma_, np.asarray(self.gammas).tolist())
         for name, (best, grid) in grids.items():
-            if best is not None and len(grid) > 1 and best in (min(grid), max(grid)):
+            if best is not None and len(set(grid)) > 1 and best in (min(grid), max(grid)):
                 warnings.warn(
                     f"the best {name} {best:g} is at the edge of its grid "
                     f"[{min(grid):g}, {max(grid):g}]; the optimum may lie outside: widen {name}s",
@@ -275,8 +284,8 @@ class SelfDistilledKernelRidgeCV(Regression, GridOfChains):
         As in :class:`SelfDistilledKernelRidge`.
         Or a list of them, of which one is chosen.
     lams : sequence of float, optional
-        λ values to choose from. None: two for each decade from 1e-9 (float32: 1e-4) times the
-        norm of the kernel matrix to that norm.
+        λ values to choose from. None: 19 values from 1e-9 (float32: 1e-4) times the norm of the
+        kernel matrix to that norm.
     gammas : sequence of float, optional
         Values of γ to choose from ("rbf", "laplacian", "poly"). None: five values around the
         median heuristic 1/median ‖x − z‖² (for "laplacian" 1/median ‖x − z‖₁, for "poly"

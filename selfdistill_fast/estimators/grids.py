@@ -30,7 +30,8 @@ __all__ = ["kernel_grid", "lam_grid"]
 _ROWS = 1000
 #: factors of the natural scale of a distance kernel
 _FACTORS = (1 / 16, 1 / 4, 1.0, 4.0, 16.0)
-#: λ values relative to the norm of K, two for each decade
+#: number of λ values, and their decades below the norm of K
+_LAMS = 19
 _DECADES = {"float64": 9, "float32": 4}
 
 
@@ -61,8 +62,8 @@ def kernel_grid(
     _check_kind(gammas, named, (RBF, Laplacian, Polynomial), kernels, "gamma")
     _check_kind(length_scales, named, (Matern,), kernels, "length_scale")
     grid: list[Kernel] = []
-    for base in bases:
-        if base not in named:
+    for base, kernel in zip(bases, given, strict=True):
+        if not isinstance(kernel, str):
             grid.append(base)
         elif isinstance(base, Matern):
             scales = _values(length_scales, lambda: _distance(X, "euclidean"))
@@ -91,9 +92,10 @@ def _check_kind(
         )
 
 
-def _values(given: Sequence[float] | None, natural: Any) -> list[float]:
+def _values(given: Any, natural: Any) -> list[Any]:
     if given is not None:
-        return [float(value) for value in np.atleast_1d(given)]
+        values = given if np.ndim(given) or isinstance(given, (list, tuple)) else [given]
+        return [tuple(np.ravel(v).tolist()) if np.ndim(v) else v for v in values]
     scale = natural()
     return [factor * scale for factor in _FACTORS]
 
@@ -111,7 +113,7 @@ def _distance(X: Any, metric: str) -> float:
 
 
 def lam_grid(X: Any, kernel: Kernel, weights: Any, backend: Any) -> np.ndarray:
-    """λ values from far below to the norm of W^½KW^½, two for each decade.
+    """λ values from far below to the norm of W^½KW^½, two for each decade (float32: four).
 
     The norm is estimated from some rows.
     """
@@ -129,7 +131,7 @@ def lam_grid(X: Any, kernel: Kernel, weights: Any, backend: Any) -> np.ndarray:
     decades = _DECADES[str(K.dtype)]
     if not 0.0 < scale < np.inf:
         scale = 1.0
-    return scale * np.logspace(-decades, 0, 2 * decades + 1)
+    return scale * np.logspace(-decades, 0, _LAMS)
 
 
 def _indices(n: int) -> np.ndarray:

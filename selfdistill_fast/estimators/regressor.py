@@ -306,7 +306,7 @@ class _Later:
         fitted = spectrum(
             path._X,
             y,
-            path.kernel,
+            path.kernel.of_mapped_rows,
             solver=self.solver,
             lam=path.lam,
             sample_weight=self.sample_weight,

@@ -32,7 +32,9 @@ def check_real(owner: object, name: str, *, minimum: float, open_: bool) -> None
 def check_rates(owner: object, name: str) -> None:
     """A number > 0, or one for each feature as a tuple."""
     value = getattr(owner, name)
-    if not (hasattr(value, "__len__") and not isinstance(value, str)):
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array, or its scalar
+    object.__setattr__(owner, name, value)
+    if not isinstance(value, (list, tuple)):
         check_real(owner, name, minimum=0.0, open_=True)
         return
     values = []
@@ -110,6 +112,16 @@ class Kernel:
         return X
 
     @property
+    def of_mapped_rows(self) -> Kernel:
+        """The same kernel for rows that :meth:`rows` and :meth:`scaled` have made already."""
+        return self
+
+    @property
+    def built_in(self) -> bool:
+        """Whether the backend computes every entry itself."""
+        return self.pair != ""
+
+    @property
     def maps_rows(self) -> bool:
         """Whether :meth:`rows` or :meth:`scaled` change anything."""
         return self.scales is not None
@@ -130,6 +142,10 @@ class Kernel:
         return Sum.of((float(other), self)) if real else NotImplemented
 
     __rmul__ = __mul__
+
+    def __radd__(self, other: Any) -> Kernel:
+        """For ``sum(kernels)``, which starts with 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
 
     # _ranges.py uses these to keep squares and products within the range of a dtype: the first
     # two for a distance kernel, the last two for any other kernel with a pair quantity.

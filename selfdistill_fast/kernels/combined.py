@@ -42,6 +42,11 @@ class Combined(Kernel):
         """Whether every part is."""
         return all(part.definite for part in self.parts)
 
+    @property
+    def built_in(self) -> bool:
+        """Whether every part is."""
+        return all(part.built_in for part in self.parts)
+
     def combined(self, values: Any) -> Any:
         """κ from an iterator of those of the parts, whose arrays may be overwritten."""
         raise NotImplementedError

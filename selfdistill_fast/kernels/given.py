@@ -32,8 +32,8 @@ class Features(Linear):
     function : callable, or object with a method ``transform``
         ``function(X)`` with n samples returns their features, (n, D). X is whatever
         ``spectrum`` and ``predict`` are given (images, texts, …), or blocks of rows, where X is
-        no array in memory. Each row of the result must depend on the same row of X only; a
-        transformer must have been fitted.
+        no array in memory. Each row of the result must depend on the same row of X only; the
+        function must not change X; a transformer must have been fitted.
 
     Examples
     --------
@@ -59,6 +59,10 @@ class Features(Linear):
     @property
     def maps_rows(self) -> bool:
         return True
+
+    @property
+    def of_mapped_rows(self) -> Linear:
+        return Linear()
 
     def rows(self, X: Any, name: str = "X") -> Any:
         """φ(X), (n, D)."""
@@ -106,6 +110,8 @@ class OfSamples(Precomputed):
 
     def rows(self, X: Any, name: str = "X") -> Any:
         """K(X, samples), (m, n)."""
+        if isinstance(X, str):
+            raise TypeError(f"{name} is one string, {X[:20]!r}; pass a list of samples")
         K = self.function(X, self.samples)
         if np.shape(K) != (len(X), len(self.samples)):
             raise ValueError(

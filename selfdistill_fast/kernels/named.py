@@ -45,6 +45,10 @@ class RBF(Kernel):
         return each(self.gamma, math.sqrt)
 
     @property
+    def of_mapped_rows(self) -> RBF:
+        return RBF() if self.scales else self
+
+    @property
     def c_spec(self) -> tuple[str, float, float, int]:
         return ("rbf", common(self.gamma), 0.0, 0)
 
@@ -80,6 +84,10 @@ class Laplacian(Kernel):
     @property
     def scales(self) -> tuple[float, ...] | None:
         return each(self.gamma, float)
+
+    @property
+    def of_mapped_rows(self) -> Laplacian:
+        return Laplacian() if self.scales else self
 
     @property
     def c_spec(self) -> tuple[str, float, float, int]:
@@ -127,6 +135,10 @@ class Matern(Kernel):
     @property
     def scales(self) -> tuple[float, ...] | None:
         return each(self.length_scale, lambda scale: 1.0 / scale)
+
+    @property
+    def of_mapped_rows(self) -> Matern:
+        return Matern(nu=self.nu) if self.scales else self
 
     @property
     def c_spec(self) -> tuple[str, float, float, int]:

@@ -47,6 +47,11 @@ class FeatureSpectrum(Spectrum):
     """Spectrum of a model in feature space; ``block`` rows are processed at a time."""
 
     streams = True
+    #: whether features are known exactly: then only what is left of the mean after the first
+    #: centring is subtracted from the sums, and counts for their rounding
+    exact_features = False
+    #: Σw ‖μ‖² for the mean μ of the features, with an intercept
+    _away = 0.0
     #: order in which the sums over blocks are added; see sources
     pairwise = False
     block: int
@@ -83,7 +88,9 @@ class FeatureSpectrum(Spectrum):
         d, G = be.eigh(S)
         self.scale = largest(d)
         if self.fit_intercept:
-            self.scale += total_weight * float(middle @ middle)
+            self._away = total_weight * float(middle @ middle)
+            left = total_weight * float(mean @ mean)
+            self.scale += left if self.exact_features else self._away
         check_weighted(self.scale, self.dtype)
         # raised, not dropped: a new sample may be far along a direction that is negligible here
         d = xp.maximum(d, rounding(self.scale, d.dtype) or 1.0)

@@ -140,7 +140,7 @@ class NystromSpectrum(FeatureSpectrum):
         random = np.random.default_rng(request.random_state)
         pool = xp.asarray(sample(be, self.X, w, m, sampling, random))
         rows, weights = self.X[pool], None if w is None else w[pool]
-        if kernel.pair:
+        if kernel.built_in:
             check_diagonal(native_diagonal(be, rows, kernel), rows, kernel, self.dtype)
         if sampling == "auto":
             candidates = replace(training, X=rows, y=training.y[pool], sample_weight=weights)
