@@ -97,7 +97,8 @@ def pure_steps(K, K_new, y, lams, w, intercept):
     A = root[:, None] * K * root
     B = K_new * root
     if intercept:
-        mean = (w[:, None] * y).sum(0) / w.sum()
+        # about the first row, so that the mean of a constant is that constant
+        mean = y[0] + (w[:, None] * (y - y[0])).sum(0) / w.sum()
         q = root / np.sqrt(w.sum())
         m = A @ q
         A = A - q[:, None] * m - m[:, None] * q + (q @ m) * q[:, None] * q
