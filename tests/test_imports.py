@@ -20,17 +20,19 @@ FILES = {
 }
 
 #: room -> rooms it may import; data flow the other way
-BELOW_SOLVERS = {"kernels", "_backend", "_gram", "_ranges"}
+BELOW_SOLVERS = {"kernels", "_names", "_html", "_backend", "_gram", "_ranges"}
 CHAIN = ["filters", "columns", "leave_out", "selection", "explosion", "io", "path", "assembly"]
 CHAIN = [f"_chain.{name}" for name in [*CHAIN, "constrained"]]
 LAYERS = {
     "_validation": set(),
     "kernels": set(),
+    "_names": {"kernels"},  # types of arguments
+    "_html": set(),
     "alpha": set(),
     "_files": set(),
     "_backend": {"kernels"},
     "_ranges": {"kernels"},
-    "_gram": {"kernels", "_backend", "_ranges"},
+    "_gram": {"kernels", "_names", "_backend", "_ranges"},
     "_solvers": BELOW_SOLVERS,
     **{
         room: BELOW_SOLVERS | {"_solvers", "alpha", "_files", *CHAIN[:number]}
@@ -40,7 +42,7 @@ LAYERS = {
 LAYERS["diagnostics"] = BELOW_SOLVERS | {"_solvers", "alpha", "_chain.filters"}
 LAYERS["_evaluation"] = LAYERS["_chain.leave_out"] | {"_chain.leave_out"}
 LAYERS["plotting"] = LAYERS["diagnostics"] | {"diagnostics", "_evaluation"}
-LAYERS["trainer"] = {"alpha", "_files"}
+LAYERS["trainer"] = {"alpha", "_files", "_html"}
 LAYERS["_sweep"] = LAYERS["_chain.constrained"] | {"plotting"}  # .plot() draws
 LAYERS["estimators"] = LAYERS["_chain.constrained"] | {"plotting"}  # .plot() draws
 #: what speaks only in the backend's verbs and its array namespace
