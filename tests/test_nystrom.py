@@ -319,3 +319,12 @@ def test_bad_options(options, message, rng):
         spectrum(X, Y, KERNEL, solver="nystrom", **options)
     with pytest.raises(ValueError, match="rows"):
         spectrum(np.eye(4), np.ones(4), "precomputed", solver="nystrom")
+
+
+def test_a_model_without_landmarks_and_a_ridge_out_of_range():
+    """K = 0 has no landmarks; the limit's coefficients were looked for among none."""
+    X, y = np.zeros((4, 2), np.float32), np.array([1.0, 2.0, 3.0, 4.0])
+    s = spectrum(X, y, Polynomial(2, 1.0, 0.0), solver="nystrom", n_landmarks=2)
+    assert s.k == 0
+    with pytest.raises(ValueError, match="out of range in float32"):
+        distill(s, 1e-77, 0.3, 2).predict(X)

@@ -72,7 +72,7 @@ class Finding(Exception):
 
 def inner_products(A, B):
     """A kernel of the caller's own."""
-    return np.asarray(A) @ np.asarray(B).T
+    return np.asarray(A, np.float64) @ np.asarray(B, np.float64).T
 
 
 def features(A):

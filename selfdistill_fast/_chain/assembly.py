@@ -225,5 +225,5 @@ def limit_of(spectrum: Spectrum, lam: float | None, alpha: Any, alphas: np.ndarr
     except ValueError:  # it exists, but its coefficients overflow: an error only if it is used
         rows = spectrum.n if spectrum.basis is None else spectrum.basis.shape[0]
         infinite = spectrum.backend.xp.full((rows, spectrum.p), math.inf, spectrum.dtype)
-        return infinite, infinite[0]
+        return infinite, spectrum.backend.xp.full(spectrum.p, math.inf, spectrum.dtype)
     return spectrum.dual(coordinates), spectrum.constant(coordinates)
