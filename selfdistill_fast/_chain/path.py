@@ -166,10 +166,10 @@ class DistillationPath:
         known = f"None, 1..{self.n_steps}, 'best', 'last', 'all' or inf"
         if step is None:
             step = self.default_step
-        if isinstance(step, str):
-            step = {"best": lambda: self.best_step, "last": lambda: self.n_steps}.get(
-                step, lambda: step
-            )()
+        elif isinstance(step, str) and step == "best":
+            step = self.best_step
+        elif isinstance(step, str) and step == "last":
+            step = self.n_steps
         if isinstance(step, str):
             if step != "all":
                 raise ValueError(f"step must be {known}; got {step!r}")
@@ -270,7 +270,16 @@ class DistillationPath:
         Raises
         ------
         ValueError
-            The kernel is not linear.
+            The kernel is not linear; as for :meth:`predict`; they overflow the dtype.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from selfdistill_fast import Linear, distill, spectrum
+        >>> X = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> path = distill(spectrum(X, X @ [2.0, -1.0], Linear()), lam=1e-9, alpha=0.5, n_steps=2)
+        >>> path.coef().round(3)
+        array([ 2., -1.])
         """
         if not isinstance(self.kernel, Linear):
             raise ValueError(

@@ -66,7 +66,7 @@ class Classification(ClassifierMixin, Distilled):
         return np.eye(len(self.classes_))[[position[label] for label in y.tolist()]]
 
     def decision_function(self, X: Any, step: Any = None) -> np.ndarray:
-        """Least-squares predictions of the one-hot targets.
+        """Least-squares predictions of the one-hot targets, eq. (13).
 
         Parameters
         ----------
@@ -78,6 +78,11 @@ class Classification(ClassifierMixin, Distilled):
         -------
         ndarray of shape (m, n_classes); for two classes (m,), the second minus the first
             For "all" with a leading T.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for :meth:`SelfDistilledKernelRidge.predict`.
         """
         F = np.asarray(to_host(self._predictions(X, step)))
         return F[..., 1] - F[..., 0] if len(self.classes_) == 2 else F
@@ -90,6 +95,11 @@ class Classification(ClassifierMixin, Distilled):
         X : array_like of shape (m, n_features)
         step : None, int, "best", "last", "all" or inf
             As in :meth:`SelfDistilledKernelRidge.predict`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for :meth:`SelfDistilledKernelRidge.predict`.
         """
         F = self.decision_function(X, step)
         chosen = (F > 0).astype(int) if len(self.classes_) == 2 else F.argmax(-1)
@@ -100,8 +110,7 @@ class SelfDistilledKernelRidgeClassifier(Classification, OneChain):
     """Classifier by self-distilled kernel ridge regression of one-hot targets.
 
     As scikit-learn's RidgeClassifier is to Ridge; an intercept is fitted by default, unlike in the
-    paper. ``predict`` uses the best step by leave-one-out,
-    see :class:`SelfDistilledKernelRidge`.
+    paper. ``predict`` uses the best step by leave-one-out, see :class:`SelfDistilledKernelRidge`.
 
     Parameters
     ----------

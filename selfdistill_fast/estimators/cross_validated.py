@@ -85,6 +85,7 @@ class GridOfChains(Distilled):
             if lams is None:
                 lams = lam_grid(X, kernel, sample_weight, self.backend)
             named = solver_named(self.solver)
+            # a solver for one λ factorises for each; a single λ is a number, not a batch
             batches = [lams] if named is None or not named.one_lam else lams[:, None]
             parts = []
             for batch in batches:

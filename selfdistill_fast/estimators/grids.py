@@ -93,6 +93,7 @@ def _check_kind(
 
 
 def _values(given: Any, natural: Any) -> list[Any]:
+    """The given values, of which each may have one for each feature; or those around a scale."""
     if given is not None:
         values = given if np.ndim(given) or isinstance(given, (list, tuple)) else [given]
         return [tuple(np.ravel(v).tolist()) if np.ndim(v) else v for v in values]
@@ -113,9 +114,9 @@ def _distance(X: Any, metric: str) -> float:
 
 
 def lam_grid(X: Any, kernel: Kernel, weights: Any, backend: Any) -> np.ndarray:
-    """λ values from far below to the norm of W^½KW^½, two for each decade (float32: four).
+    """19 λ values, evenly spaced in log λ, over the 9 decades up to the norm of W^½KW^½.
 
-    The norm is estimated from some rows.
+    In float32 over 4 decades, above rounding. The norm is estimated from some rows.
     """
     n, chosen = X.shape[0], _indices(X.shape[0])
     if isinstance(kernel, Precomputed):

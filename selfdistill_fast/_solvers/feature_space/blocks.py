@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 from selfdistill_fast._solvers.evaluation import check_values
 from selfdistill_fast.kernels import Kernel
 
-__all__ = ["Basis", "FeatureMap", "OnRows", "Project", "Sums", "block_rows", "weighted"]
+__all__ = ["Basis", "FeatureMap", "OnRows", "Project", "Sums", "block_rows"]
 
 #: rows of a block: as many as make a block of features this large, within the limits
 _BLOCK_REALS, _BLOCK_ROWS = 1 << 23, (256, 4096)
@@ -60,14 +60,8 @@ class Sums:
         return be.inner_product(phi), phi.T @ target.astype("float64"), mean, traces
 
     def traces(self, X: Any, phi: Any, root: Any) -> Any:
-        """Numbers that are added up beside the sums, (t,)."""
-        norms = self.features.backend.xp.einsum("ij,ij->i", phi, phi)
-        return weighted(norms, root, self.features.backend.xp).sum()[None]
-
-
-def weighted(a: Any, root: Any, xp: Any) -> Any:
-    """w a, and 0 where w is, whatever a is there."""
-    return a if root is None else xp.where(root > 0, root**2 * a, 0.0)
+        """Numbers of the model that are added up beside the sums, (t,); φ before centring."""
+        raise NotImplementedError
 
 
 class Basis:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfdistill_fast._gram import native_diagonal, native_gram
-from selfdistill_fast._solvers.feature_space import Sums, weighted
+from selfdistill_fast._solvers.feature_space import Sums
 from selfdistill_fast.kernels import Kernel
 
 __all__ = ["Features", "TracedSums"]
@@ -39,4 +39,9 @@ class TracedSums(Sums):
         xp = be.xp
         diagonal = native_diagonal(be, X, self.features.kernel)
         below = xp.minimum(diagonal - xp.einsum("ij,ij->i", phi, phi), 0.0)  # round-off
-        return xp.stack([weighted(a, root, xp).sum() for a in (diagonal, below)])
+        return xp.stack([_weighted(a, root, xp).sum() for a in (diagonal, below)])
+
+
+def _weighted(a: Any, root: Any, xp: Any) -> Any:
+    """w a, and 0 where w is, whatever a is there."""
+    return a if root is None else xp.where(root > 0, root**2 * a, 0.0)
