@@ -289,8 +289,7 @@ def native_gram(be: Backend, X: Array, Z: Array, kernel: Kernel, out: Array = No
     """:func:`gram` on native arrays of one dtype, whose features are scaled already."""
     if isinstance(kernel, Combined):
         parts = ((part, *_scaled(be, part, X, Z)) for part in kernel.parts)
-        # the first part fills the result, and the others a buffer that is added to it
-        # the first part fills the result; what a caller's function returns may still be used
+        # the first part fills the result; the caller may still use what a function has returned
         values = (
             native_gram(be, A, B, part, out if i == 0 else None)
             for i, (part, A, B) in enumerate(parts)

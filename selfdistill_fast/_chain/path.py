@@ -222,7 +222,7 @@ class DistillationPath:
                 duals,
                 constants,
                 self._one_target,
-                not (_is_all(step)),
+                not _is_all(step),
             )
             if is_dask(X):
                 X = features_of(X, self.kernel)
